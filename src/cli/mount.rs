@@ -1,0 +1,309 @@
+//! `mount`, `umount`, `reload`, and mount(8)'s helper.
+
+use super::output::Output;
+use super::{logging, which};
+use crate::control::protocol::Request;
+use crate::daemon::{self, Options, Ready, holders, mounted};
+use crate::error::{Context, Error, Result};
+use crate::store::Store;
+use clap::Parser;
+use rustix::mount::{UnmountFlags, unmount};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// Set for the process that goes to the background: it says on standard output when it is ready.
+const BACKGROUND: &str = "VERFS_BACKGROUND";
+const UMOUNT_WAIT: Duration = Duration::from_secs(15);
+
+/// Serve the active release of a store
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: verfs mount /srv/shop /var/www/html")]
+pub struct Mount {
+    /// The store
+    #[arg(value_name = "STORE")]
+    path: PathBuf,
+    /// An empty directory
+    mountpoint: PathBuf,
+    /// Options as in fstab: noexec, over; others that mount(8) knows are taken and change nothing
+    #[arg(short, value_name = "OPTIONS", value_delimiter = ',')]
+    options: Vec<String>,
+    /// Stay in the foreground
+    #[arg(long)]
+    foreground: bool,
+    /// Mount over a directory that is not empty
+    #[arg(long)]
+    over: bool,
+    /// Write the log to this file
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+/// End a mount and its daemon
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: verfs umount /var/www/html")]
+pub struct Umount {
+    /// The store or the mountpoint
+    #[arg(value_name = "STORE|MOUNTPOINT")]
+    what: Option<PathBuf>,
+    /// Take it out of the tree now, and end it when nobody holds it any more
+    #[arg(long)]
+    lazy: bool,
+}
+
+/// Read verfs.toml again
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: verfs reload")]
+pub struct Reload {}
+
+/// Options of fstab(5) that need nothing from us, or that hold anyway.
+const IGNORED: &[&str] = &[
+    "defaults", "rw", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "exec", "async", "atime", "noatime",
+    "relatime", "allow_other", "default_permissions", "user", "nouser", "users", "owner", "group",
+];
+
+fn parse_options(verb: &Mount, sloppy: bool) -> Result<Options> {
+    let mut options = Options { mountpoint: verb.mountpoint.clone(), over: verb.over, noexec: false };
+    for option in verb.options.iter().filter(|option| !option.is_empty()) {
+        match option.as_str() {
+            "over" => options.over = true,
+            "noexec" => options.noexec = true,
+            known if IGNORED.contains(&known) || known.starts_with("x-") || known.starts_with("comment=") => {}
+            _ if sloppy => {}
+            "ro" => {
+                return Err(Error::request("releases are read-only always; leave out the option ro".to_owned()));
+            }
+            other => {
+                return Err(Error::request(format!("verfs does not know the mount option {other:?}; leave it out")));
+            }
+        }
+    }
+    Ok(options)
+}
+
+pub fn mount(verb: &Mount, store: Option<&Path>, verbose: u8, output: Output) -> Result<ExitCode> {
+    let options = parse_options(verb, false)?;
+    let path = which::agreed(&verb.path, store)?;
+    let background = std::env::var_os(BACKGROUND).is_some();
+    if verb.foreground || background {
+        let store = Store::open(&path)?;
+        set_up_log(verb, &store, verbose, background)?;
+        daemon::serve(store, &options, |ready| tell_ready(ready, background, output))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    start_in_background()
+}
+
+fn set_up_log(verb: &Mount, store: &Store, verbose: u8, background: bool) -> Result<()> {
+    match &verb.log {
+        Some(file) => logging::to_file(file, verbose),
+        None if !background => {
+            logging::to_stderr(verbose);
+            Ok(())
+        }
+        None if logging::to_syslog(verbose) => Ok(()),
+        None => logging::to_file(&store.root().join("verfs.log"), verbose),
+    }
+}
+
+/// Runs this program again under the same name, and waits until it is ready or failed.
+fn start_in_background() -> Result<ExitCode> {
+    let mut arguments = std::env::args_os();
+    let mut child = Command::new("/proc/self/exe")
+        .arg0(arguments.next().unwrap_or_else(|| "verfs".into()))
+        .args(arguments)
+        .env(BACKGROUND, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context(|| "starting the daemon")?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).context(|| "waiting for the daemon")?;
+    }
+    if !line.is_empty() {
+        let _ = std::io::stdout().write_all(line.as_bytes());
+        return Ok(ExitCode::SUCCESS);
+    }
+    // It has said on standard error why it failed.
+    let status = child.wait().context(|| "waiting for the daemon")?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn tell_ready(ready: &Ready, background: bool, output: Output) {
+    let (release, mountpoint) = (&ready.release, ready.mountpoint.display());
+    let pid = std::process::id();
+    let value = json!({ "release": release, "mountpoint": mountpoint.to_string(), "pid": pid });
+    if background && let Err(error) = leave_terminal(&value, output, ready) {
+        log::warn!("going to the background: {error}");
+    }
+    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        log::warn!("telling systemd: {error}");
+    }
+}
+
+/// Says that it is ready, then lets go of the caller's session and of its standard streams.
+fn leave_terminal(value: &Value, output: Output, ready: &Ready) -> std::io::Result<()> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    // The only process of a new group, so this does not fail; and if it does, the terminal stays ours.
+    let _ = rustix::process::setsid();
+    std::env::set_current_dir("/")?;
+    output.result(value, || format!("serving {} on {} (process {})\n", ready.release, ready.mountpoint.display(), std::process::id()));
+    std::io::stdout().flush()?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
+}
+
+pub fn reload(_verb: &Reload, store: Option<&Path>, output: Output) -> Result<()> {
+    let store = which::store(store)?;
+    let value = which::running(&store)?.call(&Request::Reload, UMOUNT_WAIT)?;
+    output.result(&value, || {
+        let later: Vec<&str> = value["at_next_mount"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        match later.len() {
+            0 => "settings read again\n".to_owned(),
+            _ => format!("settings read again; these take effect at the next mount: {}\n", later.join(", ")),
+        }
+    });
+    Ok(())
+}
+
+pub fn umount(verb: &Umount, store: Option<&Path>, output: Output) -> Result<()> {
+    let found = find_mount(verb.what.as_deref(), store)?;
+    let done = || {
+        output.result(&json!({ "unmounted": found.mountpoint.display().to_string() }), || {
+            format!("unmounted {}\n", found.mountpoint.display())
+        });
+        Ok(())
+    };
+    // A daemon that died, or a store that is gone, still leaves a mount that can be taken away.
+    let daemon = match Store::open(&found.store) {
+        Ok(store) => which::daemon(&store)?,
+        Err(_) => None,
+    };
+    let Some(mut daemon) = daemon else {
+        take_away(&found.mountpoint, verb.lazy)?;
+        return done();
+    };
+    let pid = daemon.server_pid()?;
+    daemon.call(&Request::Umount { lazy: verb.lazy }, UMOUNT_WAIT)?;
+    let begun = Instant::now();
+    while !verb.lazy && Path::new(&format!("/proc/{pid}")).exists() && begun.elapsed() < UMOUNT_WAIT {
+        if is_zombie(pid) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    done()
+}
+
+fn is_zombie(pid: i32) -> bool {
+    procfs::process::Process::new(pid)
+        .and_then(|process| process.stat())
+        .is_ok_and(|stat| stat.state == 'Z')
+}
+
+fn find_mount(what: Option<&Path>, store: Option<&Path>) -> Result<daemon::Mounted> {
+    let mounts = mounted()?;
+    let target = match (what, store) {
+        (Some(what), _) => what.to_owned(),
+        (None, given) => which::path(given)?,
+    };
+    // A stale mountpoint cannot be resolved; then the path counts as it was typed.
+    let real = std::fs::canonicalize(&target).unwrap_or_else(|_| std::path::absolute(&target).unwrap_or(target.clone()));
+    let hit = |mount: &&daemon::Mounted| mount.mountpoint == real || mount.store == real;
+    let found = mounts.iter().rev().find(hit).cloned().ok_or_else(|| {
+        let known: Vec<String> = mounts.iter().map(|mount| mount.mountpoint.display().to_string()).collect();
+        let hint = if known.is_empty() { "nothing of verfs is mounted".to_owned() } else { format!("mounted are: {}", known.join(", ")) };
+        Error::request(format!("{} is not mounted; {hint}", target.display()))
+    })?;
+    if let (Some(_), Some(given)) = (what, store) {
+        which::agreed(&found.store, Some(given))?;
+    }
+    Ok(found)
+}
+
+fn take_away(mountpoint: &Path, lazy: bool) -> Result<()> {
+    let stale = matches!(rustix::fs::stat(mountpoint), Err(rustix::io::Errno::NOTCONN));
+    let flags = if lazy || stale { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    unmount(mountpoint, flags | UnmountFlags::NOFOLLOW).map_err(|error| {
+        let names: Vec<String> = holders(mountpoint).iter().map(ToString::to_string).collect();
+        match names.len() {
+            0 => Error::io(format!("unmounting {}", mountpoint.display()), error),
+            _ => Error::failed(format!("{} is busy: {}", mountpoint.display(), names.join("; "))),
+        }
+    })
+}
+
+/// What mount(8) runs for a file system of type verfs.
+#[derive(Debug, Parser)]
+#[command(name = "mount.verfs", disable_help_flag = true)]
+struct Helper {
+    store: PathBuf,
+    mountpoint: PathBuf,
+    #[arg(short, value_delimiter = ',')]
+    options: Vec<String>,
+    /// Unknown options are no error
+    #[arg(short)]
+    sloppy: bool,
+    /// Do all but the mount
+    #[arg(short)]
+    fake: bool,
+    #[arg(short)]
+    no_mtab: bool,
+    #[arg(short, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[arg(short = 't')]
+    kind: Option<String>,
+    #[arg(short = 'N')]
+    namespace: Option<String>,
+}
+
+/// Whether the program was called as mount(8)'s helper.
+pub fn is_helper(arguments: &[OsString]) -> bool {
+    arguments.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == "mount.verfs"))
+}
+
+/// Mounts as mount(8) asks, with its exit codes: 1 wrong call, 32 the mount failed (mount(8), EXIT STATUS).
+pub fn helper(arguments: &[OsString]) -> ExitCode {
+    let helper = match Helper::try_parse_from(arguments) {
+        Ok(helper) => helper,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(1);
+        }
+    };
+    let verb = Mount {
+        path: helper.store,
+        mountpoint: helper.mountpoint,
+        options: helper.options,
+        foreground: false,
+        over: false,
+        log: None,
+    };
+    match run_helper(&verb, helper.sloppy, helper.fake, helper.verbose) {
+        Ok(code) => code,
+        Err(error) => {
+            Output { json: false }.error(&error);
+            ExitCode::from(if error.exit_code() == 2 { 1 } else { 32 })
+        }
+    }
+}
+
+fn run_helper(verb: &Mount, sloppy: bool, fake: bool, verbose: u8) -> Result<ExitCode> {
+    let options = parse_options(verb, sloppy)?;
+    let store = Store::open(&verb.path)?;
+    if fake {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if std::env::var_os(BACKGROUND).is_none() {
+        return start_in_background();
+    }
+    set_up_log(verb, &store, verbose, true)?;
+    daemon::serve(store, &options, |ready| tell_ready(ready, true, Output { json: false }))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,97 @@
+//! Text for people, JSON for scripts.
+
+use crate::error::Error;
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// As JSON.
+    pub json: bool,
+}
+
+impl Output {
+    /// Prints a result: the value as JSON, or the text.
+    pub fn result(self, value: &Value, text: impl FnOnce() -> String) {
+        let text = if self.json { format!("{value}\n") } else { text() };
+        // A reader that went away (`verfs list | head`) is no fault of ours.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    }
+
+    /// Prints an error on standard error.
+    pub fn error(self, error: &Error) {
+        if self.json {
+            eprintln!("{}", json!({ "error": error.to_string(), "code": error.exit_code() }));
+        } else {
+            eprintln!("verfs: {error}");
+        }
+    }
+
+    /// Prints what the operator should know, on standard error; JSON carries it in the result.
+    pub fn warnings(self, warnings: &[String]) {
+        if !self.json {
+            for warning in warnings {
+                eprintln!("verfs: warning: {warning}");
+            }
+        }
+    }
+
+    /// Whether a person watches.
+    pub fn is_watched(self) -> bool {
+        !self.json && std::io::stderr().is_terminal()
+    }
+}
+
+/// Lines of cells, in columns.
+pub fn table(lines: &[Vec<String>]) -> String {
+    let mut writer = tabwriter::TabWriter::new(Vec::new()).padding(2);
+    for line in lines {
+        // Writing into memory does not fail.
+        let _ = writeln!(writer, "{}", line.join("\t"));
+    }
+    let bytes = writer.into_inner().unwrap_or_default();
+    String::from_utf8_lossy(&bytes).lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// A path for JSON: as it is if it is UTF-8 without a percent sign's ambiguity, else percent-encoded.
+pub fn json_path(path: &[u8]) -> String {
+    const BYTES: &AsciiSet = &CONTROLS.add(b'%');
+    match std::str::from_utf8(path) {
+        Ok(text) => text.to_owned(),
+        Err(_) => percent_encode(path, BYTES).to_string(),
+    }
+}
+
+/// A path for people.
+pub fn show_path(path: &[u8]) -> String {
+    match std::str::from_utf8(path) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => format!("\"{}\"", path.escape_ascii()),
+    }
+}
+
+/// A number of bytes for people.
+pub fn show_bytes(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_not_utf8_are_percent_encoded() {
+        assert_eq!(json_path("ä/b%".as_bytes()), "ä/b%");
+        assert_eq!(json_path(b"a%/\xff\n"), "a%25/%FF%0A");
+        assert_eq!(show_path(b"a\nb"), "\"a\\nb\"");
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let cell = |text: &str| text.to_owned();
+        let lines = [vec![cell("a"), cell("b")], vec![cell("long"), cell("c")]];
+        assert_eq!(table(&lines), "a     b\nlong  c\n");
+    }
+}

@@ -1,0 +1,198 @@
+//! `switch` and `rollback`: by the daemon if the store is mounted, else on disk alone.
+
+use super::output::{Output, json_path, show_path};
+use super::releases::{Difference, differences};
+use super::which;
+use crate::control::protocol::Request;
+use crate::error::{Error, Result};
+use crate::store::activate::{self, Request as Target};
+use crate::store::journal::{Asker, Line};
+use crate::store::lock::{Hold, Lock};
+use crate::store::manifest::{BuildNode, Builder, Manifest};
+use crate::store::{Store, active::Active};
+use crate::tree::{Kind, ReleaseName};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a daemon may take for a switch, with the wait for a second and the limit for stuck clients.
+const SWITCH_WAIT: Duration = Duration::from_secs(1300);
+/// How long another command that switches without a daemon, or a daemon that starts, is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Make another release the active one
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: verfs switch 03 -m 'spring prices'")]
+pub struct Switch {
+    /// The release
+    name: String,
+    /// A line for the journal
+    #[arg(short, long)]
+    message: Option<String>,
+    /// Only print what would change
+    #[arg(long, conflicts_with = "message")]
+    dry_run: bool,
+}
+
+/// Go back to the release that was active before the last switch, or to the one named
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: verfs rollback -m 'checkout is broken'")]
+pub struct Rollback {
+    /// The release; else the one before the last switch
+    name: Option<String>,
+    /// A line for the journal
+    #[arg(short, long)]
+    message: Option<String>,
+}
+
+pub fn switch(verb: &Switch, store: Option<&Path>, output: Output) -> Result<()> {
+    let name: ReleaseName = verb.name.parse()?;
+    let store = which::store(store)?;
+    if verb.dry_run {
+        return dry_run(&store, &name, output);
+    }
+    print(&to(&store, Some(&name), false, verb.message.clone())?, output);
+    Ok(())
+}
+
+pub fn rollback(verb: &Rollback, store: Option<&Path>, output: Output) -> Result<()> {
+    let name: Option<ReleaseName> = verb.name.as_deref().map(str::parse).transpose()?;
+    print(&to(&which::store(store)?, name.as_ref(), true, verb.message.clone())?, output);
+    Ok(())
+}
+
+/// Switches, with a daemon or without, and gives what is printed.
+pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Option<String>) -> Result<Value> {
+    let request = Target { to: name.cloned(), rollback };
+    let target = activate::target(store, store.active()?.as_ref(), &request)?;
+    // Reading the whole manifest is this command's work, not the daemon's: damage is found before it matters.
+    store.manifest(&target)?.verify()?;
+    let begun = Instant::now();
+    loop {
+        if let Some(mut daemon) = which::daemon(store)? {
+            let uid = Asker::this_process().sudo_uid;
+            let name = name.map(ToString::to_string);
+            let request = match (rollback, name) {
+                (false, Some(release)) => Request::Switch { release, message, uid },
+                (_, release) => Request::Rollback { release, message, uid },
+            };
+            return daemon.call(&request, SWITCH_WAIT);
+        }
+        if let Some(lock) = store.lock_active()? {
+            return without_daemon(store, &lock, &request, message);
+        }
+        if begun.elapsed() > LOCK_WAIT {
+            return Err(Error::failed(format!(
+                "a process has the store {} locked and does not answer; end it and switch again",
+                store.root().display()
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Replaces `active`; the next mount serves it.
+fn without_daemon(store: &Store, _lock: &Lock, request: &Target, message: Option<String>) -> Result<Value> {
+    let begun = Instant::now();
+    store.mend_journal()?;
+    let was = store.active()?;
+    let name = activate::target(store, was.as_ref(), request)?;
+    let mut value = json!({
+        "from": was.as_ref().map(|active| &active.release), "to": name.as_str(), "changed": 0, "call_us": 0,
+        "swap_us": 0.0, "waited_ms": 0, "hidden": 0, "tidy": "done", "mounted": false, "warnings": [],
+    });
+    if was.as_ref().is_some_and(|active| active.release == name.as_str()) {
+        return Ok(value);
+    }
+    let _releases = store.lock_releases(Hold::Shared)?;
+    let new = store.manifest(&name)?;
+    let mut prepared = match &was {
+        None => activate::first(&name),
+        Some(was) => {
+            let old = left(store, was)?;
+            let stamps = store.read_stamps(was.stamps_len)?;
+            activate::prepare(&store.settings().switch, (was, &old), (&name, &new), request.rollback, &stamps)?
+        }
+    };
+    prepared.write_stamps(store)?;
+    prepared.record(store)?;
+    let mut line = Line::done(if request.rollback { "rollback" } else { "switch" }, Asker::this_process());
+    line.from = was.map(|active| active.release);
+    line.to = Some(name.to_string());
+    line.message = message;
+    line.switch = Some(prepared.active.switch);
+    store.write_journal(&line)?;
+    value["changed"] = prepared.changes.entries.len().into();
+    value["second"] = prepared.active.second.into();
+    value["waited_ms"] = (prepared.waited.as_millis() as u64).into();
+    value["call_us"] = (begun.elapsed().saturating_sub(prepared.waited).as_micros() as u64).into();
+    Ok(value)
+}
+
+/// The manifest of the release being left. If it cannot be read any more, everything counts as changed.
+fn left(store: &Store, active: &Active) -> Result<Manifest> {
+    let path = store.manifest_path(&active.release()?);
+    match Manifest::open(&path).and_then(|manifest| manifest.verify().map(|()| manifest)) {
+        Ok(manifest) => Ok(manifest),
+        Err(error) => {
+            log::warn!("{error}");
+            let root = BuildNode::new(b"", Kind::Dir, 0o755);
+            Manifest::from_bytes(Builder::new(root).encode(0)?, &path)
+        }
+    }
+}
+
+fn dry_run(store: &Store, name: &ReleaseName, output: Output) -> Result<()> {
+    let new = store.manifest(name)?;
+    let Some(active) = store.active()? else {
+        output.result(&json!({ "from": null, "to": name.as_str(), "changes": [] }), || {
+            format!("no release is active; {name} would become the first\n")
+        });
+        return Ok(());
+    };
+    let old = store.manifest(&active.release()?)?;
+    let found = differences(&old, &new)?;
+    let value = json!({
+        "from": active.release, "to": name.as_str(), "hidden": 0,
+        "changes": found.iter().map(|Difference { kind, path }| json!({ "change": kind.word(), "path": json_path(path) }))
+            .collect::<Vec<_>>(),
+    });
+    output.result(&value, || {
+        let mut text = String::new();
+        for Difference { kind, path } in &found {
+            text += &format!("{} {}\n", kind.letter(), show_path(path));
+        }
+        text + &format!("{} -> {name}: {} changed entries; nothing was switched\n", active.release, found.len())
+    });
+    Ok(())
+}
+
+fn print(value: &Value, output: Output) {
+    let warnings: Vec<String> =
+        value["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    output.warnings(&warnings);
+    output.result(value, || text(value));
+}
+
+/// The line for people.
+pub fn text(value: &Value) -> String {
+    let word = |key: &str| value[key].as_str().unwrap_or("nothing").to_owned();
+    let (from, to) = (word("from"), word("to"));
+    if from == to {
+        return format!("{to} is active already; nothing to do\n");
+    }
+    let mut text = format!(
+        "{from} -> {to}: {} changed entries, {} hidden by media, {} us",
+        value["changed"], value["hidden"], value["call_us"]
+    );
+    if value["waited_ms"].as_u64().unwrap_or(0) > 0 {
+        text += &format!(" (and {} ms for a second of its own)", value["waited_ms"]);
+    }
+    if value["mounted"] == json!(false) {
+        text += "; not mounted: the next mount serves it";
+    }
+    if value["tidy"] == json!("pending") {
+        text += "; a stuck client keeps old names in the kernel's memory, the next switch drops them";
+    }
+    text + "\n"
+}

@@ -1,0 +1,12 @@
+//! The daemon: wires store, file system, kernel and control socket together, and owns the switch.
+
+mod drops;
+mod holders;
+mod mounts;
+mod serve;
+mod service;
+mod switch;
+
+pub use holders::{Holder, holders};
+pub use mounts::{Mounted, mounted};
+pub use serve::{Options, Ready, serve};

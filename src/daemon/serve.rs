@@ -1,0 +1,235 @@
+//! The life of a mount: checks, lock, mount, socket, signals, end.
+
+use super::drops::Dropper;
+use super::mounts;
+use super::service::Service;
+use super::switch::Switcher;
+use crate::control::client::Client;
+use crate::control::server::Server;
+use crate::error::{Context, Error, Result};
+use crate::fs::{Fs, Release, View};
+use crate::fuse::{self, MountOptions};
+use crate::store::active::Active;
+use crate::store::journal::{Asker, Line};
+use crate::store::lock::Lock;
+use crate::store::objects::Objects;
+use crate::store::{Store, activate, import};
+use rustix::mount::{UnmountFlags, unmount};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// How a store is to be mounted.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// Mount over a directory that is not empty.
+    pub over: bool,
+    /// No execution of files.
+    pub noexec: bool,
+}
+
+/// A mount that answers.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The release that is served.
+    pub release: String,
+    /// Where, without symlinks.
+    pub mountpoint: PathBuf,
+}
+
+enum Event {
+    Ended,
+    Signal(i32),
+}
+
+/// Mounts a store and serves it until it is unmounted. `ready` is called once it answers.
+pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Result<()> {
+    let lock = take_lock(&store)?;
+    let mountpoint = check_mountpoint(&store, options)?;
+    if !Path::new("/dev/fuse").exists() {
+        return Err(Error::failed("there is no /dev/fuse; load it with `modprobe fuse`, or give it to the container"));
+    }
+    for path in import::sweep(&store)? {
+        log::info!("removed {}, left by an interrupted command", path.display());
+    }
+    store.mend_journal()?;
+    crate::store::durable::make_reserve(store.dir())?;
+
+    let active = activate_first(&store)?;
+    let name = active.release()?;
+    let manifest = store.manifest(&name)?;
+    let view = View {
+        switch: active.switch,
+        release: Arc::new(Release { name: name.clone(), manifest }),
+        earlier: Vec::new(),
+        stamps: Arc::new(store.read_stamps(active.stamps_len)?),
+        transition: None,
+    };
+    let settings = store.settings().clone();
+    let root = File::open(store.root()).context(|| format!("opening {}", store.root().display()))?;
+    let fs = Arc::new(Fs::new(view, Objects::of(store.root()), root, settings.serve.descriptors));
+    let how = MountOptions {
+        source: store.root().display().to_string(),
+        threads: settings.serve.threads,
+        noexec: options.noexec,
+    };
+    let group = group_id(&settings.access.group)?;
+    let socket = store.socket_path();
+    let mut server = Server::bind(&socket, group)?;
+    let session = fuse::mount(fs.clone(), &mountpoint, &how)?;
+    let dropper = Dropper::new(session.kernel.clone(), mountpoint.clone());
+    let switcher = Switcher::new(store, fs.clone(), dropper, mountpoint.clone(), active);
+    let service = Arc::new(Service::new(switcher, fs, session.kernel.clone()));
+    server.serve(service.clone())?;
+
+    let (events, coming) = channel();
+    watch_signals(events.clone())?;
+    let waiter = std::thread::Builder::new()
+        .name("verfs-session".into())
+        .spawn(move || {
+            let end = session.join();
+            let _ = events.send(Event::Ended);
+            end
+        })
+        .context(|| "starting a thread")?;
+    log::info!("serving {name} on {}", mountpoint.display());
+    ready(&Ready { release: name.to_string(), mountpoint: mountpoint.clone() });
+    wait_for_end(&coming, &service);
+
+    server.shutdown();
+    let end = match waiter.is_finished() {
+        true => waiter.join().unwrap_or_else(|_| Err(Error::failed("the session died"))),
+        // Detached and still held by somebody: the process ends all the same.
+        false => Ok(()),
+    };
+    drop(lock);
+    log::info!("{} is unmounted", mountpoint.display());
+    end
+}
+
+fn wait_for_end(coming: &Receiver<Event>, service: &Service) {
+    while let Ok(event) = coming.recv() {
+        match event {
+            Event::Ended => return,
+            Event::Signal(SIGHUP) => {
+                if let Err(error) = service.reload() {
+                    log::error!("{error}");
+                }
+            }
+            Event::Signal(_) => {
+                let Err(busy) = service.unmount(false) else { continue };
+                log::warn!("{busy}; ending all the same");
+                if let Err(error) = service.unmount(true) {
+                    log::error!("{error}");
+                }
+                // Whoever still holds a file gets a moment to let go.
+                let _ = coming.recv_timeout(Duration::from_secs(2));
+                return;
+            }
+        }
+    }
+}
+
+fn watch_signals(events: Sender<Event>) -> Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context(|| "watching for signals")?;
+    std::thread::Builder::new()
+        .name("verfs-signals".into())
+        .spawn(move || {
+            for signal in &mut signals {
+                if events.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        })
+        .context(|| "starting a thread")?;
+    Ok(())
+}
+
+/// One daemon per store, and no switch without it meanwhile.
+fn take_lock(store: &Store) -> Result<Lock> {
+    if let Some(lock) = store.lock_active()? {
+        return Ok(lock);
+    }
+    let pid = Client::connect(&store.socket_path()).ok().flatten().and_then(|client| client.server_pid().ok());
+    let who = pid.map_or_else(|| "another verfs".to_owned(), |pid| format!("process {pid}"));
+    Err(Error::failed(format!(
+        "the store {} is in use by {who}; it can be mounted once: see `verfs status --store {0}`",
+        store.root().display()
+    )))
+}
+
+fn check_mountpoint(store: &Store, options: &Options) -> Result<PathBuf> {
+    let given = &options.mountpoint;
+    clear_stale(given)?;
+    let real = std::fs::canonicalize(given).map_err(|error| {
+        Error::request(format!("the mountpoint {} cannot be used: {error}; make it with mkdir -p", given.display()))
+    })?;
+    if !real.is_dir() {
+        return Err(Error::request(format!("the mountpoint {} is not a directory", given.display())));
+    }
+    if mounts::kind_on(&real)?.as_deref() == Some("fuse.verfs") {
+        return Err(Error::request(format!("{} has a verfs mount already; `verfs umount {0}` first", real.display())));
+    }
+    if store.root().starts_with(&real) || real.starts_with(store.root()) {
+        return Err(Error::request(format!(
+            "the store {} and the mountpoint {} lie one inside the other; use two separate directories",
+            store.root().display(),
+            real.display()
+        )));
+    }
+    let empty = std::fs::read_dir(&real).context(|| format!("reading {}", real.display()))?.next().is_none();
+    if !empty && !options.over {
+        return Err(Error::request(format!(
+            "the mountpoint {} is not empty; say --over to hide what is in it, or use an empty directory",
+            real.display()
+        )));
+    }
+    Ok(real)
+}
+
+/// A mount whose daemon died answers every call with ENOTCONN. It is taken away here.
+fn clear_stale(mountpoint: &Path) -> Result<()> {
+    while let Err(rustix::io::Errno::NOTCONN) = rustix::fs::stat(mountpoint) {
+        let what = || format!("clearing the stale mount on {}", mountpoint.display());
+        unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).context(what)?;
+        log::warn!("cleared the stale mount on {}", mountpoint.display());
+    }
+    Ok(())
+}
+
+/// What is active; if nothing ever was, the newest release becomes it.
+fn activate_first(store: &Store) -> Result<Active> {
+    if let Some(active) = store.active()? {
+        return Ok(active);
+    }
+    let Some(newest) = store.newest()? else {
+        return Err(Error::request(format!(
+            "the store {} has no release yet; add one with `verfs add NAME SOURCE`",
+            store.root().display()
+        )));
+    };
+    let first = activate::first(&newest);
+    first.record(store)?;
+    let mut line = Line::done("switch", Asker::this_process());
+    line.to = Some(newest.to_string());
+    line.switch = Some(first.active.switch);
+    line.note = Some("first release to be mounted".to_owned());
+    store.write_journal(&line)?;
+    Ok(first.active)
+}
+
+fn group_id(name: &str) -> Result<Option<u32>> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
+        _ => Err(Error::request(format!("there is no group {name:?} (access.group in verfs.toml)"))),
+    }
+}

@@ -1,0 +1,134 @@
+//! Fault points for tests: places where a test makes verfs stop or leave a step out.
+//!
+//! Compiled in only with the feature `faults`; without it every call is nothing. `VERFS_FAULT` holds one of
+//! the names of [`Skip`], or `crash:POINT` or `crash:POINT:N`, which aborts the process at the Nth passing of
+//! that point.
+
+/// A step of the switch that a test leaves out, to see that the tests notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// Step 2 sends no invalidations.
+    Drop,
+    /// Step 4 does nothing.
+    Tidy,
+    /// No barriers in steps 2 and 4.
+    Barrier,
+    /// Names below a directory that appears or goes are left out of the change set.
+    DeepChangeSet,
+    /// Changed names keep their TTL in the transition.
+    Ttl0,
+}
+
+/// Every crash point as `(verb, point)`: a test kills the process at each.
+pub const CRASH_POINTS: &[(&str, &str)] = &[
+    ("add", "add.begun"),
+    ("add", "add.object-staged"),
+    ("add", "add.staged"),
+    ("add", "add.object-placed"),
+    ("add", "add.objects-placed"),
+    ("add", "atomic.written"),
+    ("add", "atomic.synced"),
+    ("add", "add.manifest-placed"),
+    ("add", "journal.before"),
+    ("add", "journal.after"),
+    ("switch", "activate.before-stamps"),
+    ("switch", "stamps.written"),
+    ("switch", "activate.stamped"),
+    ("switch", "atomic.written"),
+    ("switch", "atomic.synced"),
+    ("switch", "activate.done"),
+    ("switch", "journal.before"),
+    ("switch", "journal.after"),
+    ("rollback", "activate.before-stamps"),
+    ("rollback", "stamps.written"),
+    ("rollback", "activate.stamped"),
+    ("rollback", "atomic.written"),
+    ("rollback", "atomic.synced"),
+    ("rollback", "activate.done"),
+    ("rollback", "journal.before"),
+    ("rollback", "journal.after"),
+    ("mounted-switch", "switch.opened"),
+    ("mounted-switch", "switch.dropped"),
+    ("mounted-switch", "switch.recorded"),
+    ("mounted-switch", "switch.swapped"),
+    ("mounted-switch", "switch.tidied"),
+    ("remove", "remove.before"),
+    ("remove", "remove.unlinked"),
+    ("remove", "journal.before"),
+    ("remove", "journal.after"),
+    ("gc", "gc.begun"),
+    ("gc", "gc.object-removed"),
+];
+
+#[cfg(feature = "faults")]
+mod compiled {
+    use super::Skip;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    enum Fault {
+        None,
+        Skip(Skip),
+        Crash { point: String, after: u64, seen: AtomicU64 },
+    }
+
+    fn fault() -> &'static Fault {
+        static FAULT: OnceLock<Fault> = OnceLock::new();
+        FAULT.get_or_init(|| {
+            let Ok(text) = std::env::var("VERFS_FAULT") else { return Fault::None };
+            match text.as_str() {
+                "skip-drop" => return Fault::Skip(Skip::Drop),
+                "skip-tidy" => return Fault::Skip(Skip::Tidy),
+                "skip-barrier" => return Fault::Skip(Skip::Barrier),
+                "shallow-change-set" => return Fault::Skip(Skip::DeepChangeSet),
+                "no-ttl0" => return Fault::Skip(Skip::Ttl0),
+                _ => {}
+            }
+            let mut parts = text.split(':');
+            match (parts.next(), parts.next()) {
+                (Some("crash"), Some(point)) => Fault::Crash {
+                    point: point.to_owned(),
+                    after: parts.next().and_then(|n| n.parse().ok()).unwrap_or(1),
+                    seen: AtomicU64::new(0),
+                },
+                // A misspelt fault must not look like a test that passed.
+                _ => panic!("VERFS_FAULT={text} names no fault"),
+            }
+        })
+    }
+
+    pub fn skips(skip: Skip) -> bool {
+        matches!(fault(), Fault::Skip(set) if *set == skip)
+    }
+
+    pub fn point(name: &str) {
+        if let Fault::Crash { point, after, seen } = fault()
+            && point == name
+            && seen.fetch_add(1, Ordering::Relaxed) + 1 == *after
+        {
+            eprintln!("VERFS_FAULT: stopping at {name}");
+            std::process::abort();
+        }
+    }
+}
+
+/// Whether the test asked to leave this step out.
+#[inline]
+pub fn skips(skip: Skip) -> bool {
+    #[cfg(feature = "faults")]
+    return compiled::skips(skip);
+    #[cfg(not(feature = "faults"))]
+    {
+        let _ = skip;
+        false
+    }
+}
+
+/// A place where a test may stop the process.
+#[inline]
+pub fn point(name: &str) {
+    #[cfg(feature = "faults")]
+    compiled::point(name);
+    #[cfg(not(feature = "faults"))]
+    let _ = name;
+}

@@ -1,0 +1,118 @@
+//! Listings: pinned to the switch under which they began.
+//!
+//! The handle of an open directory is the number of that switch, so no table of handles is needed, and the
+//! cookie of an entry is its position. What a listing tells the kernel beside the names (READDIRPLUS) is what
+//! holds now: an entry that the active release does not have identically gets TTL 0.
+
+use super::Fs;
+use super::attr::{Attr, Ttl};
+use super::view::{Found, Release, View};
+use crate::error::{Errno, Error, Result};
+use crate::tree::{Kind, NodeId, Tree};
+use std::sync::Arc;
+
+/// Where a listing goes on: the switch it is pinned to, and how many entries were read.
+#[derive(Clone, Copy, Debug)]
+pub struct Position {
+    /// The handle that OPENDIR was answered with.
+    pub switch: u64,
+    /// The cookie of the last entry that was read; 0 at the beginning.
+    pub cookie: u64,
+}
+
+/// An entry of a listing.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// The cookie with which the listing goes on behind it.
+    pub cookie: u64,
+    /// What it stands for.
+    pub attr: Attr,
+    /// How long entry and attributes may be believed: the protocol library has one for both here.
+    pub ttl: Ttl,
+}
+
+impl Fs {
+    /// Up to `most` entries of a directory from a position on.
+    pub fn list(&self, view: &View, dir: NodeId, from: Position, most: usize) -> Result<Vec<Listed>> {
+        let switch = u32::try_from(from.switch).unwrap_or(u32::MAX);
+        let (release, index) = match self.board.release_for_listing(switch, dir)? {
+            Some(found) => found,
+            None => {
+                let found = view.find(dir)?;
+                (found.release.clone(), found.index)
+            }
+        };
+        let shown = Found { release: &release, index, live: Arc::ptr_eq(&release, &view.release) };
+        let node = release.manifest.node(index)?;
+        if node.kind != Kind::Dir {
+            return Err(Errno::NOTDIR.into());
+        }
+        let children = release.manifest.children(index)?;
+        // The active release's own number of this directory, where it shows another release's.
+        let active = if shown.live { None } else { view.release.manifest.find_node(dir)? };
+        let mut listed = Vec::with_capacity(most.min(children.len() + 2));
+        let mut position = from.cookie;
+        while listed.len() < most {
+            let entry = match position {
+                0 => dot(view, b".", shown, dir)?,
+                1 => dot(view, b"..", shown, release.manifest.node(node.parent)?.nodeid)?,
+                n => match u32::try_from(n - 2).ok().and_then(|n| children.start.checked_add(n)) {
+                    Some(child) if child < children.end => {
+                        child_of(view, dir, Found { index: child, ..shown }, active)?
+                    }
+                    _ => break,
+                },
+            };
+            position += 1;
+            listed.push(Listed { cookie: position, ..entry });
+        }
+        Ok(listed)
+    }
+}
+
+/// "." or "..": the kernel takes no attributes from them.
+fn dot(view: &View, name: &[u8], shown: Found<'_>, node: NodeId) -> Result<Listed> {
+    let attr = match view.attributes(node) {
+        Ok((attr, _)) => attr,
+        Err(Error::Errno(_)) => view.attr(shown)?,
+        Err(error) => return Err(error),
+    };
+    Ok(Listed { name: name.to_vec(), cookie: 0, attr, ttl: Ttl::Zero })
+}
+
+fn child_of(view: &View, dir: NodeId, child: Found<'_>, active: Option<u32>) -> Result<Listed> {
+    let name = child.manifest().name(child.index)?;
+    let shown = child.manifest().node(child.index)?;
+    let now = if child.live {
+        Some(child)
+    } else {
+        same_now(view, active, name, shown.nodeid)?
+    };
+    let (attr, same) = match now {
+        Some(found) => (view.attr(found)?, true),
+        None => (attr_of_gone(view, child, shown.nodeid)?, false),
+    };
+    let certain = same && !view.changes(dir, name) && !view.touches(attr.node);
+    Ok(Listed { name: name.to_vec(), cookie: 0, attr, ttl: Ttl::forever_if(certain) })
+}
+
+/// Where the active release has the same node under the same name, if it does.
+fn same_now<'a>(view: &'a View, dir: Option<u32>, name: &[u8], node: NodeId) -> Result<Option<Found<'a>>> {
+    let Some(dir) = dir else { return Ok(None) };
+    let release: &Arc<Release> = &view.release;
+    let Some(index) = release.manifest.find_child(dir, name)? else { return Ok(None) };
+    let same = release.manifest.node(index)?.nodeid == node;
+    Ok(same.then_some(Found { release, index, live: true }))
+}
+
+/// Attributes of a node that the listing shows and the active release has not: those of the last active
+/// release that had it, as everywhere.
+fn attr_of_gone(view: &View, child: Found<'_>, node: NodeId) -> Result<Attr> {
+    match view.find(node) {
+        Ok(found) => view.attr(found),
+        Err(Error::Errno(_)) => view.attr(child),
+        Err(error) => Err(error),
+    }
+}

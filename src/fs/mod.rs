@@ -1,0 +1,154 @@
+//! The operations of the mount, with verfs's own types.
+//!
+//! What is answered comes from a [`View`], an immutable snapshot; [`Fs::answer`] keeps the one rule that makes
+//! the switch exact: a reply is sent under the read side of the view lock, and only if the view is still the
+//! one that it was computed from.
+
+mod attr;
+mod content;
+mod counters;
+mod listing;
+mod view;
+
+pub use attr::{Attr, Entry, Ttl};
+pub use content::Descriptors;
+pub use counters::{Counters, Operation};
+pub use listing::{Listed, Position};
+pub use view::{Board, Release, Transition, View};
+
+use crate::error::{Errno, Error, Result};
+use crate::store::objects::Objects;
+use crate::tree::{EntryName, Kind, NodeId, Tree};
+use std::fs::File;
+use std::sync::Arc;
+
+/// What is mounted.
+pub struct Fs {
+    /// The view that is served, and its lock.
+    pub board: Board,
+    /// Upcalls by operation.
+    pub counters: Counters,
+    /// Descriptors of objects.
+    pub descriptors: Descriptors,
+    store: File,
+}
+
+impl std::fmt::Debug for Fs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fs")
+    }
+}
+
+impl Fs {
+    /// Serves this view; `store` is the open directory of the store, `descriptors` how many objects are kept
+    /// open.
+    pub fn new(view: View, objects: Objects, store: File, descriptors: usize) -> Self {
+        Self {
+            board: Board::new(view),
+            counters: Counters::default(),
+            descriptors: Descriptors::new(objects, descriptors),
+            store,
+        }
+    }
+
+    /// Computes an answer without any lock, and sends it under the read side of the view lock if the view is
+    /// still the same; else computes it again. `compute` may read the disk; `send` must only send.
+    pub fn answer<T>(&self, compute: impl Fn(&View) -> Result<T>, send: impl FnOnce(Result<T>)) {
+        loop {
+            let view = self.board.view();
+            let mut answer = compute(&view);
+            if let Some(bad) = view.bad() {
+                answer = Err(bad.damaged("a page of it cannot be read"));
+            }
+            let guard = self.board.lock();
+            if !Arc::ptr_eq(&guard, &view) {
+                continue;
+            }
+            if let Err(error) = &answer {
+                report(error);
+            }
+            return send(answer);
+        }
+    }
+
+    /// What a name in a directory stands for.
+    pub fn lookup(view: &View, dir: NodeId, name: &[u8]) -> Result<Entry> {
+        if EntryName::new(name).is_none() {
+            return Err(Errno::NAMETOOLONG.into());
+        }
+        view.entry(dir, name)
+    }
+
+    /// The attributes of a node, and how long they hold.
+    pub fn getattr(view: &View, node: NodeId) -> Result<(Attr, Ttl)> {
+        view.attributes(node)
+    }
+
+    /// The target of a symlink. It belongs to the node, so no view is asked.
+    pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
+        let view = self.board.view();
+        let at = view.find(node)?;
+        match at.manifest().node(at.index)?.kind {
+            Kind::Symlink => Ok(at.manifest().target(at.index)?.to_vec()),
+            _ => Err(Errno::INVAL.into()),
+        }
+    }
+
+    /// The open object behind a file and its length. They belong to the node, so no view is asked.
+    pub fn open_content(&self, node: NodeId) -> Result<(Arc<File>, u64)> {
+        let view = self.board.view();
+        let at = view.find(node)?;
+        let found = at.manifest().node(at.index)?;
+        match found.kind {
+            Kind::File => Ok((self.descriptors.open(at.manifest().digest(at.index)?, found.size)?, found.size)),
+            Kind::Dir => Err(Errno::ISDIR.into()),
+            Kind::Symlink => Err(Errno::INVAL.into()),
+        }
+    }
+
+    /// Reads up to `len` bytes of a file's content.
+    pub fn read(&self, node: NodeId, offset: u64, len: u32) -> Result<Vec<u8>> {
+        let (object, size) = self.open_content(node)?;
+        let len = u64::from(len).min(size.saturating_sub(offset)) as usize;
+        content::read_exactly(&object, offset, len)
+    }
+
+    /// lseek(2) with SEEK_DATA and SEEK_HOLE.
+    pub fn seek(&self, node: NodeId, offset: i64, whence: i32) -> Result<i64> {
+        let (object, size) = self.open_content(node)?;
+        content::seek(&object, size, offset, whence)
+    }
+
+    /// The value of an extended attribute: those of the user only.
+    pub fn getxattr(view: &View, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        if !name.starts_with(b"user.") {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        let at = view.find(node)?;
+        let found = at.manifest().xattrs(at.index)?.into_iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value).ok_or(Error::Errno(Errno::NODATA))
+    }
+
+    /// The names of a node's extended attributes, each with a NUL behind it.
+    pub fn listxattr(view: &View, node: NodeId) -> Result<Vec<u8>> {
+        let at = view.find(node)?;
+        let names = at.manifest().xattrs(at.index)?.into_iter();
+        Ok(names.flat_map(|(mut name, _)| {
+            name.push(0);
+            name
+        }).collect())
+    }
+
+    /// Room on the store's disk.
+    pub fn statfs(&self) -> Result<rustix::fs::StatVfs> {
+        rustix::fs::fstatvfs(&self.store).map_err(|error| Error::io("asking for the free space of the store", error))
+    }
+}
+
+/// Writes a line for what is a fault of the store's; an answer such as ENOENT is none.
+pub fn report(error: &Error) {
+    match error {
+        Error::Errno(_) => {}
+        _ => log::error!("{error}"),
+    }
+}

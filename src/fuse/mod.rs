@@ -1,0 +1,8 @@
+//! The adapter to the kernel: decode, one call into `fs`, reply. It decides nothing.
+
+mod adapter;
+mod notify;
+mod session;
+
+pub use notify::{Kernel, Use};
+pub use session::{MountOptions, Session, mount};

@@ -1,0 +1,19 @@
+//! verfs: a docroot that switches.
+//!
+//! A store holds immutable releases; one of them is mounted, and `switch` replaces it by swapping one
+//! pointer. The layers point one way, and `tests/layering.rs` keeps them so:
+//!
+//! ```text
+//! main > cli > daemon > control > fuse > fs > store > tree > error, sys, fault
+//! ```
+
+pub mod cli;
+pub mod control;
+pub mod daemon;
+pub mod error;
+pub mod fault;
+pub mod fs;
+pub mod fuse;
+pub mod store;
+pub mod sys;
+pub mod tree;

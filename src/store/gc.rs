@@ -1,0 +1,99 @@
+//! `remove` and `gc`: releases are forgotten, and objects that nobody needs are freed.
+
+use super::Store;
+use super::durable::Dir;
+use super::import;
+use super::journal::{Asker, Line};
+use super::lock::Hold;
+use super::objects::Objects;
+use crate::error::{Context, Error, Result};
+use crate::fault;
+use crate::tree::{Digest, Kind, ReleaseName, Tree};
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+
+/// What `gc` did.
+#[derive(Debug, Default)]
+pub struct Freed {
+    /// Objects removed.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects that no release needs and an open file of the mount still does.
+    pub in_use: u64,
+    /// What interrupted commands left behind, now removed.
+    pub litter: Vec<PathBuf>,
+}
+
+/// Forgets a release: never the active one or the one before it.
+pub fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
+    let _releases = store.lock_releases(Hold::Exclusive)?;
+    let path = store.manifest_path(name);
+    if !path.exists() {
+        return Err(store.unknown(name));
+    }
+    if let Some(active) = store.active()? {
+        if active.release == name.as_str() {
+            return Err(Error::request(format!("release {name} is active; switch to another one before you remove it")));
+        }
+        if active.previous.as_deref() == Some(name.as_str()) {
+            return Err(Error::request(format!(
+                "release {name} was active before {}: it is kept for a rollback, until the next switch",
+                active.release
+            )));
+        }
+    }
+    fault::point("remove.before");
+    fs::remove_file(&path).context(|| format!("removing {}", path.display()))?;
+    Dir::open(&store.root().join("releases"))?.sync()?;
+    fault::point("remove.unlinked");
+    let mut line = Line::done("remove", Asker::this_process());
+    line.from = Some(name.to_string());
+    store.write_journal(&line)
+}
+
+/// Frees the objects that no release needs. `in_use` gives those that the mount still reads from releases
+/// that were removed.
+pub fn gc(store: &Store, in_use: impl FnOnce() -> Result<HashSet<Digest>>) -> Result<Freed> {
+    let _objects = store.lock_objects(Hold::Exclusive)?;
+    let mut freed = Freed { litter: import::sweep(store)?, ..Freed::default() };
+    fault::point("gc.begun");
+    let mut needed = HashSet::new();
+    for name in store.releases()? {
+        let manifest = store.manifest(&name)?;
+        manifest.verify()?;
+        for index in 0..manifest.len() {
+            if manifest.node(index)?.kind == Kind::File {
+                needed.insert(manifest.digest(index)?);
+            }
+        }
+    }
+    let objects = Objects::of(store.root());
+    let mut unneeded = Vec::new();
+    objects.each(
+        |digest, len| {
+            if !needed.contains(&digest) {
+                unneeded.push((digest, len));
+            }
+        },
+        |stray| log::warn!("{} is no object; remove it if it is not yours", stray.display()),
+    )?;
+    let in_use = if unneeded.is_empty() { HashSet::new() } else { in_use()? };
+    for (digest, len) in unneeded {
+        if in_use.contains(&digest) {
+            freed.in_use += 1;
+            continue;
+        }
+        let path = objects.path(digest);
+        fs::remove_file(&path).context(|| format!("removing {}", path.display()))?;
+        fault::point("gc.object-removed");
+        freed.objects += 1;
+        freed.bytes += len;
+    }
+    if freed.objects > 0 {
+        store.write_journal(&Line::done("gc", Asker::this_process()))?;
+    }
+    super::durable::make_reserve(store.dir())?;
+    Ok(freed)
+}

@@ -1,0 +1,253 @@
+//! Contents on their way into the store: read, hashed, staged, synced, placed.
+//!
+//! What is hashed is what was copied, never what may still change: a small file is hashed in memory and
+//! written from there, a large one is cloned first where the file system can, else hashed as it is written.
+
+use super::walk::{Look, Walk, xattrs};
+use super::{Progress, show};
+use crate::error::{Context, Error, Result};
+use crate::fault;
+use crate::store::durable::Dir;
+use crate::store::lock::{Hold, Lock};
+use crate::store::objects::{Objects, place};
+use crate::store::{Store, make_dir};
+use crate::tree::{Digest, Kind};
+use rayon::prelude::*;
+use rustix::fs::{Mode, OFlags};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Files up to this size are read whole.
+const SMALL: u64 = 1 << 20;
+/// How often one file that changes while it is read is read again.
+const TRIES: usize = 3;
+
+/// The work space of one import; it is removed when dropped.
+pub struct Staging {
+    path: PathBuf,
+    objects: Objects,
+    store: Dir,
+    new_bytes: AtomicU64,
+    serial: AtomicU64,
+    _lock: Lock,
+}
+
+impl Staging {
+    /// Makes the work space and holds its lock, by which others see that it is in use.
+    pub fn begin(store: &Store) -> Result<Self> {
+        let path = store.root().join(format!("tmp/add-{}-{}", std::process::id(), crate::store::since_epoch().as_nanos()));
+        make_dir(&path, 0o700)?;
+        let lock = Lock::try_take(&path, Hold::Exclusive)?
+            .ok_or_else(|| Error::failed(format!("{} is locked by another process", path.display())))?;
+        Ok(Self {
+            path,
+            objects: Objects::of(store.root()),
+            store: Dir::open(store.root())?,
+            new_bytes: AtomicU64::new(0),
+            serial: AtomicU64::new(0),
+            _lock: lock,
+        })
+    }
+
+    /// Bytes of content that the store did not have.
+    pub fn new_bytes(&self) -> u64 {
+        self.new_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Syncs what was staged, then gives it its place among the objects, durably.
+    pub fn place(&self) -> Result<()> {
+        self.store.sync_file_system()?;
+        fault::point("add.staged");
+        let mut placed = false;
+        for shard in fs::read_dir(&self.path).context(|| format!("reading {}", self.path.display()))? {
+            let shard = shard.context(|| format!("reading {}", self.path.display()))?;
+            if !shard.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let target = self.objects.root().join(shard.file_name());
+            make_dir(&target, 0o700)?;
+            for object in fs::read_dir(shard.path()).context(|| format!("reading {}", shard.path().display()))? {
+                let object = object.context(|| format!("reading {}", shard.path().display()))?;
+                let to = target.join(object.file_name());
+                fs::rename(object.path(), &to).context(|| format!("placing {}", to.display()))?;
+                fault::point("add.object-placed");
+                placed = true;
+            }
+        }
+        if placed {
+            self.store.sync_file_system()?;
+        }
+        fault::point("add.objects-placed");
+        Ok(())
+    }
+
+    fn temporary(&self) -> Result<(PathBuf, File)> {
+        let path = self.path.join(format!("part-{}", self.serial.fetch_add(1, Ordering::Relaxed)));
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .context(|| format!("making {}", path.display()))?;
+        Ok((path, file))
+    }
+
+    /// Gives a staged temporary its hash as a name, unless that content is known.
+    fn keep(&self, temporary: &PathBuf, file: &File, digest: Digest, len: u64) -> Result<()> {
+        let what = || format!("staging {}", temporary.display());
+        if self.knows(digest, len) {
+            return fs::remove_file(temporary).context(what);
+        }
+        rustix::fs::fchmod(file, Mode::from_raw_mode(0o444)).context(what)?;
+        let to = place(&self.path, digest);
+        if let Some(shard) = to.parent() {
+            make_dir(shard, 0o700)?;
+        }
+        fs::rename(temporary, &to).context(what)?;
+        self.new_bytes.fetch_add(len, Ordering::Relaxed);
+        fault::point("add.object-staged");
+        Ok(())
+    }
+
+    fn knows(&self, digest: Digest, len: u64) -> bool {
+        self.objects.has(digest, len) || place(&self.path, digest).exists()
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            log::warn!("removing {}: {error}; `verfs gc` will do it", self.path.display());
+        }
+    }
+}
+
+/// Reads every file of the walk into the staging area and notes the digests. Gives the paths that would not
+/// stay the same while they were read.
+pub fn stage(walk: &mut Walk, staging: &Staging, progress: &dyn Progress) -> Result<Vec<Vec<u8>>> {
+    let shared = &*walk;
+    let read: Vec<(usize, Outcome)> = (0..shared.found.len())
+        .into_par_iter()
+        .filter(|number| shared.found[*number].node.kind == Kind::File)
+        .map(|number| read_file(shared, number, staging, progress).map(|outcome| (number, outcome)))
+        .collect::<Result<_>>()?;
+    let mut changed = Vec::new();
+    let mut unreadable = Vec::new();
+    for (number, outcome) in read {
+        let found = &mut walk.found[number];
+        match outcome {
+            Outcome::Read { digest, look, size, xattrs } => {
+                (found.node.digest, found.look) = (digest, look);
+                (found.node.size, found.node.xattrs) = (size, xattrs);
+            }
+            Outcome::Changed => changed.push(found.path.clone()),
+            Outcome::Unreadable(error) => unreadable.push(format!("{} ({error})", show(&found.path))),
+        }
+    }
+    if !unreadable.is_empty() {
+        unreadable.sort();
+        return Err(Error::request(format!(
+            "the source cannot be read in places: {}; make them readable and add again",
+            unreadable.join(", ")
+        )));
+    }
+    Ok(changed)
+}
+
+enum Outcome {
+    Read { digest: Digest, look: Look, size: u64, xattrs: crate::store::manifest::Xattrs },
+    Changed,
+    Unreadable(rustix::io::Errno),
+}
+
+fn read_file(walk: &Walk, number: usize, staging: &Staging, progress: &dyn Progress) -> Result<Outcome> {
+    let found = &walk.found[number];
+    for _ in 0..TRIES {
+        let file = match walk.open(&found.path, OFlags::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Ok(Outcome::Changed),
+            Err(error) => return Ok(Outcome::Unreadable(error)),
+        };
+        let what = || format!("reading {}", show(&found.path));
+        let stat = rustix::fs::fstat(&file).context(what)?;
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Ok(Outcome::Changed);
+        }
+        let size = stat.st_size as u64;
+        let read = if size <= SMALL { copy_small(&file, size, staging) } else { copy_large(&file, size, staging, progress) };
+        let digest = match read {
+            Ok(digest) => digest,
+            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EIO) => {
+                return Ok(Outcome::Unreadable(rustix::io::Errno::IO));
+            }
+            Err(error) => return Err(error),
+        };
+        let look = Look::of(&rustix::fs::fstat(&file).context(what)?);
+        if let (Some(digest), true) = (digest, look == Look::of(&stat)) {
+            if size <= SMALL {
+                progress.read(size);
+            }
+            // Mode and owner stay those of the walk: had they changed, the look at the end would differ.
+            return Ok(match look == found.look {
+                true => Outcome::Read { digest, look, size, xattrs: xattrs(&file).context(what)? },
+                false => Outcome::Changed,
+            });
+        }
+    }
+    Ok(Outcome::Changed)
+}
+
+/// `None` if the file was not as long as it said.
+fn copy_small(mut file: &File, size: u64, staging: &Staging) -> Result<Option<Digest>> {
+    let mut bytes = Vec::with_capacity(size as usize + 1);
+    file.read_to_end(&mut bytes).context(|| "reading the source")?;
+    if bytes.len() as u64 != size {
+        return Ok(None);
+    }
+    let digest = Digest::of(&bytes);
+    if !staging.knows(digest, size) {
+        let (path, out) = staging.temporary()?;
+        (&out).write_all(&bytes).context(|| format!("writing {}", path.display()))?;
+        staging.keep(&path, &out, digest, size)?;
+    }
+    Ok(Some(digest))
+}
+
+fn copy_large(file: &File, size: u64, staging: &Staging, progress: &dyn Progress) -> Result<Option<Digest>> {
+    let (path, out) = staging.temporary()?;
+    let cloned = rustix::fs::ioctl_ficlone(&out, file).is_ok();
+    let what = || format!("writing {}", path.display());
+    let from = if cloned { &out } else { file };
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; SMALL as usize];
+    let mut at = 0;
+    loop {
+        let len = match from.read_at(&mut buffer, at) {
+            Ok(0) => break,
+            Ok(len) => len,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Error::io("reading the source", error)),
+        };
+        hasher.update(&buffer[..len]);
+        // A hole stays a hole.
+        if !cloned && buffer[..len].iter().any(|byte| *byte != 0) {
+            out.write_all_at(&buffer[..len], at).context(what)?;
+        }
+        at += len as u64;
+        progress.read(len as u64);
+    }
+    if at != size {
+        fs::remove_file(&path).context(what)?;
+        return Ok(None);
+    }
+    if !cloned {
+        out.set_len(size).context(what)?;
+    }
+    let digest = Digest(*hasher.finalize().as_bytes());
+    staging.keep(&path, &out, digest, size)?;
+    Ok(Some(digest))
+}

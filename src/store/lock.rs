@@ -1,0 +1,63 @@
+//! Locks between processes: flock(2) on a directory of the store, so that nothing is left behind by a crash.
+
+use crate::error::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
+use std::path::Path;
+
+/// Whether others may hold the lock beside us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Beside other shared holders.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// A lock that is let go when dropped, or when the process ends in any way.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code, reason = "held for its descriptor")] File);
+
+impl Lock {
+    /// Takes the lock on a directory, waiting for it.
+    pub fn take(dir: &Path, hold: Hold) -> Result<Self> {
+        let file = File::open(dir).context(|| format!("opening {}", dir.display()))?;
+        let operation = match hold {
+            Hold::Shared => FlockOperation::LockShared,
+            Hold::Exclusive => FlockOperation::LockExclusive,
+        };
+        flock(&file, operation).context(|| format!("locking {}", dir.display()))?;
+        Ok(Self(file))
+    }
+
+    /// Takes the lock on a directory; `None` if another process has it.
+    pub fn try_take(dir: &Path, hold: Hold) -> Result<Option<Self>> {
+        let file = File::open(dir).context(|| format!("opening {}", dir.display()))?;
+        let operation = match hold {
+            Hold::Shared => FlockOperation::NonBlockingLockShared,
+            Hold::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        };
+        match flock(&file, operation) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error).context(|| format!("locking {}", dir.display())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_holders_keep_an_exclusive_one_out() {
+        let dir = tempfile::tempdir().expect("scratch");
+        let take = |hold| Lock::try_take(dir.path(), hold).expect("lock");
+        let first = take(Hold::Shared);
+        let second = take(Hold::Shared);
+        assert!(first.is_some() && second.is_some());
+        assert!(take(Hold::Exclusive).is_none());
+        drop((first, second));
+        assert!(take(Hold::Exclusive).is_some());
+    }
+}

@@ -1,0 +1,358 @@
+//! Makes a manifest of a tree in memory.
+
+use super::format::{self, HEADER_LEN, Header, Record, SECTIONS};
+use super::{Manifest, Xattrs};
+use crate::error::{Error, Result};
+use crate::tree::{Digest, Kind, NodeId, Owner, Tree};
+use std::collections::HashMap;
+use std::ops::Range;
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::{I64, U16, U32, U64};
+
+/// A node that is to stand in a manifest.
+#[derive(Clone, Debug)]
+pub struct BuildNode {
+    /// Name in its directory; empty for the root.
+    pub name: Vec<u8>,
+    /// File, directory or symlink.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u16,
+    /// User and group.
+    pub owner: Owner,
+    /// Nanoseconds since 1970.
+    pub mtime: i64,
+    /// A file's size in bytes.
+    pub size: u64,
+    /// Hash of a file's content; of no meaning for others.
+    pub digest: Digest,
+    /// A symlink's target.
+    pub target: Vec<u8>,
+    /// Extended attributes.
+    pub xattrs: Xattrs,
+    /// Numbers, in the builder, of a directory's entries.
+    pub children: Vec<u32>,
+}
+
+impl BuildNode {
+    /// A node with nothing in it yet.
+    pub fn new(name: &[u8], kind: Kind, mode: u16) -> Self {
+        Self {
+            name: name.to_vec(),
+            kind,
+            mode,
+            owner: Owner::default(),
+            mtime: 0,
+            size: 0,
+            digest: Digest([0; 32]),
+            target: Vec::new(),
+            xattrs: Vec::new(),
+            children: Vec::new(),
+        }
+    }
+}
+
+/// Gathers nodes; number 0 is the root.
+#[derive(Debug)]
+pub struct Builder {
+    /// All nodes; `children` refers to positions here.
+    pub nodes: Vec<BuildNode>,
+}
+
+impl Builder {
+    /// Begins with this root directory.
+    pub fn new(root: BuildNode) -> Self {
+        Self { nodes: vec![root] }
+    }
+
+    /// Puts a node into a directory and gives its number.
+    pub fn push(&mut self, dir: u32, node: BuildNode) -> u32 {
+        let number = self.nodes.len() as u32;
+        self.nodes.push(node);
+        self.nodes[dir as usize].children.push(number);
+        number
+    }
+
+    /// The bytes of the manifest; `added` is in seconds since 1970.
+    pub fn encode(mut self, added: i64) -> Result<Vec<u8>> {
+        if u32::try_from(self.nodes.len()).is_err() {
+            return Err(Error::failed("a release can hold 4,294,967,295 nodes at most"));
+        }
+        let order = self.breadth_first();
+        let (records, mut tables) = self.records(&order)?;
+        let index = index(&records)?;
+        let digests = self.digests(&order, &records, &tables);
+
+        let files = || self.nodes.iter().filter(|node| node.kind == Kind::File);
+        let mut header = Header {
+            count: records.len() as u32,
+            files: files().count() as u64,
+            bytes: files().map(|node| node.size).sum(),
+            added,
+            sections: [(0, 0); SECTIONS],
+            body_digest: [0; 32],
+        };
+        let owners: Vec<u8> = tables
+            .owner_list
+            .iter()
+            .flat_map(|owner| [owner.uid.to_le_bytes(), owner.gid.to_le_bytes()].concat())
+            .collect();
+        let parts: [&[u8]; SECTIONS] = [
+            records.as_bytes(),
+            digests.as_flattened(),
+            index.as_bytes(),
+            &owners,
+            &std::mem::take(&mut tables.names),
+            &format::encode_xattrs(&tables.xattr_list),
+        ];
+        let mut out = vec![0; HEADER_LEN];
+        for (section, part) in header.sections.iter_mut().zip(parts) {
+            out.resize(out.len().next_multiple_of(64), 0);
+            *section = (out.len(), part.len());
+            out.extend_from_slice(part);
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_rayon(&out[HEADER_LEN..]);
+        header.body_digest = *hasher.finalize().as_bytes();
+        out[..HEADER_LEN].copy_from_slice(&header.encode());
+        Ok(out)
+    }
+
+    /// Numbers in the builder, in the order of the manifest.
+    fn breadth_first(&mut self) -> Vec<u32> {
+        let mut order = vec![0];
+        let mut next = 0;
+        while next < order.len() {
+            let at = order[next] as usize;
+            let mut children = std::mem::take(&mut self.nodes[at].children);
+            children.sort_unstable_by(|a, b| self.nodes[*a as usize].name.cmp(&self.nodes[*b as usize].name));
+            order.extend_from_slice(&children);
+            self.nodes[at].children = children;
+            next += 1;
+        }
+        order
+    }
+
+    fn records(&self, order: &[u32]) -> Result<(Vec<Record>, Tables)> {
+        let mut tables = Tables::default();
+        let mut records: Vec<Record> = Vec::with_capacity(order.len());
+        // Paths of the directories whose entries are still to come, by their place in the manifest.
+        let mut paths: HashMap<u32, Vec<u8>> = HashMap::new();
+        let mut parents = vec![0u32; order.len()];
+        let mut first_child = 1;
+        for (at, number) in order.iter().enumerate() {
+            let node = &self.nodes[*number as usize];
+            let parent = parents[at];
+            let path = match paths.get(&parent) {
+                Some(dir) if !dir.is_empty() => [dir, &node.name[..]].join(&b'/'),
+                _ => node.name.clone(),
+            };
+            let (digest, size) = match node.kind {
+                Kind::Dir => {
+                    let len = node.children.len() as u32;
+                    parents[first_child as usize..(first_child + len) as usize].fill(at as u32);
+                    let range = Record::range_field(first_child, len);
+                    first_child += len;
+                    (node.digest, range)
+                }
+                Kind::File => (node.digest, U64::new(node.size)),
+                Kind::Symlink => {
+                    (Digest::of(&node.target), Record::range_field(tables.heap(&node.target)?, node.target.len() as u32))
+                }
+            };
+            let nodeid = match node.kind {
+                Kind::Dir => NodeId::of_dir(&path),
+                kind => NodeId::of_leaf(&path, kind, digest, node.mode, node.owner),
+            };
+            records.push(Record {
+                nodeid: U64::new(nodeid.0),
+                size,
+                mtime: I64::new(node.mtime),
+                name: U32::new(tables.heap(&node.name)?),
+                parent: U32::new(parent),
+                mode: U16::new(node.mode),
+                owner: U16::new(tables.owner(node.owner)?),
+                name_len: node.name.len() as u8,
+                kind: node.kind as u8,
+                xattr: U16::new(tables.xattrs(&node.xattrs)?),
+            });
+            if node.kind == Kind::Dir {
+                paths.insert(at as u32, path);
+            }
+        }
+        Ok((records, tables))
+    }
+
+    /// From the last node to the root: a directory's entries stand behind it.
+    fn digests(&self, order: &[u32], records: &[Record], tables: &Tables) -> Vec<[u8; 32]> {
+        let mut digests = vec![[0; 32]; records.len()];
+        let xattr_hashes: Vec<Digest> =
+            tables.xattr_list.iter().map(|set| Digest::of(&format::encode_xattr_set(set))).collect();
+        for at in (0..order.len()).rev() {
+            let node = &self.nodes[order[at] as usize];
+            digests[at] = match node.kind {
+                Kind::File => node.digest.0,
+                Kind::Symlink => Digest::of(&node.target).0,
+                Kind::Dir => {
+                    let (first, len) = records[at].range();
+                    let mut hasher = DirHasher::new();
+                    for child in first as usize..(first + len) as usize {
+                        let record = &records[child];
+                        let entry = &self.nodes[order[child] as usize];
+                        let xattrs = match record.xattr.get() {
+                            0 => None,
+                            set => Some(xattr_hashes[set as usize - 1]),
+                        };
+                        hasher.entry(&DirEntry {
+                            name: &entry.name,
+                            kind: entry.kind,
+                            mode: entry.mode,
+                            owner: entry.owner,
+                            size: entry.size_field(),
+                            nodeid: NodeId(record.nodeid.get()),
+                            digest: Digest(digests[child]),
+                            xattrs,
+                        });
+                    }
+                    hasher.finish().0
+                }
+            };
+        }
+        digests
+    }
+}
+
+impl BuildNode {
+    fn size_field(&self) -> u64 {
+        match self.kind {
+            Kind::Dir => 0,
+            Kind::File => self.size,
+            Kind::Symlink => self.target.len() as u64,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Tables {
+    names: Vec<u8>,
+    owners: HashMap<Owner, u16>,
+    owner_list: Vec<Owner>,
+    xattr_sets: HashMap<Xattrs, u16>,
+    xattr_list: Vec<Xattrs>,
+}
+
+impl Tables {
+    fn heap(&mut self, bytes: &[u8]) -> Result<u32> {
+        let at = u32::try_from(self.names.len()).map_err(|_| Error::failed("a release can hold 4 GiB of names"))?;
+        self.names.extend_from_slice(bytes);
+        Ok(at)
+    }
+
+    fn owner(&mut self, owner: Owner) -> Result<u16> {
+        if let Some(index) = self.owners.get(&owner) {
+            return Ok(*index);
+        }
+        let index = u16::try_from(self.owner_list.len())
+            .map_err(|_| Error::failed("a release can hold files of 65,536 different owners; use --owner"))?;
+        self.owners.insert(owner, index);
+        self.owner_list.push(owner);
+        Ok(index)
+    }
+
+    fn xattrs(&mut self, set: &Xattrs) -> Result<u16> {
+        if set.is_empty() {
+            return Ok(0);
+        }
+        if let Some(number) = self.xattr_sets.get(set) {
+            return Ok(*number);
+        }
+        let number = u16::try_from(self.xattr_list.len() + 1).map_err(|_| {
+            Error::failed("a release can hold 65,535 different sets of extended attributes")
+        })?;
+        self.xattr_sets.insert(set.clone(), number);
+        self.xattr_list.push(set.clone());
+        Ok(number)
+    }
+}
+
+/// Node numbers sorted by nodeid. Two nodes with one nodeid are refused: the kernel would take them for one.
+fn index(records: &[Record]) -> Result<Vec<U32>> {
+    let mut index: Vec<u32> = (0..records.len() as u32).collect();
+    index.sort_unstable_by_key(|number| records[*number as usize].nodeid.get());
+    let same = |pair: &[u32]| records[pair[0] as usize].nodeid == records[pair[1] as usize].nodeid;
+    if index.windows(2).any(same) {
+        return Err(Error::failed("two nodes of the release have the same nodeid; change any one file and add again"));
+    }
+    Ok(index.into_iter().map(U32::new).collect())
+}
+
+/// What a directory's digest covers of an entry: everything but its mtime, because a checkout gives every
+/// file a new mtime and that must not make every file a changed one.
+struct DirEntry<'a> {
+    name: &'a [u8],
+    kind: Kind,
+    mode: u16,
+    owner: Owner,
+    size: u64,
+    nodeid: NodeId,
+    digest: Digest,
+    xattrs: Option<Digest>,
+}
+
+struct DirHasher(blake3::Hasher);
+
+impl DirHasher {
+    fn new() -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"verfs entries 1\0");
+        Self(hasher)
+    }
+
+    fn entry(&mut self, entry: &DirEntry<'_>) {
+        let mut fixed = [0; 64];
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            fixed[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        put(&(entry.name.len() as u16).to_le_bytes());
+        put(&[entry.kind as u8, u8::from(entry.xattrs.is_some())]);
+        put(&entry.mode.to_le_bytes());
+        put(&entry.owner.uid.to_le_bytes());
+        put(&entry.owner.gid.to_le_bytes());
+        put(&entry.size.to_le_bytes());
+        put(&entry.nodeid.0.to_le_bytes());
+        put(&entry.digest.0);
+        self.0.update(&fixed[..at]).update(entry.name);
+        if let Some(xattrs) = entry.xattrs {
+            self.0.update(&xattrs.0);
+        }
+    }
+
+    fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
+}
+
+/// The digest of a directory with these entries, from what the manifest now says of them.
+pub fn dir_digest(manifest: &Manifest, children: Range<u32>) -> Result<Digest> {
+    let mut hasher = DirHasher::new();
+    for child in children {
+        let node = manifest.node(child)?;
+        let xattrs = match manifest.has_xattrs(child)? {
+            true => Some(Digest::of(&format::encode_xattr_set(&manifest.xattrs(child)?))),
+            false => None,
+        };
+        hasher.entry(&DirEntry {
+            name: manifest.name(child)?,
+            kind: node.kind,
+            mode: node.mode,
+            owner: node.owner,
+            size: node.size,
+            nodeid: node.nodeid,
+            digest: manifest.digest(child)?,
+            xattrs,
+        });
+    }
+    Ok(hasher.finish())
+}

@@ -1,0 +1,235 @@
+//! What lies on disk.
+//!
+//! ```text
+//! STORE/
+//!   verfs.toml      settings; its `format` is that of the store
+//!   objects/ab/…    file contents, named by the rest of their BLAKE3 hash, mode 0444
+//!   releases/NAME   a manifest; the release exists if and only if this file does
+//!   active          the active release, the switch number, its second, how much of `stamps` counts
+//!   stamps          append-only: which switch last changed which node
+//!   journal.jsonl   one line per add, switch, rollback, remove, gc
+//!   reserve         room that is given up so that a rollback works on a full disk
+//!   media/ whiteouts/ tmp/ orphans/     the writable layer and its work space; tmp/add-… are imports
+//!   run/            control.sock while mounted
+//! ```
+//!
+//! `objects` and `releases` are 0700: modes inside a release must mean something.
+
+pub mod activate;
+pub mod active;
+pub mod durable;
+pub mod export;
+pub mod gc;
+pub mod import;
+pub mod journal;
+pub mod lock;
+pub mod manifest;
+pub mod objects;
+pub mod settings;
+pub mod stamps;
+pub mod verify;
+
+use crate::error::{Context, Error, Result};
+use crate::tree::{Owner, ReleaseName};
+use durable::Dir;
+use lock::{Hold, Lock};
+use manifest::Manifest;
+use settings::Settings;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    dir: Dir,
+    settings: Settings,
+}
+
+impl Store {
+    /// Makes a store in a directory that is empty or not there.
+    pub fn init(root: &Path, settings: &str, top_owner: Option<Owner>) -> Result<Self> {
+        let parsed = Settings::parse(settings)?;
+        match fs::read_dir(root) {
+            Ok(mut entries) => {
+                if root.join("verfs.toml").exists() {
+                    return Err(Error::request(format!("{} is a store already", root.display())));
+                }
+                if entries.next().is_some() {
+                    return Err(Error::request(format!(
+                        "{} is not empty; a store needs a directory of its own",
+                        root.display()
+                    )));
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                make_dir(root, 0o755)?;
+            }
+            Err(error) => return Err(Error::io(format!("reading {}", root.display()), error)),
+        }
+        for (name, mode) in [
+            ("objects", 0o700),
+            ("releases", 0o700),
+            ("media", 0o755),
+            ("whiteouts", 0o755),
+            ("tmp", 0o700),
+            ("orphans", 0o700),
+            ("run", 0o750),
+        ] {
+            make_dir(&root.join(name), mode)?;
+        }
+        for scope in &parsed.scopes {
+            let top = root.join("media").join(&scope.path);
+            fs::create_dir_all(&top).context(|| format!("making {}", top.display()))?;
+            if let Some(owner) = top_owner {
+                std::os::unix::fs::chown(&top, Some(owner.uid), Some(owner.gid))
+                    .context(|| format!("giving {} to its owner", top.display()))?;
+            }
+        }
+        let dir = Dir::open(root)?;
+        durable::make_reserve(&dir)?;
+        // The settings come last: a store without them is none.
+        dir.replace("verfs.toml", settings.as_bytes(), 0o644)?;
+        Self::open(root)
+    }
+
+    /// Opens the store in this directory.
+    pub fn open(root: &Path) -> Result<Self> {
+        let root = fs::canonicalize(root).map_err(|_| no_store(root))?;
+        let path = root.join("verfs.toml");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(no_store(&root)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => return Err(no_store(&root)),
+            Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
+        };
+        let meta = fs::metadata(&path).context(|| format!("reading {}", path.display()))?;
+        if meta.mode() & 0o022 != 0 {
+            return Err(Error::failed(format!(
+                "{} may be written by others than its owner; run: chmod go-w {0}",
+                path.display()
+            )));
+        }
+        let settings = Settings::parse(&text)
+            .map_err(|error| Error::request(format!("{}: {error}", path.display())))?;
+        let dir = Dir::open(&root)?;
+        Ok(Self { root, dir, settings })
+    }
+
+    /// The directory of the store, without symlinks in it.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What verfs.toml says.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The directory, for durable writes.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Where the manifest of a release lies.
+    pub fn manifest_path(&self, name: &ReleaseName) -> PathBuf {
+        self.root.join("releases").join(name.as_str())
+    }
+
+    /// Where the control socket of the daemon lies.
+    pub fn socket_path(&self) -> PathBuf {
+        self.root.join("run/control.sock")
+    }
+
+    /// Opens the manifest of a release.
+    pub fn manifest(&self, name: &ReleaseName) -> Result<Manifest> {
+        let path = self.manifest_path(name);
+        if !path.exists() {
+            return Err(self.unknown(name));
+        }
+        Manifest::open(&path)
+    }
+
+    /// "There is no such release", with the ones that there are.
+    pub fn unknown(&self, name: &ReleaseName) -> Error {
+        let names: Vec<String> = self.releases().unwrap_or_default().iter().map(ToString::to_string).collect();
+        let known = match names.len() {
+            0 => "the store is empty; add one with `verfs add`".to_owned(),
+            1..=12 => format!("there are: {}", names.join(", ")),
+            n => format!("there are {n}; see `verfs list`"),
+        };
+        Error::request(format!("no release {name} in {}; {known}", self.root.display()))
+    }
+
+    /// The names of all releases, sorted.
+    pub fn releases(&self) -> Result<Vec<ReleaseName>> {
+        let path = self.root.join("releases");
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&path).context(|| format!("reading {}", path.display()))? {
+            let entry = entry.context(|| format!("reading {}", path.display()))?;
+            // Temporary files begin with a dot, which no release name does.
+            if let Some(name) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The release that was added last.
+    pub fn newest(&self) -> Result<Option<ReleaseName>> {
+        let mut newest = None;
+        for name in self.releases()? {
+            match self.manifest(&name) {
+                Ok(manifest) => newest = newest.max(Some((manifest.added(), name))),
+                Err(error) => log::warn!("{error}"),
+            }
+        }
+        Ok(newest.map(|(_, name)| name))
+    }
+
+    /// Keeps other processes from changing what is active: held by the daemon for its life, and by a command
+    /// that switches without one.
+    pub fn lock_active(&self) -> Result<Option<Lock>> {
+        Lock::try_take(&self.root.join("run"), Hold::Exclusive)
+    }
+
+    /// Keeps releases from going while one is made active (shared), or lets one go (exclusive). Held briefly.
+    pub fn lock_releases(&self, hold: Hold) -> Result<Lock> {
+        Lock::take(&self.root.join("releases"), hold)
+    }
+
+    /// Keeps objects from going (shared: `add`) or lets them go (exclusive: `gc`).
+    pub fn lock_objects(&self, hold: Hold) -> Result<Lock> {
+        Lock::try_take(&self.root.join("objects"), hold)?.ok_or_else(|| {
+            let (other, what) = match hold {
+                Hold::Shared => ("a gc", "add"),
+                Hold::Exclusive => ("an add or a gc", "gc"),
+            };
+            Error::failed(format!(
+                "the store {} is in use by {other}; run {what} again when that is done",
+                self.root.display()
+            ))
+        })
+    }
+}
+
+fn no_store(root: &Path) -> Error {
+    Error::request(format!("no store in {}; make one with `verfs init {0}`", root.display()))
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(mode).create(path).context(|| format!("making {}", path.display()))
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    since_epoch().as_secs() as i64
+}
+
+/// Time since 1970; a clock before that counts as 1970.
+pub fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

@@ -1,0 +1,123 @@
+//! Identity: the number by which the kernel knows a node is a pure function of what the node is.
+//!
+//! So there is no inode table for releases, FORGET has nothing to do, and another process knows every number
+//! at once. Directories are *live*: the number depends on the path alone, the entries are those of the active
+//! release. A file or symlink with other content at the same path is another node, always.
+
+use super::entry::{Kind, Owner};
+use std::fmt;
+
+/// A BLAKE3 hash: of a file's content, a symlink's target, or a directory's subtree.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The hash of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// As 64 hexadecimal digits.
+    pub fn to_hex(self) -> String {
+        blake3::Hash::from_bytes(self.0).to_hex().to_string()
+    }
+
+    /// From 64 hexadecimal digits.
+    pub fn from_hex(text: &[u8]) -> Option<Self> {
+        blake3::Hash::from_hex(text).ok().map(|hash| Self(*hash.as_bytes()))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_hex())
+    }
+}
+
+/// The kernel's number for a node. Release nodes have bit 63 clear; the numbers with bit 63 set are kept for
+/// media nodes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The root directory: FUSE_ROOT_ID.
+    pub const ROOT: Self = Self(1);
+    /// No node: what a negative entry holds.
+    pub const NONE: Self = Self(0);
+    /// Numbers below this are not handed out by hashing.
+    const FIRST: u64 = 16;
+
+    /// The directory at this path (no leading slash; empty for the root).
+    pub fn of_dir(path: &[u8]) -> Self {
+        if path.is_empty() {
+            return Self::ROOT;
+        }
+        Self::from_hash(blake3::Hasher::new().update(b"verfs dir 1\0").update(path))
+    }
+
+    /// The file or symlink at this path with this content, mode and owner.
+    pub fn of_leaf(path: &[u8], kind: Kind, digest: Digest, mode: u16, owner: Owner) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher
+            .update(b"verfs leaf 1\0")
+            .update(&[kind as u8])
+            .update(&mode.to_le_bytes())
+            .update(&owner.uid.to_le_bytes())
+            .update(&owner.gid.to_le_bytes())
+            .update(&digest.0)
+            .update(path);
+        Self::from_hash(&hasher)
+    }
+
+    fn from_hash(hasher: &blake3::Hasher) -> Self {
+        let mut bytes = [0; 8];
+        hasher.finalize_xof().fill(&mut bytes);
+        Self((u64::from_le_bytes(bytes) >> 1).max(Self::FIRST))
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{:x}", self.0)
+    }
+}
+
+/// A short key for "this name in this directory". Two names share one with a chance of 2^-64, and then an
+/// entry that did not change is looked up once more: nothing else.
+pub fn name_key(dir: NodeId, name: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    blake3::Hasher::new().update(&dir.0.to_le_bytes()).update(name).finalize_xof().fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_is_another_node_when_anything_that_names_it_differs() {
+        let owner = Owner { uid: 1, gid: 2 };
+        let base = NodeId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o644, owner);
+        let others = [
+            NodeId::of_leaf(b"a/c", Kind::File, Digest::of(b"x"), 0o644, owner),
+            NodeId::of_leaf(b"a/b", Kind::Symlink, Digest::of(b"x"), 0o644, owner),
+            NodeId::of_leaf(b"a/b", Kind::File, Digest::of(b"y"), 0o644, owner),
+            NodeId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o600, owner),
+            NodeId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o644, Owner { uid: 2, gid: 1 }),
+            NodeId::of_dir(b"a/b"),
+        ];
+        for other in others {
+            assert_ne!(base, other);
+            assert_eq!(other.0 >> 63, 0, "bit 63 is for media");
+        }
+        assert_eq!(base, NodeId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o644, owner));
+        assert_eq!(NodeId::of_dir(b""), NodeId::ROOT);
+    }
+
+    #[test]
+    fn digests_survive_hexadecimal() {
+        let digest = Digest::of(b"verfs");
+        assert_eq!(Digest::from_hex(digest.to_hex().as_bytes()), Some(digest));
+        assert_eq!(Digest::from_hex(b"zz"), None);
+    }
+}

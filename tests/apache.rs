@@ -1,0 +1,500 @@
+//! Apache under load while releases switch below it. Needs root, /dev/fuse and apache2 (scripts/install-deps).
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/apache.rs"]
+mod apache;
+#[path = "support/http.rs"]
+#[allow(dead_code, reason = "some of it is for the example visitors")]
+mod http;
+mod support;
+
+use apache::{AllowOverride, Apache, Sending};
+use http::{Memory, Random, Release, Response, Site, Tally, Verdict, Visitor};
+use serde_json::Value;
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::Rig;
+
+const KIB: usize = 1024;
+
+/// Visitors at the same time.
+const CONNECTIONS: u64 = 8;
+
+/// The names of the four releases of the generated shop.
+const RELEASES: [&str; 4] = ["01", "02", "03", "04"];
+
+/// A body that says where it belongs, filled up to `size` bytes.
+fn body(path: &str, edition: usize, size: usize) -> Vec<u8> {
+    let mut bytes = format!("{path}, edition {edition}\n").into_bytes();
+    let seed = blake3::hash(&bytes).as_bytes()[..8].try_into().unwrap();
+    let mut random = Random::new(u64::from_le_bytes(seed));
+    while bytes.len() < size {
+        bytes.extend_from_slice(&random.next().to_le_bytes());
+    }
+    bytes.truncate(size.max(16));
+    bytes
+}
+
+/// Release `n` of four, about 200 files: some never change, some change and keep their size, some change both, some come and go, alone or with their directory.
+fn shop(n: usize) -> Release {
+    let mut release = Release::new(RELEASES[n]);
+    let mut add = |path: String, edition: usize, size: usize| {
+        let bytes = body(&path, edition, size);
+        release.insert(path, bytes);
+    };
+    // Most are small, as on a real site; some reach 300 KiB.
+    let size = |i: usize| {
+        if i % 10 == 7 {
+            300 * KIB - 1000 * i
+        } else {
+            200 + 371 * i
+        }
+    };
+    for i in 0..60 {
+        add(format!("/assets/fixed/{}/{i}.bin", i % 5), 0, size(i));
+    }
+    for i in 0..40 {
+        add(
+            format!("/assets/resized/{}/{i}.bin", i % 4),
+            n,
+            size(i) + 97 * n,
+        );
+    }
+    for i in 0..20 {
+        add(format!("/assets/same-size/{i}.css"), n, size(i));
+    }
+    for i in 0..24 {
+        if !(i + n).is_multiple_of(4) {
+            add(format!("/assets/sometimes/{i}.js"), i % 2 * n, size(i));
+        }
+    }
+    for i in 0..12 {
+        if n % 2 == 1 {
+            add(
+                format!("/season/{}/deep/{i}.svg", i % 3),
+                i % 2 * n,
+                size(i),
+            );
+        }
+    }
+    for i in 0..5 {
+        add(format!("/season-{n}/{i}.svg"), 0, size(i));
+    }
+    // A file in one release, a directory in the next.
+    if n.is_multiple_of(2) {
+        add("/offer".to_owned(), n, 700);
+    } else {
+        add("/offer/index.html".to_owned(), n, 900);
+    }
+    release.insert("/empty.txt".to_owned(), Vec::new());
+
+    let assets: Vec<String> = release.pages.keys().cloned().collect();
+    let mut random = Random::new(n as u64 + 1);
+    for i in 0..32 {
+        let path = match i {
+            0 => "/index.html".to_owned(),
+            1..8 => format!("/shop/{i}/index.html"),
+            _ => format!("/shop/{}/item-{i}.html", i % 7 + 1),
+        };
+        // Every fourth page is the same in every release but for what it refers to.
+        let mut page = format!("<!doctype html>\n<title>{path}</title>\n");
+        if i % 4 != 0 {
+            page += &format!("<p>Release {}</p>\n", RELEASES[n]);
+        }
+        for _ in 0..6 {
+            let asset = &assets[random.below(assets.len())];
+            page += &format!("<img src=\"{asset}\">\n");
+        }
+        release.insert(path, page.into_bytes());
+    }
+    release.insert(
+        "/release.txt".to_owned(),
+        format!("{}\n", RELEASES[n]).into_bytes(),
+    );
+    let manifest = http::manifest_text(&release.pages);
+    release.insert("/manifest.txt".to_owned(), manifest.into_bytes());
+    release
+}
+
+/// Writes a release as a directory tree, with the `.htaccess` files that no visitor may see.
+fn write(release: &Release, n: usize, root: &Path) {
+    for (path, bytes) in &release.pages {
+        if !path.ends_with('/') {
+            let file = root.join(&path[1..]);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, bytes).unwrap();
+        }
+    }
+    fs::write(root.join(".htaccess"), "ErrorDocument 404 \"gone\"\n").unwrap();
+    if n % 2 == 1 {
+        let text = format!("Header set X-Release {}\n", RELEASES[n]);
+        fs::write(root.join("assets/.htaccess"), text).unwrap();
+    }
+}
+
+/// A directory that www-data can reach, wherever the build directory is.
+fn public_directory() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("verfs-docroot.")
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir()
+        .unwrap()
+}
+
+/// The shop in a store, mounted where Apache can reach it, with release 01 active.
+struct Docroot {
+    rig: Rig,
+    site: Site,
+    /// The mountpoint. It goes after the mount.
+    _directory: tempfile::TempDir,
+}
+
+impl Docroot {
+    fn new(share_second: bool) -> Self {
+        let mut rig = Rig::with_limit(Duration::from_secs(400));
+        rig.init();
+        rig.setting("switch", "share_second", &share_second.to_string());
+        let releases: Vec<Release> = (0..RELEASES.len()).map(shop).collect();
+        for (n, release) in releases.iter().enumerate() {
+            let source = rig.src.join(&release.name);
+            write(release, n, &source);
+            rig.ok(&["add", &release.name, source.to_str().unwrap()]);
+        }
+        rig.ok(&["switch", RELEASES[0]]);
+        let directory = public_directory();
+        rig.mnt = directory.path().canonicalize().unwrap().join("docroot");
+        fs::create_dir(&rig.mnt).unwrap();
+        rig.mount();
+        Docroot {
+            rig,
+            site: Site::new(releases, 0),
+            _directory: directory,
+        }
+    }
+
+    fn apache(&self, allow_override: AllowOverride, sending: Sending) -> Apache {
+        Apache::start(&self.rig.mnt, allow_override, sending)
+    }
+
+    /// Switches and rolls back so many times while visitors come, at least `between` requests after each.
+    fn switch_under_load(
+        &self,
+        address: SocketAddr,
+        memory: Memory,
+        switches: usize,
+        between: u64,
+    ) -> Tally {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let crowd: Vec<_> = (0..CONNECTIONS)
+                .map(|seed| {
+                    let visitor = Visitor::new(&self.site, address, seed + 1, memory);
+                    scope.spawn(|| visitor.visit_until(&stop))
+                })
+                .collect();
+            // If anything here panics, the visitors must still be told to go home.
+            let stopper = StopOnDrop(&stop);
+            let mut random = Random::new(switches as u64);
+            let (mut active, mut previous) = (0, 0);
+            self.wait_for_requests(between);
+            for step in 0..switches {
+                let answer;
+                let next;
+                if step % 3 == 2 {
+                    next = previous;
+                    self.site.timeline.begin(next);
+                    answer = self.rig.json(&["rollback"]);
+                } else {
+                    next = (active + 1 + random.below(RELEASES.len() - 1)) % RELEASES.len();
+                    self.site.timeline.begin(next);
+                    answer = self.rig.json(&["switch", RELEASES[next]]);
+                }
+                self.site.timeline.finish();
+                assert_eq!(answer["from"], RELEASES[active], "{answer}");
+                assert_eq!(answer["to"], RELEASES[next], "{answer}");
+                (previous, active) = (active, next);
+                self.wait_for_requests(between);
+            }
+            drop(stopper);
+            let mut tally = Tally::default();
+            for visitor in crowd {
+                tally.merge(visitor.join().unwrap());
+            }
+            tally
+        })
+    }
+
+    fn wait_for_requests(&self, more: u64) {
+        let goal = self.site.answered.load(SeqCst) + more;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.site.answered.load(SeqCst) < goal {
+            assert!(Instant::now() < deadline, "the visitors are stuck");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The counters of `status`, and their sum.
+    fn upcalls(&self) -> (u64, Value) {
+        let counters = self.rig.json(&["status"])["upcalls"].take();
+        let sum = counters.as_object().unwrap().values();
+        (sum.map(|count| count.as_u64().unwrap()).sum(), counters)
+    }
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+fn report(what: &str, tally: &Tally, switches: usize) {
+    eprintln!(
+        "{what}: {} requests, failed {}, torn {}, crossed {}, stale {}, slowest {:?}, switches {switches}; \
+         304: {}, 404: {}, pages {}, manifests {}",
+        tally.requests,
+        tally.failed,
+        tally.torn,
+        tally.crossed,
+        tally.stale,
+        tally.slowest,
+        tally.not_modified,
+        tally.not_found,
+        tally.pages,
+        tally.manifests
+    );
+    for complaint in &tally.complaints {
+        eprintln!("  {complaint}");
+    }
+}
+
+fn sixty_switches_go_unnoticed(allow_override: AllowOverride, sending: Sending) {
+    if support::skip_mounted() {
+        return;
+    }
+    let docroot = Docroot::new(true);
+    let apache = docroot.apache(allow_override, sending);
+    let tally = docroot.switch_under_load(apache.address(), Memory::None, 60, 1000);
+    report(
+        &format!("AllowOverride {allow_override}"),
+        &tally,
+        docroot.site.timeline.switches(),
+    );
+    let log = apache.log();
+    assert_eq!(
+        (tally.failed, tally.torn, tally.stale),
+        (0, 0, 0),
+        "{:#?}\n{log}",
+        tally.complaints
+    );
+    assert_eq!(docroot.site.timeline.switches(), 60);
+    assert!(tally.requests >= 60_000);
+    assert!(tally.not_found > 0 && tally.pages > 0 && tally.manifests > 0);
+    assert!(!log.contains("exit signal"), "a worker crashed:\n{log}");
+}
+
+#[test]
+fn visitors_notice_none_of_60_switches() {
+    sixty_switches_go_unnoticed(AllowOverride::None, Sending::Mmap);
+}
+
+#[test]
+fn visitors_notice_none_of_60_switches_with_htaccess() {
+    sixty_switches_go_unnoticed(AllowOverride::All, Sending::Sendfile);
+}
+
+#[test]
+fn validators_never_hide_a_change() {
+    if support::skip_mounted() {
+        return;
+    }
+    let docroot = Docroot::new(false);
+    let apache = docroot.apache(AllowOverride::None, Sending::Mmap);
+    let begun = Instant::now();
+    let tally = docroot.switch_under_load(apache.address(), Memory::Validators, 15, 1000);
+    report("validators", &tally, docroot.site.timeline.switches());
+    assert!(tally.is_clean(), "{:#?}", tally.complaints);
+    assert!(tally.not_modified > 100);
+    assert!(
+        begun.elapsed() > Duration::from_secs(13),
+        "two switches shared a second"
+    );
+}
+
+#[test]
+fn ten_thousand_hot_requests_cost_no_upcall() {
+    if support::skip_mounted() {
+        return;
+    }
+    let docroot = Docroot::new(true);
+    for allow_override in [AllowOverride::None, AllowOverride::All] {
+        let apache = docroot.apache(allow_override, Sending::Mmap);
+        // A first reading of a file makes the kernel forget its access time, so the second round still asks for attributes.
+        for _ in 0..3 {
+            let mut visitor = Visitor::new(&docroot.site, apache.address(), 1, Memory::None);
+            for path in docroot.site.paths() {
+                visitor.fetch(path);
+            }
+            assert!(visitor.tally.is_clean(), "{:#?}", visitor.tally.complaints);
+        }
+        let (before, counters_before) = docroot.upcalls();
+        assert_eq!(docroot.upcalls().0, before, "status itself costs upcalls");
+        let next = AtomicU64::new(0);
+        let tally = thread::scope(|scope| {
+            let crowd: Vec<_> = (0..CONNECTIONS)
+                .map(|seed| {
+                    let (docroot, next, address) = (&docroot, &next, apache.address());
+                    scope.spawn(move || {
+                        let paths = docroot.site.paths();
+                        let mut visitor = Visitor::new(&docroot.site, address, seed, Memory::None);
+                        loop {
+                            let number = next.fetch_add(1, SeqCst);
+                            if number >= 10_000 {
+                                return visitor.tally;
+                            }
+                            visitor.fetch(&paths[number as usize * 7 % paths.len()]);
+                        }
+                    })
+                })
+                .collect();
+            let mut tally = Tally::default();
+            for visitor in crowd {
+                tally.merge(visitor.join().unwrap());
+            }
+            tally
+        });
+        let (after, counters_after) = docroot.upcalls();
+        report(
+            &format!("hot, AllowOverride {allow_override}"),
+            &tally,
+            docroot.site.timeline.switches(),
+        );
+        assert!(tally.is_clean(), "{:#?}", tally.complaints);
+        assert_eq!(tally.requests, 10_000);
+        assert_eq!(
+            after - before,
+            0,
+            "AllowOverride {allow_override}: {counters_before} became {counters_after}"
+        );
+    }
+}
+
+/// The checker itself must be able to say no: here Apache serves a plain directory, and we lie to the checker about it.
+#[test]
+fn checker_notices_what_a_plain_directory_does_wrong() {
+    if support::skip_mounted() {
+        return;
+    }
+    let directory = public_directory();
+    let releases: Vec<Release> = (0..2).map(shop).collect();
+    write(&releases[0], 0, directory.path());
+    let apache = Apache::start(directory.path(), AllowOverride::All, Sending::Mmap);
+    let site = Site::new(releases, 0);
+    let mut visitor = Visitor::new(&site, apache.address(), 1, Memory::None);
+    let changed = "/assets/resized/1/5.bin";
+    for path in site.paths() {
+        visitor.fetch(path);
+    }
+    assert!(visitor.tally.is_clean(), "{:#?}", visitor.tally.complaints);
+
+    let file = directory.path().join(&changed[1..]);
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    visitor.fetch(changed);
+    assert_eq!(visitor.tally.torn, 1);
+    fs::remove_file(&file).unwrap();
+    visitor.fetch(changed);
+    assert_eq!(visitor.tally.failed, 1);
+
+    fs::write(&file, whole).unwrap();
+    site.timeline.begin(1);
+    visitor.fetch(changed);
+    assert_eq!(visitor.tally.stale, 0, "the switch is still under way");
+    site.timeline.finish();
+    visitor.fetch(changed);
+    assert_eq!(visitor.tally.stale, 1);
+}
+
+#[test]
+fn checker_allows_only_releases_that_were_active() {
+    let mut site = [Release::new("old"), Release::new("new")];
+    site[0].insert("/page".to_owned(), b"old text".to_vec());
+    site[1].insert("/page".to_owned(), b"new and longer".to_vec());
+    site[1].insert("/late".to_owned(), b"late".to_vec());
+    site[1].insert("/dir/index.html".to_owned(), b"index".to_vec());
+    let site = Site::new(Vec::from(site), 0);
+    let judge = |path: &str, window: &[usize], held, status, body: &[u8], promised: usize| {
+        let response = Response {
+            status,
+            etag: None,
+            last_modified: None,
+            body: body.to_vec(),
+            promised: Some(promised),
+            whole: body.len() == promised,
+        };
+        match site.judge(path, window, held, &Ok(response)) {
+            Verdict::Right(_) => "right",
+            Verdict::Failed(_) => "failed",
+            Verdict::Torn(_) => "torn",
+            Verdict::Crossed(_) => "crossed",
+            Verdict::Stale(_) => "stale",
+        }
+    };
+    let (old, new, both): (&[usize], &[usize], &[usize]) = (&[0], &[1], &[0, 1]);
+    for (path, window, held, status, body, promised, verdict) in [
+        ("/page", old, None, 200, "old text", 8, "right"),
+        ("/page", both, None, 200, "old text", 8, "right"),
+        ("/page", both, None, 200, "new and longer", 14, "right"),
+        ("/page", new, None, 200, "old text", 8, "stale"),
+        ("/page", old, None, 200, "old", 3, "torn"),
+        ("/page", new, None, 200, "new", 14, "torn"),
+        ("/page", both, None, 200, "new and ", 8, "crossed"),
+        ("/page", both, None, 200, "old text", 14, "crossed"),
+        ("/page", both, None, 200, "new text", 8, "torn"),
+        ("/page", both, None, 404, "", 0, "failed"),
+        ("/page", both, None, 403, "", 0, "failed"),
+        ("/page", both, None, 500, "", 0, "failed"),
+        ("/late", both, None, 404, "", 0, "right"),
+        ("/late", both, None, 403, "", 0, "right"),
+        ("/late", old, None, 403, "", 0, "failed"),
+        ("/late", new, None, 404, "", 0, "failed"),
+        ("/late", old, None, 200, "late", 4, "stale"),
+        ("/dir", both, None, 301, "", 0, "right"),
+        ("/dir", old, None, 301, "", 0, "failed"),
+        ("/dir/", new, None, 200, "index", 5, "right"),
+        ("/page", both, Some(0), 304, "", 0, "right"),
+        ("/page", new, Some(0), 304, "", 0, "stale"),
+        ("/page", new, None, 304, "", 0, "failed"),
+    ] {
+        let found = judge(path, window, held, status, body.as_bytes(), promised);
+        assert_eq!(found, verdict, "{status} for {path}, {window:?}, {body:?}");
+    }
+    let refused: io::Result<Response> = Err(io::ErrorKind::ConnectionReset.into());
+    let verdict = site.judge("/page", both, None, &refused);
+    assert!(matches!(verdict, Verdict::Failed(_)));
+}
+
+/// Both releases of the example shop are what their own lists say.
+#[test]
+fn manifests_of_the_example_site_are_true() {
+    for name in ["01", "02"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("examples/site")
+            .join(name);
+        let written = fs::read_to_string(root.join("manifest.txt")).unwrap();
+        assert_eq!(
+            written,
+            http::manifest_of(&root).unwrap(),
+            "release {name}: run visitors --manifest"
+        );
+        let listed = http::parse_manifest(written.as_bytes()).unwrap();
+        assert!(listed.len() > 10);
+    }
+}

@@ -1,0 +1,123 @@
+//! The system calls of the tests that no crate carries with safe types.
+#![allow(unsafe_code)]
+
+use rustix::event::{PollFd, PollFlags};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+fn check(result: i64) -> io::Result<i64> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Gives the calling thread a working directory of its own.
+pub fn own_working_directory() -> io::Result<()> {
+    // SAFETY: no memory is touched; only this thread stops sharing its working directory.
+    check(unsafe { libc::unshare(libc::CLONE_FS) }.into()).map(drop)
+}
+
+/// How the calling thread is scheduled.
+#[derive(Clone, Copy, Debug)]
+pub enum Scheduling {
+    /// Runs when nothing else wants the processor.
+    Idle,
+    /// Runs before every ordinary thread of its processor.
+    First,
+}
+
+/// Sets the calling thread's scheduling.
+pub fn schedule(scheduling: Scheduling) -> io::Result<()> {
+    let (policy, priority) = match scheduling {
+        Scheduling::Idle => (libc::SCHED_IDLE, 0),
+        Scheduling::First => (libc::SCHED_FIFO, 10),
+    };
+    let param = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: `param` lives over the call, which only reads it; 0 is the calling thread.
+    check(unsafe { libc::sched_setscheduler(0, policy, &param) }.into()).map(drop)
+}
+
+/// `struct uffdio_api` of linux/userfaultfd.h.
+#[repr(C)]
+struct UffdioApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_register` of linux/userfaultfd.h.
+#[repr(C)]
+struct UffdioRegister {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+const UFFD_API: u64 = 0xAA;
+const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
+const BUFFER: usize = 64 * 1024;
+
+/// Reads a directory into a buffer whose first page fault nobody ever serves: the caller stays
+/// inside getdents64, holding the directory's lock, until it is killed.
+///
+/// Calls `inside` when it is there. Comes back only if the kernel refuses something.
+pub fn stay_inside_getdents(dir: BorrowedFd<'_>, inside: impl FnOnce() + Send) -> io::Error {
+    let (uffd, buffer) = match faulting_buffer() {
+        Ok(made) => made,
+        Err(error) => return error,
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // A fault that waits to be served makes the descriptor readable.
+            let mut wait = [PollFd::new(&uffd, PollFlags::IN)];
+            if rustix::event::poll(&mut wait, None).is_ok() {
+                inside();
+            }
+        });
+        // SAFETY: the kernel writes at most BUFFER bytes into the mapping, which is never unmapped
+        // and which nothing else refers to.
+        let read = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer, BUFFER) };
+        check(read).map_or_else(
+            |error| error,
+            |read| io::Error::other(format!("getdents64 came back with {read}")),
+        )
+    })
+}
+
+/// A mapping of BUFFER bytes whose page faults wait at the descriptor to be served.
+fn faulting_buffer() -> io::Result<(OwnedFd, *mut libc::c_void)> {
+    let mut api = UffdioApi {
+        api: UFFD_API,
+        features: 0,
+        ioctls: 0,
+    };
+    // SAFETY: the mapping is fresh and private; both structs have the kernel's layout and outlive
+    // the calls; the descriptor is new and owned by nobody else.
+    unsafe {
+        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+        let uffd = check(libc::syscall(libc::SYS_userfaultfd, flags))?;
+        let uffd = OwnedFd::from_raw_fd(uffd as i32);
+        check(libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &mut api).into())?;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let buffer = libc::mmap(std::ptr::null_mut(), BUFFER, protection, kind, -1, 0);
+        if buffer == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let mut register = UffdioRegister {
+            start: buffer as u64,
+            len: BUFFER as u64,
+            mode: UFFDIO_REGISTER_MODE_MISSING,
+            ioctls: 0,
+        };
+        check(libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &mut register).into())?;
+        Ok((uffd, buffer))
+    }
+}
