@@ -33,7 +33,8 @@ pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &MountOptions) -> Result<S
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(options.source.clone()),
-        MountOption::Subtype("verfs".to_owned()),
+        // fuser leaves its own Subtype out of what the kernel is told.
+        MountOption::CUSTOM("subtype=verfs".to_owned()),
         MountOption::DefaultPermissions,
         MountOption::NoSuid,
         MountOption::NoDev,

@@ -58,16 +58,18 @@ pub fn target(store: &Store, active: Option<&Active>, request: &Request) -> Resu
     }
 }
 
-/// What the first release of a store becomes active with: nobody saw another before, so nothing is stamped.
+/// What the first release of a store becomes active with: nobody saw another before, so nothing is stamped. Its
+/// files may have mtimes of this very second, so it takes the second as a switch would: the next one gets a later.
 pub fn first(name: &ReleaseName) -> Activation {
+    let now = super::now();
     Activation {
         active: Active {
             release: name.to_string(),
             previous: None,
             rolled_back: false,
             switch: 1,
-            second: 0,
-            since: super::now(),
+            second: now,
+            since: now,
             stamps_len: 0,
         },
         changes: ChangeSet::default(),
