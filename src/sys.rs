@@ -23,9 +23,9 @@ struct Slot {
     bad: AtomicBool,
 }
 
-static SLOTS: [Slot; MAX_MAPPINGS] = [const {
-    Slot { start: AtomicUsize::new(0), len: AtomicUsize::new(0), bad: AtomicBool::new(false) }
-}; MAX_MAPPINGS];
+static SLOTS: [Slot; MAX_MAPPINGS] =
+    [const { Slot { start: AtomicUsize::new(0), len: AtomicUsize::new(0), bad: AtomicBool::new(false) } };
+        MAX_MAPPINGS];
 
 /// How many slots were ever in use: the handler looks no further.
 static USED: AtomicUsize = AtomicUsize::new(0);
@@ -50,8 +50,7 @@ impl Mapped {
         // read through bounds checks, never trusted, and no reference to them outlives an operation.
         let map = unsafe { Mmap::map(file)? };
         let claim = |slot: &Slot| slot.start.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        let index =
-            SLOTS.iter().position(claim).ok_or_else(|| io::Error::other("too many mapped manifests"))?;
+        let index = SLOTS.iter().position(claim).ok_or_else(|| io::Error::other("too many mapped manifests"))?;
         let slot = &SLOTS[index];
         slot.bad.store(false, Ordering::Relaxed);
         slot.len.store(map.len(), Ordering::Relaxed);

@@ -11,8 +11,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -62,8 +62,26 @@ pub struct Reload {}
 
 /// Options of fstab(5) that need nothing from us, or that hold anyway.
 const IGNORED: &[&str] = &[
-    "defaults", "rw", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "exec", "async", "atime", "noatime",
-    "relatime", "allow_other", "default_permissions", "user", "nouser", "users", "owner", "group",
+    "defaults",
+    "rw",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "nosuid",
+    "nodev",
+    "exec",
+    "async",
+    "atime",
+    "noatime",
+    "relatime",
+    "allow_other",
+    "default_permissions",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
 ];
 
 fn parse_options(verb: &Mount, sloppy: bool) -> Result<Options> {
@@ -152,7 +170,9 @@ fn leave_terminal(value: &Value, output: Output, ready: &Ready) -> std::io::Resu
     // The only process of a new group, so this does not fail; and if it does, the terminal stays ours.
     let _ = rustix::process::setsid();
     std::env::set_current_dir("/")?;
-    output.result(value, || format!("serving {} on {} (process {})\n", ready.release, ready.mountpoint.display(), std::process::id()));
+    output.result(value, || {
+        format!("serving {} on {} (process {})\n", ready.release, ready.mountpoint.display(), std::process::id())
+    });
     std::io::stdout().flush()?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
@@ -163,7 +183,8 @@ pub fn reload(_verb: &Reload, store: Option<&Path>, output: Output) -> Result<()
     let store = which::store(store)?;
     let value = which::running(&store)?.call(&Request::Reload, UMOUNT_WAIT)?;
     output.result(&value, || {
-        let later: Vec<&str> = value["at_next_mount"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let later: Vec<&str> =
+            value["at_next_mount"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         match later.len() {
             0 => "settings read again\n".to_owned(),
             _ => format!("settings read again; these take effect at the next mount: {}\n", later.join(", ")),
@@ -202,9 +223,7 @@ pub fn umount(verb: &Umount, store: Option<&Path>, output: Output) -> Result<()>
 }
 
 fn is_zombie(pid: i32) -> bool {
-    procfs::process::Process::new(pid)
-        .and_then(|process| process.stat())
-        .is_ok_and(|stat| stat.state == 'Z')
+    procfs::process::Process::new(pid).and_then(|process| process.stat()).is_ok_and(|stat| stat.state == 'Z')
 }
 
 fn find_mount(what: Option<&Path>, store: Option<&Path>) -> Result<daemon::Mounted> {
@@ -214,11 +233,16 @@ fn find_mount(what: Option<&Path>, store: Option<&Path>) -> Result<daemon::Mount
         (None, given) => which::path(given)?,
     };
     // A stale mountpoint cannot be resolved; then the path counts as it was typed.
-    let real = std::fs::canonicalize(&target).unwrap_or_else(|_| std::path::absolute(&target).unwrap_or(target.clone()));
+    let real =
+        std::fs::canonicalize(&target).unwrap_or_else(|_| std::path::absolute(&target).unwrap_or(target.clone()));
     let hit = |mount: &&daemon::Mounted| mount.mountpoint == real || mount.store == real;
     let found = mounts.iter().rev().find(hit).cloned().ok_or_else(|| {
         let known: Vec<String> = mounts.iter().map(|mount| mount.mountpoint.display().to_string()).collect();
-        let hint = if known.is_empty() { "nothing of verfs is mounted".to_owned() } else { format!("mounted are: {}", known.join(", ")) };
+        let hint = if known.is_empty() {
+            "nothing of verfs is mounted".to_owned()
+        } else {
+            format!("mounted are: {}", known.join(", "))
+        };
         Error::request(format!("{} is not mounted; {hint}", target.display()))
     })?;
     if let (Some(_), Some(given)) = (what, store) {

@@ -16,7 +16,8 @@ impl Bar {
         }
         let bar = ProgressBar::new(0);
         // A literal that is known to be right; the default style would do as well.
-        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+        {
             bar.set_style(style);
         }
         Self(bar)

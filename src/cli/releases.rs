@@ -115,24 +115,33 @@ pub fn list(_verb: &List, store: Option<&Path>, output: Output) -> Result<()> {
     for name in store.releases()? {
         match store.manifest(&name) {
             Ok(manifest) => {
-                rows.push((manifest.added(), vec![
-                    name.to_string(),
-                    manifest.files().to_string(),
-                    show_bytes(manifest.content_bytes()),
-                    rfc3339(manifest.added()),
-                    state(&name).to_owned(),
-                ]));
-                values.push((manifest.added(), json!({
-                    "name": name.as_str(), "files": manifest.files(), "bytes": manifest.content_bytes(),
-                    "added": rfc3339(manifest.added()), "active": state(&name) == "active", "state": state(&name),
-                })));
+                rows.push((
+                    manifest.added(),
+                    vec![
+                        name.to_string(),
+                        manifest.files().to_string(),
+                        show_bytes(manifest.content_bytes()),
+                        rfc3339(manifest.added()),
+                        state(&name).to_owned(),
+                    ],
+                ));
+                values.push((
+                    manifest.added(),
+                    json!({
+                        "name": name.as_str(), "files": manifest.files(), "bytes": manifest.content_bytes(),
+                        "added": rfc3339(manifest.added()), "active": state(&name) == "active", "state": state(&name),
+                    }),
+                ));
             }
             Err(error) => {
                 rows.push((i64::MAX, vec![name.to_string(), "-".into(), "-".into(), "-".into(), error.to_string()]));
-                values.push((i64::MAX, json!({
-                    "name": name.as_str(), "files": null, "bytes": null, "added": null,
-                    "active": state(&name) == "active", "state": "damaged", "error": error.to_string(),
-                })));
+                values.push((
+                    i64::MAX,
+                    json!({
+                        "name": name.as_str(), "files": null, "bytes": null, "added": null,
+                        "active": state(&name) == "active", "state": "damaged", "error": error.to_string(),
+                    }),
+                ));
             }
         }
     }

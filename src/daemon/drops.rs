@@ -42,9 +42,7 @@ impl Change {
 
     /// The keys of all changed names.
     pub fn keys(&self) -> Result<HashSet<u64>> {
-        let key = |entry: &ChangedEntry| {
-            Ok(name_key(entry.dir, self.release(entry.side).manifest.name(entry.index)?))
-        };
+        let key = |entry: &ChangedEntry| Ok(name_key(entry.dir, self.release(entry.side).manifest.name(entry.index)?));
         self.changes.entries.iter().map(key).collect()
     }
 }

@@ -36,9 +36,9 @@ pub fn kind_on(dir: &Path) -> Result<Option<String>> {
 
 /// Mountpoint, type and source of every mount.
 fn all() -> Result<Vec<(PathBuf, String, String)>> {
-    let mounts = Process::myself().and_then(|me| me.mountinfo()).map_err(|error| {
-        Error::failed(format!("/proc/self/mountinfo cannot be read: {error}"))
-    })?;
+    let mounts = Process::myself()
+        .and_then(|me| me.mountinfo())
+        .map_err(|error| Error::failed(format!("/proc/self/mountinfo cannot be read: {error}")))?;
     Ok(mounts
         .0
         .into_iter()

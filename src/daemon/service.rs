@@ -84,7 +84,8 @@ impl Service {
             degraded.push(bad.damaged("a page of it cannot be read").to_string());
         }
         if snapshot.tidy_pending {
-            degraded.push("a stuck client keeps the kernel from forgetting old names: the next switch does it".to_owned());
+            degraded
+                .push("a stuck client keeps the kernel from forgetting old names: the next switch does it".to_owned());
         }
         json!({
             "store": self.switcher.store().root().display().to_string(),

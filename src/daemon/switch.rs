@@ -236,7 +236,10 @@ impl Switcher {
             }),
         };
         if outcome == Outcome::TimedOut {
-            log::warn!("a client keeps the kernel from forgetting names of {}: the next switch does it", change.old.name);
+            log::warn!(
+                "a client keeps the kernel from forgetting names of {}: the next switch does it",
+                change.old.name
+            );
             state.leftover = tidy;
         }
         fault::point("switch.tidied");
@@ -247,9 +250,7 @@ impl Switcher {
     fn open(&self, view: &View, name: &ReleaseName) -> Result<Arc<Release>> {
         let manifest = self.store.manifest(name)?;
         let known = view.earlier.iter().find(|release| {
-            release.name == *name
-                && !release.manifest.is_bad()
-                && release.manifest.identity() == manifest.identity()
+            release.name == *name && !release.manifest.is_bad() && release.manifest.identity() == manifest.identity()
         });
         Ok(known.cloned().unwrap_or_else(|| Arc::new(Release { name: name.clone(), manifest })))
     }
@@ -288,7 +289,9 @@ impl Switcher {
         let warnings: Vec<String> = below
             .iter()
             .filter(hit)
-            .map(|path| format!("{} was a mountpoint on a path that changed: the kernel has unmounted it", path.display()))
+            .map(|path| {
+                format!("{} was a mountpoint on a path that changed: the kernel has unmounted it", path.display())
+            })
             .collect();
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         Ok(warnings)

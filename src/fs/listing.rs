@@ -85,11 +85,7 @@ fn dot(view: &View, name: &[u8], shown: Found<'_>, node: NodeId) -> Result<Liste
 fn child_of(view: &View, dir: NodeId, child: Found<'_>, active: Option<u32>) -> Result<Listed> {
     let name = child.manifest().name(child.index)?;
     let shown = child.manifest().node(child.index)?;
-    let now = if child.live {
-        Some(child)
-    } else {
-        same_now(view, active, name, shown.nodeid)?
-    };
+    let now = if child.live { Some(child) } else { same_now(view, active, name, shown.nodeid)? };
     let (attr, same) = match now {
         Some(found) => (view.attr(found)?, true),
         None => (attr_of_gone(view, child, shown.nodeid)?, false),

@@ -133,10 +133,12 @@ impl Fs {
     pub fn listxattr(view: &View, node: NodeId) -> Result<Vec<u8>> {
         let at = view.find(node)?;
         let names = at.manifest().xattrs(at.index)?.into_iter();
-        Ok(names.flat_map(|(mut name, _)| {
-            name.push(0);
-            name
-        }).collect())
+        Ok(names
+            .flat_map(|(mut name, _)| {
+                name.push(0);
+                name
+            })
+            .collect())
     }
 
     /// Room on the store's disk.

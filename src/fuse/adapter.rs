@@ -323,10 +323,8 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.count(Operation::Getxattr);
-        self.fs.answer(
-            |view| Fs::getxattr(view, NodeId(ino.0), name.as_bytes()),
-            |value| send_xattr(reply, size, value),
-        );
+        self.fs
+            .answer(|view| Fs::getxattr(view, NodeId(ino.0), name.as_bytes()), |value| send_xattr(reply, size, value));
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

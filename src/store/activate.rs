@@ -41,7 +41,9 @@ pub fn target(store: &Store, active: Option<&Active>, request: &Request) -> Resu
         return Ok(name.clone());
     }
     let Some(active) = active else {
-        return Err(Error::request("no release was ever active, so there is none to go back to; use `verfs switch NAME`"));
+        return Err(Error::request(
+            "no release was ever active, so there is none to go back to; use `verfs switch NAME`",
+        ));
     };
     match &active.previous {
         Some(previous) if !active.rolled_back => previous.parse(),
@@ -93,15 +95,14 @@ pub fn prepare(
         let bad = if old.is_bad() { old } else { new };
         return Err(bad.damaged("a page of it cannot be read"));
     }
-    let switch = active.switch.checked_add(1).filter(|n| *n < 1_000_000_000).ok_or_else(|| {
-        Error::failed("this store has been switched a thousand million times; make a new one")
-    })?;
+    let switch = active
+        .switch
+        .checked_add(1)
+        .filter(|n| *n < 1_000_000_000)
+        .ok_or_else(|| Error::failed("this store has been switched a thousand million times; make a new one"))?;
     let started = Instant::now();
-    let second = if changes.changes_content() {
-        own_second(active.second, settings.share_second)
-    } else {
-        active.second
-    };
+    let second =
+        if changes.changes_content() { own_second(active.second, settings.share_second) } else { active.second };
     let stamp = Stamp { second, nanos: switch };
     let mut batch: Vec<(NodeId, Stamp)> = changes.stamped.iter().map(|node| (*node, stamp)).collect();
     for (was, is, index) in &changes.carried {

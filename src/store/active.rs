@@ -29,7 +29,9 @@ pub struct Active {
 impl Active {
     /// The active release.
     pub fn release(&self) -> Result<ReleaseName> {
-        self.release.parse().map_err(|_| Error::damaged(format!("the active release has an impossible name {:?}", self.release)))
+        self.release
+            .parse()
+            .map_err(|_| Error::damaged(format!("the active release has an impossible name {:?}", self.release)))
     }
 }
 

@@ -57,7 +57,8 @@ impl Dir {
     fn write_temporary(&self, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
         let what = || format!("writing {}", self.path.join(name).display());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let mut file = File::from(rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(mode)).context(what)?);
+        let mut file =
+            File::from(rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(mode)).context(what)?);
         file.write_all(bytes).context(what)?;
         fault::point("atomic.written");
         file.sync_all().context(what)

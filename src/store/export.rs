@@ -22,7 +22,10 @@ pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
             .next()
             .is_none();
         if !empty {
-            return Err(Error::request(format!("{} is not empty; name a directory that is, or is not there", dir.display())));
+            return Err(Error::request(format!(
+                "{} is not empty; name a directory that is, or is not there",
+                dir.display()
+            )));
         }
     } else {
         fs::create_dir_all(dir).context(|| format!("making {}", dir.display()))?;
@@ -44,7 +47,8 @@ pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
             Kind::File => {
                 let object = objects.open(manifest.digest(index)?, node.size)?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = File::from(rustix::fs::openat(&root, &path[..], flags, Mode::from_raw_mode(0o600)).context(what)?);
+                let file =
+                    File::from(rustix::fs::openat(&root, &path[..], flags, Mode::from_raw_mode(0o600)).context(what)?);
                 if rustix::fs::ioctl_ficlone(&file, &object).is_err() {
                     std::io::copy(&mut &object, &mut &file).context(what)?;
                 }
@@ -87,17 +91,14 @@ fn set_xattrs(file: &File, xattrs: &[(Vec<u8>, Vec<u8>)]) -> rustix::io::Result<
 /// Owner (as far as we may), then mode, then time.
 fn dress(root: &OwnedFd, path: &[u8], node: &Node, mode: Option<u16>) -> rustix::io::Result<()> {
     if rustix::process::geteuid().is_root() {
-        let (uid, gid) =
-            (rustix::fs::Uid::from_raw(node.owner.uid), rustix::fs::Gid::from_raw(node.owner.gid));
+        let (uid, gid) = (rustix::fs::Uid::from_raw(node.owner.uid), rustix::fs::Gid::from_raw(node.owner.gid));
         rustix::fs::chownat(root, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     if let Some(mode) = mode {
         rustix::fs::chmodat(root, path, Mode::from_raw_mode(mode.into()), AtFlags::empty())?;
     }
-    let time = Timespec {
-        tv_sec: node.mtime.div_euclid(1_000_000_000),
-        tv_nsec: node.mtime.rem_euclid(1_000_000_000) as _,
-    };
+    let time =
+        Timespec { tv_sec: node.mtime.div_euclid(1_000_000_000), tv_nsec: node.mtime.rem_euclid(1_000_000_000) as _ };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(root, path, &times, AtFlags::SYMLINK_NOFOLLOW)
 }

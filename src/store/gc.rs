@@ -35,7 +35,9 @@ pub fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
     }
     if let Some(active) = store.active()? {
         if active.release == name.as_str() {
-            return Err(Error::request(format!("release {name} is active; switch to another one before you remove it")));
+            return Err(Error::request(format!(
+                "release {name} is active; switch to another one before you remove it"
+            )));
         }
         if active.previous.as_deref() == Some(name.as_str()) {
             return Err(Error::request(format!(

@@ -84,8 +84,7 @@ impl Store {
         text.push(b'\n');
         with_reserve(self.dir(), || {
             let what = || format!("writing {}", path.display());
-            let mut file =
-                OpenOptions::new().create(true).read(true).append(true).open(&path).context(what)?;
+            let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path).context(what)?;
             let before = file.metadata().context(what)?.len();
             // A line that a crash cut off must not swallow this one.
             let bytes = if ends_in_newline(&mut file, before).context(what)? {

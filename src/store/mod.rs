@@ -112,8 +112,8 @@ impl Store {
                 path.display()
             )));
         }
-        let settings = Settings::parse(&text)
-            .map_err(|error| Error::request(format!("{}: {error}", path.display())))?;
+        let settings =
+            Settings::parse(&text).map_err(|error| Error::request(format!("{}: {error}", path.display())))?;
         let dir = Dir::open(&root)?;
         Ok(Self { root, dir, settings })
     }

@@ -57,9 +57,7 @@ impl Objects {
     /// Every object: hash and length. A file that is no object is given to `stray`.
     pub fn each(&self, mut object: impl FnMut(Digest, u64), mut stray: impl FnMut(PathBuf)) -> Result<()> {
         let list = |path: &Path| -> Result<Vec<fs::DirEntry>> {
-            fs::read_dir(path)
-                .and_then(Iterator::collect)
-                .context(|| format!("reading {}", path.display()))
+            fs::read_dir(path).and_then(Iterator::collect).context(|| format!("reading {}", path.display()))
         };
         for shard in list(&self.root)? {
             if !shard.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -110,7 +110,9 @@ impl Settings {
         struct Format {
             format: u32,
         }
-        let wrong = |error: toml::de::Error| Error::request(format!("the settings cannot be read: {}", error.to_string().trim_end()));
+        let wrong = |error: toml::de::Error| {
+            Error::request(format!("the settings cannot be read: {}", error.to_string().trim_end()))
+        };
         let format = toml::from_str::<Format>(text).map_err(wrong)?.format;
         if format > FORMAT {
             return Err(Error::request(format!(
@@ -129,8 +131,14 @@ impl Settings {
         range("serve.descriptors", settings.serve.descriptors as u64, 16, 1_000_000)?;
         for (i, scope) in settings.scopes.iter().enumerate() {
             check_scope_path(&scope.path)?;
-            if settings.scopes[..i].iter().any(|other| within(&other.path, &scope.path) || within(&scope.path, &other.path)) {
-                return Err(Error::request(format!("the scope {:?} lies in another scope or is one twice", scope.path)));
+            if settings.scopes[..i]
+                .iter()
+                .any(|other| within(&other.path, &scope.path) || within(&scope.path, &other.path))
+            {
+                return Err(Error::request(format!(
+                    "the scope {:?} lies in another scope or is one twice",
+                    scope.path
+                )));
             }
         }
         Ok(settings)

@@ -105,7 +105,9 @@ fn hash_object(objects: &Objects, digest: Digest, len: u64) -> Result<Digest> {
             Ok(len) => {
                 hasher.update(&buffer[..len]);
             }
-            Err(error) => return Err(Error::io(format!("reading the object {}", objects.path(digest).display()), error)),
+            Err(error) => {
+                return Err(Error::io(format!("reading the object {}", objects.path(digest).display()), error));
+            }
         }
     }
 }

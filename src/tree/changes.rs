@@ -97,13 +97,7 @@ fn same_subtree<O: Tree, N: Tree>(old: &O, new: &N, pair: &Pair) -> Result<bool>
     Ok(on.mode == nn.mode && on.owner == nn.owner && old.digest(o)? == new.digest(n)?)
 }
 
-fn compare<O: Tree, N: Tree>(
-    old: &O,
-    new: &N,
-    pair: &Pair,
-    set: &mut ChangeSet,
-    pairs: &mut Vec<Pair>,
-) -> Result<()> {
+fn compare<O: Tree, N: Tree>(old: &O, new: &N, pair: &Pair, set: &mut ChangeSet, pairs: &mut Vec<Pair>) -> Result<()> {
     let mut changed = pair.whole;
     if let (Some(o), Some(n)) = (pair.old, pair.new) {
         let (on, nn) = (old.node(o)?, new.node(n)?);
@@ -185,14 +179,143 @@ fn compare_entry(
         let whole = named;
         if !(whole && fault::skips(Skip::DeepChangeSet)) {
             let node = new_dir.or(old_dir).map_or(NodeId::NONE, |node| node.nodeid);
-            pairs.push(Pair {
-                old: old_dir.and(o),
-                new: new_dir.and(n),
-                node,
-                parent: pair.node,
-                whole,
-            });
+            pairs.push(Pair { old: old_dir.and(o), new: new_dir.and(n), node, parent: pair.node, whole });
         }
     }
     Ok(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::plain::{Item, Plain};
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    type Model = BTreeMap<Vec<u8>, Item>;
+
+    /// (directory path, name) pairs of a change set, in order.
+    fn names(set: &ChangeSet, old: &Plain, new: &Plain) -> Vec<Vec<u8>> {
+        let path = |entry: &ChangedEntry| match entry.side {
+            Side::Old => old.path(entry.index),
+            Side::New => new.path(entry.index),
+        };
+        set.entries
+            .iter()
+            .map(|entry| {
+                let path = path(entry);
+                let dir = path.iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &path[..at]);
+                assert_eq!(entry.dir, NodeId::of_dir(dir), "the directory is that of the path");
+                path
+            })
+            .collect()
+    }
+
+    /// What the rules say, by looking at every path: a name is changed if it does not stand for the same node in
+    /// both, or if a name above it is changed.
+    fn expected(old: &Model, new: &Model) -> BTreeSet<Vec<u8>> {
+        let same = |path: &[u8]| match (old.get(path), new.get(path)) {
+            (Some(Item::Dir { .. }), Some(Item::Dir { .. })) => true,
+            (a, b) => a == b,
+        };
+        let above = |path: &[u8]| {
+            (0..path.len()).filter(|at| path[*at] == b'/').map(|at| path[..at].to_vec()).collect::<Vec<_>>()
+        };
+        let all: BTreeSet<&Vec<u8>> = old.keys().chain(new.keys()).collect();
+        all.into_iter().filter(|path| !same(path) || above(path).iter().any(|up| !same(up))).cloned().collect()
+    }
+
+    fn check(old: &Model, new: &Model) {
+        let (a, b) = (Plain::new(old), Plain::new(new));
+        let set = change_set(&a, &b).expect("plain trees can be read");
+        let names = names(&set, &a, &b);
+        let unique: BTreeSet<Vec<u8>> = names.iter().cloned().collect();
+        assert_eq!(unique.len(), names.len(), "no name twice");
+        assert_eq!(unique, expected(old, new));
+        for (at, name) in names.iter().enumerate() {
+            let below = [&name[..], b"/"].concat();
+            assert!(!names[at..].iter().any(|later| later.starts_with(&below)), "leaves first");
+        }
+        // A changed directory is one with a changed name or another mode; those that are there now are stamped.
+        let dir_of = |path: &[u8]| path.iter().rposition(|b| *b == b'/').map_or(Vec::new(), |at| path[..at].to_vec());
+        let mut dirs: BTreeSet<Vec<u8>> = names.iter().map(|name| dir_of(name)).collect();
+        for (path, item) in old.iter().filter(|(path, _)| new.contains_key(*path)) {
+            if matches!((item, &new[path]), (Item::Dir { mode: a }, Item::Dir { mode: b }) if a != b) {
+                dirs.insert(path.clone());
+            }
+        }
+        let is_dir = |model: &Model, path: &[u8]| path.is_empty() || matches!(model.get(path), Some(Item::Dir { .. }));
+        for path in old.keys().chain(new.keys()) {
+            // A directory that appears or goes is changed, even when it is empty.
+            if is_dir(old, path) != is_dir(new, path) {
+                dirs.insert(path.clone());
+            }
+        }
+        let found: BTreeSet<NodeId> = set.dirs.iter().map(|dir| dir.node).collect();
+        assert_eq!(found, dirs.iter().map(|dir| NodeId::of_dir(dir)).collect::<BTreeSet<_>>());
+        for dir in dirs.iter().filter(|dir| is_dir(new, dir)) {
+            assert!(set.stamped.contains(&NodeId::of_dir(dir)), "{dir:?} gets a new mtime");
+        }
+        // A file is stamped if and only if the content at its path changed.
+        for (path, item) in new.iter().filter(|(_, item)| !matches!(item, Item::Dir { .. })) {
+            let content = |item: &Item| match item {
+                Item::File { content, .. } => Some((Kind::File, content.clone())),
+                Item::Symlink { target } => Some((Kind::Symlink, target.clone())),
+                Item::Dir { .. } => None,
+            };
+            let changed = old.get(path).and_then(content) != content(item);
+            let node = b.nodeid_of(path);
+            assert_eq!(set.stamped.contains(&node), changed, "{}", String::from_utf8_lossy(path));
+            let carried = set.carried.iter().any(|(_, to, _)| *to == node);
+            assert_eq!(carried, !changed && old.get(path) != Some(item), "{}", String::from_utf8_lossy(path));
+        }
+    }
+
+    fn item() -> impl Strategy<Value = Item> {
+        prop_oneof![
+            3 => prop_oneof![Just(0o755), Just(0o700)].prop_map(|mode| Item::Dir { mode }),
+            3 => (0u8..3, prop_oneof![Just(0o644), Just(0o600)])
+                .prop_map(|(content, mode)| Item::File { content: vec![content], mode }),
+            1 => (0u8..2).prop_map(|target| Item::Symlink { target: vec![b'a' + target] }),
+        ]
+    }
+
+    /// Trees over a tiny alphabet, so that two of them often have the same paths.
+    fn model() -> impl Strategy<Value = Model> {
+        proptest::collection::vec((proptest::collection::vec(0u8..3, 1..4), item()), 0..14).prop_map(|items| {
+            let mut model = Model::new();
+            for (names, item) in items {
+                let names: Vec<Vec<u8>> = names.iter().map(|name| vec![b'a' + name]).collect();
+                let free = (1..names.len())
+                    .all(|depth| matches!(model.get(&names[..depth].join(&b'/')), None | Some(Item::Dir { .. })));
+                let path = names.join(&b'/');
+                let below = [&path[..], b"/"].concat();
+                let bears = model.keys().any(|other| other.starts_with(&below));
+                if !free || (bears && !matches!(item, Item::Dir { .. })) {
+                    continue;
+                }
+                for depth in 1..names.len() {
+                    model.entry(names[..depth].join(&b'/')).or_insert(Item::Dir { mode: 0o755 });
+                }
+                model.insert(path, item);
+            }
+            model
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn change_set_is_what_the_rules_say(old in model(), new in model()) {
+            check(&old, &new);
+        }
+    }
+
+    #[test]
+    fn nothing_changes_between_equal_trees() {
+        let model: Model = [(b"d".to_vec(), Item::Dir { mode: 0o755 })].into();
+        let (a, b) = (Plain::new(&model), Plain::new(&model));
+        let set = change_set(&a, &b).expect("plain");
+        assert!(set.entries.is_empty() && set.dirs.is_empty() && !set.changes_content());
+    }
 }

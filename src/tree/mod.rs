@@ -3,6 +3,8 @@
 mod changes;
 mod entry;
 mod node;
+#[cfg(test)]
+mod plain;
 
 pub use changes::{ChangeSet, ChangedDir, ChangedEntry, Side, change_set};
 pub use entry::{EntryName, Kind, Owner, ReleaseName};

@@ -38,7 +38,8 @@ pub struct Staging {
 impl Staging {
     /// Makes the work space and holds its lock, by which others see that it is in use.
     pub fn begin(store: &Store) -> Result<Self> {
-        let path = store.root().join(format!("tmp/add-{}-{}", std::process::id(), crate::store::since_epoch().as_nanos()));
+        let path =
+            store.root().join(format!("tmp/add-{}-{}", std::process::id(), crate::store::since_epoch().as_nanos()));
         make_dir(&path, 0o700)?;
         let lock = Lock::try_take(&path, Hold::Exclusive)?
             .ok_or_else(|| Error::failed(format!("{} is locked by another process", path.display())))?;
@@ -169,7 +170,9 @@ fn read_file(walk: &Walk, number: usize, staging: &Staging, progress: &dyn Progr
     for _ in 0..TRIES {
         let file = match walk.open(&found.path, OFlags::empty()) {
             Ok(fd) => File::from(fd),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Ok(Outcome::Changed),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
+                return Ok(Outcome::Changed);
+            }
             Err(error) => return Ok(Outcome::Unreadable(error)),
         };
         let what = || format!("reading {}", show(&found.path));
@@ -178,7 +181,8 @@ fn read_file(walk: &Walk, number: usize, staging: &Staging, progress: &dyn Progr
             return Ok(Outcome::Changed);
         }
         let size = stat.st_size as u64;
-        let read = if size <= SMALL { copy_small(&file, size, staging) } else { copy_large(&file, size, staging, progress) };
+        let read =
+            if size <= SMALL { copy_small(&file, size, staging) } else { copy_large(&file, size, staging, progress) };
         let digest = match read {
             Ok(digest) => digest,
             Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EIO) => {

@@ -65,7 +65,13 @@ pub struct Summary {
 }
 
 /// Freezes `source` as release `name`.
-pub fn add(store: &Store, name: &ReleaseName, source: &Path, options: &Options, progress: &dyn Progress) -> Result<Summary> {
+pub fn add(
+    store: &Store,
+    name: &ReleaseName,
+    source: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Summary> {
     let begun = Instant::now();
     let source = check_source(store, source)?;
     let _objects = store.lock_objects(Hold::Shared)?;

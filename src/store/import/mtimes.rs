@@ -70,7 +70,12 @@ fn same_in(manifest: &Manifest, nodes: &[BuildNode], number: usize, path: &[u8])
 
 /// Whether a directory itself is the same: its mode, its owner, and what its names stand for. A directory in
 /// it stands for itself, whatever it holds.
-fn same_entries(manifest: &Manifest, (index, there): (u32, &Node), nodes: &[BuildNode], here: &BuildNode) -> Result<bool> {
+fn same_entries(
+    manifest: &Manifest,
+    (index, there): (u32, &Node),
+    nodes: &[BuildNode],
+    here: &BuildNode,
+) -> Result<bool> {
     let children = manifest.children(index)?;
     if there.mode != here.mode || there.owner != here.owner || children.len() != here.children.len() {
         return Ok(false);

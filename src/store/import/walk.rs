@@ -80,8 +80,7 @@ pub fn walk(source: &Path, options: &Options) -> Result<Walk> {
     let mut refused = Refused::default();
     let mut level: Vec<u32> = vec![0];
     while !level.is_empty() {
-        let listed: Vec<(u32, Listing)> =
-            level.par_iter().map(|dir| (*dir, list(&walk, *dir, options))).collect();
+        let listed: Vec<(u32, Listing)> = level.par_iter().map(|dir| (*dir, list(&walk, *dir, options))).collect();
         level.clear();
         for (dir, listing) in listed {
             refused.special.extend(listing.special);

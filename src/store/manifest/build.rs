@@ -156,9 +156,10 @@ impl Builder {
                     (node.digest, range)
                 }
                 Kind::File => (node.digest, U64::new(node.size)),
-                Kind::Symlink => {
-                    (Digest::of(&node.target), Record::range_field(tables.heap(&node.target)?, node.target.len() as u32))
-                }
+                Kind::Symlink => (
+                    Digest::of(&node.target),
+                    Record::range_field(tables.heap(&node.target)?, node.target.len() as u32),
+                ),
             };
             let nodeid = match node.kind {
                 Kind::Dir => NodeId::of_dir(&path),
@@ -266,9 +267,8 @@ impl Tables {
         if let Some(number) = self.xattr_sets.get(set) {
             return Ok(*number);
         }
-        let number = u16::try_from(self.xattr_list.len() + 1).map_err(|_| {
-            Error::failed("a release can hold 65,535 different sets of extended attributes")
-        })?;
+        let number = u16::try_from(self.xattr_list.len() + 1)
+            .map_err(|_| Error::failed("a release can hold 65,535 different sets of extended attributes"))?;
         self.xattr_sets.insert(set.clone(), number);
         self.xattr_list.push(set.clone());
         Ok(number)

@@ -18,6 +18,8 @@
 
 mod build;
 mod format;
+#[cfg(test)]
+mod tests;
 
 pub use build::{BuildNode, Builder};
 
@@ -159,9 +161,7 @@ impl Manifest {
 
     fn heap(&self, offset: u32, len: usize) -> Result<&[u8]> {
         let start = offset as usize;
-        self.section(Section::Names)
-            .get(start..start + len)
-            .ok_or_else(|| self.damaged("a name lies outside the file"))
+        self.section(Section::Names).get(start..start + len).ok_or_else(|| self.damaged("a name lies outside the file"))
     }
 
     /// The number of the entry of this name in a directory.
@@ -302,10 +302,8 @@ impl Manifest {
 
     fn owner(&self, index: u16) -> Result<Owner> {
         let at = index as usize * 8;
-        let bytes = self
-            .section(Section::Owners)
-            .get(at..at + 8)
-            .ok_or_else(|| self.damaged("an owner is out of range"))?;
+        let bytes =
+            self.section(Section::Owners).get(at..at + 8).ok_or_else(|| self.damaged("an owner is out of range"))?;
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
         Ok(Owner { uid: word(0), gid: word(4) })
     }
