@@ -1,0 +1,307 @@
+//! Stopped anywhere: the store opens, serves the old or the new release, and the next command succeeds.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Rig, skip_mounted};
+
+/// Writes a small release whose every file says its name.
+fn source(rig: &Rig, release: &str) -> std::path::PathBuf {
+    let dir = rig.src.join(release);
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(dir.join("d/e")).unwrap();
+    fs::write(dir.join("index"), release).unwrap();
+    fs::write(dir.join("same"), "the same in all").unwrap();
+    fs::write(dir.join("d/e").join(format!("only-{release}")), release.repeat(2000)).unwrap();
+    dir
+}
+
+/// A store with the releases a and b, b active after a, and an orphaned object for gc.
+fn prepared() -> Rig {
+    let rig = Rig::with_limit(Duration::from_secs(300));
+    rig.init();
+    for release in ["gone", "a", "b"] {
+        let dir = source(&rig, release);
+        rig.ok(&["add", release, dir.to_str().unwrap()]);
+    }
+    rig.ok(&["switch", "a"]);
+    rig.ok(&["switch", "b"]);
+    rig
+}
+
+/// The active release and the names of all, as the store on disk says.
+fn state(rig: &Rig) -> (String, Vec<String>) {
+    let list = rig.json(&["list"]);
+    let names = list.as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap().to_owned()).collect();
+    (rig.json(&["status"])["release"].as_str().unwrap().to_owned(), names)
+}
+
+/// Exports what is active and compares it with what that release holds.
+fn assert_serves_whole_release(rig: &Rig) {
+    let (active, _) = state(rig);
+    let out = rig.src.join("exported");
+    let _ = fs::remove_dir_all(&out);
+    rig.ok(&["export", &active, out.to_str().unwrap()]);
+    assert_eq!(files(&out), files(&rig.src.join(&active)), "release {active}");
+    fs::remove_dir_all(&out).unwrap();
+}
+
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(at) = dirs.pop() {
+        for entry in fs::read_dir(&at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                let name = path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// What a verb is run as, and run again after it was stopped.
+fn command(rig: &Rig, verb: &str) -> Vec<String> {
+    let words: Vec<String> = match verb {
+        "add" => vec!["add".into(), "new".into(), source(rig, "new").to_str().unwrap().into()],
+        "switch" => vec!["switch".into(), "a".into()],
+        "rollback" => vec!["rollback".into()],
+        "remove" => vec!["remove".into(), "gone".into()],
+        "gc" => vec!["gc".into()],
+        other => panic!("no command for {other}"),
+    };
+    words
+}
+
+/// Every crash point of a verb, as the program itself lists them.
+fn points(rig: &Rig, verb: &str) -> Vec<String> {
+    let listed = rig.ok(&["debug-faults"]);
+    let points: Vec<String> = listed
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(of, _)| *of == verb)
+        .map(|(_, point)| point.to_owned())
+        .collect();
+    assert!(!points.is_empty(), "{verb} has crash points");
+    points
+}
+
+/// The switch number of the journal's last switch is that of the store: none is missing, none is there twice.
+fn assert_journal_is_whole(rig: &Rig) {
+    let log = rig.json(&["log"]);
+    let numbers: Vec<u64> = log.as_array().unwrap().iter().filter_map(|line| line["switch"].as_u64()).collect();
+    let expected: Vec<u64> = (1..=numbers.len() as u64).collect();
+    assert_eq!(numbers, expected, "every switch stands in the journal once");
+    assert_eq!(rig.json(&["status"])["switch"].as_u64().unwrap(), numbers.len() as u64);
+}
+
+fn stop_at_every_point(verb: &str) {
+    let points = points(&Rig::new(), verb);
+    for point in points {
+        let rig = prepared();
+        if verb == "gc" {
+            rig.ok(&["remove", "gone"]);
+        }
+        let before = state(&rig);
+        let words = command(&rig, verb);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let stopped = rig.run(&words, &[("VERFS_FAULT", &format!("crash:{point}"))]);
+        assert_ne!(stopped.code, 0, "{verb} at {point}: it was stopped there: {}", stopped.stdout);
+        assert!(stopped.stderr.contains(&point), "{verb} at {point}: {}", stopped.stderr);
+
+        let after = state(&rig);
+        assert_serves_whole_release(&rig);
+        let again = rig.verfs(&words);
+        // A rollback that was done is not done once more; whatever had happened, the outcome is that of one run.
+        let done_already = (verb == "rollback" && after != before) || (verb == "remove" && after != before);
+        assert_eq!(again.code, if done_already { 2 } else { 0 }, "{verb} after {point}: {}", again.stderr);
+        match verb {
+            "add" => assert!(state(&rig).1.contains(&"new".to_owned())),
+            "switch" | "rollback" => assert_eq!(state(&rig).0, "a", "{verb} after {point}"),
+            "remove" => assert!(!state(&rig).1.contains(&"gone".to_owned())),
+            _ => {}
+        }
+        assert_serves_whole_release(&rig);
+        rig.ok(&["gc"]);
+        rig.ok(&["verify"]);
+        assert_no_litter(&rig);
+        rig.ok(&["switch", if state(&rig).0 == "a" { "b" } else { "a" }]);
+        assert_journal_is_whole(&rig);
+    }
+}
+
+/// After a gc nothing is left in the work space, and no temporary file anywhere.
+fn assert_no_litter(rig: &Rig) {
+    let names = |dir: &str| -> Vec<String> {
+        fs::read_dir(rig.store.join(dir))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names("tmp"), Vec::<String>::new());
+    for dir in [".", "releases"] {
+        assert!(names(dir).iter().all(|name| !name.starts_with('.')), "{:?}", names(dir));
+    }
+}
+
+#[test]
+fn add_stopped_at_any_point_leaves_nothing_half_made() {
+    stop_at_every_point("add");
+}
+
+#[test]
+fn switch_stopped_at_any_point_leaves_old_or_new() {
+    stop_at_every_point("switch");
+}
+
+#[test]
+fn rollback_stopped_at_any_point_leaves_old_or_new() {
+    stop_at_every_point("rollback");
+}
+
+#[test]
+fn remove_stopped_at_any_point_leaves_the_release_or_not() {
+    stop_at_every_point("remove");
+}
+
+#[test]
+fn gc_stopped_at_any_point_frees_nothing_that_is_needed() {
+    stop_at_every_point("gc");
+}
+
+#[test]
+fn daemon_stopped_in_a_switch_serves_old_or_new_at_the_next_mount() {
+    if skip_mounted() {
+        return;
+    }
+    for point in points(&Rig::new(), "mounted-switch") {
+        let mut rig = prepared();
+        rig.mount_with_env(&[("VERFS_FAULT", &format!("crash:{point}"))]);
+        let answer = rig.verfs(&["switch", "a"]);
+        assert_eq!(answer.code, 1, "{point}: no success was promised: {}", answer.stdout);
+        rig.mount();
+        let (active, _) = state(&rig);
+        assert!(["a", "b"].contains(&active.as_str()));
+        assert_eq!(files(&rig.mnt), files(&rig.src.join(&active)), "{point}");
+        rig.ok(&["switch", "a"]);
+        assert_eq!(files(&rig.mnt), files(&rig.src.join("a")), "{point}");
+        rig.ok(&["switch", "b"]);
+        rig.umount();
+        assert_journal_is_whole(&rig);
+    }
+}
+
+/// `kill -9` in the middle of a run, 200 times, over every verb that changes the store.
+#[test]
+fn killed_at_200_random_moments_every_next_command_succeeds() {
+    let rig = prepared();
+    let source = source(&rig, "new").to_str().unwrap().to_owned();
+    let mut random = Random(0x5eed);
+    // The longest run of each verb so far: the moments are spread over it.
+    let mut longest = BTreeMap::from([("add", 4000u64), ("switch", 4000), ("remove", 4000), ("gc", 4000)]);
+    let (mut stopped, mut round) = (0, 0);
+    while stopped < 200 {
+        round += 1;
+        assert!(round < 2000, "the moments hit: {stopped} of {round} runs were stopped");
+        let other = if state_on_disk(&rig) == "a" { "b" } else { "a" };
+        let words: Vec<&str> = match round % 5 {
+            0 | 1 => vec!["add", "new", &source],
+            2 => vec!["switch", other],
+            3 => vec!["remove", "new"],
+            _ => vec!["gc"],
+        };
+        let begun = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_verfs"))
+            .args(&words)
+            .env("VERFS_STORE", &rig.store)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let moment = Duration::from_micros(random.below(longest[words[0]]));
+        let ended = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if begun.elapsed() >= moment {
+                child.kill().unwrap();
+                break child.wait().unwrap().code().map(|_| Default::default());
+            }
+        };
+        if ended.is_some() {
+            // A run that came to its end says how long a run is.
+            let took = begun.elapsed().as_micros() as u64;
+            longest.entry(words[0]).and_modify(|longest| *longest = (*longest).max(took));
+            continue;
+        }
+        stopped += 1;
+        assert_serves_whole_release(&rig);
+        if stopped % 10 == 0 {
+            rig.ok(&["gc"]);
+            rig.ok(&["verify"]);
+            assert_no_litter(&rig);
+            rig.ok(&["switch", if state_on_disk(&rig) == "a" { "b" } else { "a" }]);
+            assert_journal_is_whole(&rig);
+        }
+    }
+}
+
+/// The daemon, killed while switches go on; what the next mount serves is whole.
+#[test]
+fn daemon_killed_while_switches_go_on_serves_old_or_new() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = prepared();
+    let mut random = Random(7);
+    for round in 0..20 {
+        rig.mount();
+        let pid = rig.json(&["status"])["worker_pid"].as_i64().unwrap() as i32;
+        std::thread::scope(|scope| {
+            let switching = scope.spawn(|| {
+                for _ in 0..40 {
+                    let to = if state_on_disk(&rig) == "a" { "b" } else { "a" };
+                    if rig.verfs(&["switch", to]).code != 0 {
+                        break;
+                    }
+                }
+            });
+            std::thread::sleep(Duration::from_millis(10 + random.below(150)));
+            rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL)
+                .unwrap();
+            switching.join().unwrap();
+        });
+        rig.mount();
+        let (active, _) = state(&rig);
+        assert_eq!(files(&rig.mnt), files(&rig.src.join(&active)), "round {round}");
+        rig.ok(&["switch", if active == "a" { "b" } else { "a" }]);
+        rig.umount();
+        assert_journal_is_whole(&rig);
+    }
+}
+
+fn state_on_disk(rig: &Rig) -> String {
+    let text = fs::read(rig.store.join("active")).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    value["release"].as_str().unwrap().to_owned()
+}
+
+/// A small generator (xorshift), so that a failure can be run again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
