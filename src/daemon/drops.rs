@@ -1,7 +1,8 @@
 //! What the kernel is to forget in a switch, as data, and the thread that tells it.
 //!
 //! Every notification may wait for a lock that a stopped client holds for ever. So each list is worked off by
-//! a thread of its own, with a limit; past it the thread is told to give up and is left behind.
+//! a thread of its own. If one notification takes longer than the limit, the thread is told to give up and is
+//! left behind; a long list that moves on may take its time.
 
 use crate::error::{Errno, Error, Result};
 use crate::fault::{self, Skip};
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Threads that may be left waiting for clients that are stuck; past this a switch is refused at once.
 const MOST_STUCK: usize = 8;
@@ -70,7 +71,7 @@ pub enum Names {
 pub enum Outcome {
     /// All was forgotten.
     Done,
-    /// The limit passed first.
+    /// Nothing moved for as long as the limit.
     TimedOut,
 }
 
@@ -88,18 +89,20 @@ impl Dropper {
         Self { kernel, mountpoint, stuck: Arc::default() }
     }
 
-    /// Works a list off, for `limit` at most.
+    /// Works a list off; gives up when nothing moved for `limit`.
     pub fn work_off(&self, drops: Drops, barrier: Barrier, limit: Duration) -> Result<Outcome> {
         if self.stuck.load(Ordering::Relaxed) >= MOST_STUCK {
             return Ok(Outcome::TimedOut);
         }
         let given_up = Arc::new(AtomicBool::new(false));
+        let told = Arc::new(AtomicUsize::new(0));
         let (done, result) = channel();
         let worker = Worker {
             kernel: self.kernel.clone(),
             mountpoint: self.mountpoint.clone(),
             barrier: barrier.on_this_kernel(),
             given_up: given_up.clone(),
+            told: told.clone(),
         };
         let stuck = self.stuck.clone();
         stuck.fetch_add(1, Ordering::Relaxed);
@@ -113,13 +116,22 @@ impl Dropper {
             self.stuck.fetch_sub(1, Ordering::Relaxed);
             return Err(Error::io("starting a thread", error));
         }
-        match result.recv_timeout(limit) {
-            Ok(outcome) => outcome.map(|()| Outcome::Done),
-            Err(RecvTimeoutError::Timeout) => {
-                given_up.store(true, Ordering::Relaxed);
-                Ok(Outcome::TimedOut)
+        let (mut seen, mut moved) = (0, Instant::now());
+        loop {
+            match result.recv_timeout(limit / 20) {
+                Ok(outcome) => return outcome.map(|()| Outcome::Done),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::failed("the thread that tells the kernel died"));
+                }
             }
-            Err(RecvTimeoutError::Disconnected) => Err(Error::failed("the thread that tells the kernel died")),
+            let now = told.load(Ordering::Relaxed);
+            if now != seen {
+                (seen, moved) = (now, Instant::now());
+            } else if moved.elapsed() >= limit {
+                given_up.store(true, Ordering::Relaxed);
+                return Ok(Outcome::TimedOut);
+            }
         }
     }
 }
@@ -147,6 +159,8 @@ struct Worker {
     mountpoint: PathBuf,
     barrier: Barrier,
     given_up: Arc<AtomicBool>,
+    /// How many things the kernel was told: by it the one who waits sees that the list moves on.
+    told: Arc<AtomicUsize>,
 }
 
 impl Worker {
@@ -212,6 +226,7 @@ impl Worker {
     }
 
     fn go_on(&self) -> Result<()> {
+        self.told.fetch_add(1, Ordering::Relaxed);
         match self.given_up.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(Error::failed("given up after the time limit")),

@@ -15,6 +15,7 @@ use crate::store::lock::Lock;
 use crate::store::objects::Objects;
 use crate::store::{Store, activate, import};
 use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs::File;
@@ -72,8 +73,9 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
         transition: None,
     };
     let settings = store.settings().clone();
+    let descriptors = room_for_descriptors(settings.serve.descriptors);
     let root = File::open(store.root()).context(|| format!("opening {}", store.root().display()))?;
-    let fs = Arc::new(Fs::new(view, Objects::of(store.root()), root, settings.serve.descriptors));
+    let fs = Arc::new(Fs::new(view, Objects::of(store.root()), root, descriptors));
     let how = MountOptions {
         source: store.root().display().to_string(),
         threads: settings.serve.threads,
@@ -111,6 +113,22 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     drop(lock);
     log::info!("{} is unmounted", mountpoint.display());
     end
+}
+
+/// Raises the limit of open files as far as it goes, and gives how many objects can be kept open under it.
+fn room_for_descriptors(wanted: usize) -> usize {
+    /// What is open beside objects: clients of the socket, manifests being opened, the log.
+    const OTHERS: u64 = 300;
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("raising the limit of open files: {error}");
+    }
+    let room = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most.saturating_sub(OTHERS) as usize);
+    if room < wanted {
+        log::warn!("serve.descriptors = {wanted} is more than the limit of open files allows: {room} are kept open");
+    }
+    room.min(wanted)
 }
 
 fn wait_for_end(coming: &Receiver<Event>, service: &Service) {

@@ -263,7 +263,7 @@ impl Switcher {
             _ => format!("{} holds its lock", names.join(", ")),
         };
         Error::failed(format!(
-            "busy: the kernel could not drop what changes within {} ms, because {who}; the old release stays. End that \
+            "busy: the kernel could not drop what changes, and nothing moved for {} ms, because {who}; the old release stays. End that \
              process, or let it go on, and switch again",
             limit.as_millis()
         ))
@@ -289,9 +289,7 @@ impl Switcher {
         let warnings: Vec<String> = below
             .iter()
             .filter(hit)
-            .map(|path| {
-                format!("{} was a mountpoint on a path that changed: the kernel has unmounted it", path.display())
-            })
+            .map(|path| format!("{} is a mountpoint on a path that changes: the kernel unmounts it", path.display()))
             .collect();
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         Ok(warnings)

@@ -40,6 +40,17 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The directories of a store, and their modes.
+const LAYOUT: &[(&str, u32)] = &[
+    ("objects", 0o700),
+    ("releases", 0o700),
+    ("media", 0o755),
+    ("whiteouts", 0o755),
+    ("tmp", 0o700),
+    ("orphans", 0o700),
+    ("run", 0o750),
+];
+
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -53,32 +64,30 @@ impl Store {
     pub fn init(root: &Path, settings: &str, top_owner: Option<Owner>) -> Result<Self> {
         let parsed = Settings::parse(settings)?;
         match fs::read_dir(root) {
-            Ok(mut entries) => {
+            Ok(entries) => {
                 if root.join("verfs.toml").exists() {
                     return Err(Error::request(format!("{} is a store already", root.display())));
                 }
-                if entries.next().is_some() {
+                // What an interrupted init left is taken up; anything else is somebody's.
+                let foreign = entries.flatten().find(|entry| {
+                    let ours = LAYOUT.iter().any(|(name, _)| entry.file_name() == *name);
+                    let empty = fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_none());
+                    let reserve = entry.file_name() == "reserve";
+                    !(ours && (empty || entry.file_name() == "media") || reserve)
+                });
+                if let Some(foreign) = foreign {
                     return Err(Error::request(format!(
-                        "{} is not empty; a store needs a directory of its own",
-                        root.display()
+                        "{} is not empty ({} is in it); a store needs a directory of its own",
+                        root.display(),
+                        foreign.file_name().display()
                     )));
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                make_dir(root, 0o755)?;
-            }
-            Err(error) => return Err(Error::io(format!("reading {}", root.display()), error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_dir(root, 0o755)?,
+            Err(error) => return Err(Error::request(format!("{} cannot be a store: {error}", root.display()))),
         }
-        for (name, mode) in [
-            ("objects", 0o700),
-            ("releases", 0o700),
-            ("media", 0o755),
-            ("whiteouts", 0o755),
-            ("tmp", 0o700),
-            ("orphans", 0o700),
-            ("run", 0o750),
-        ] {
-            make_dir(&root.join(name), mode)?;
+        for (name, mode) in LAYOUT {
+            make_dir(&root.join(name), *mode)?;
         }
         for scope in &parsed.scopes {
             let top = root.join("media").join(&scope.path);

@@ -32,7 +32,7 @@ pub struct Settings {
 pub struct Switch {
     /// Whether two switches that change content may share a second (for tests).
     pub share_second: bool,
-    /// How long the kernel may take to drop what changes, in milliseconds.
+    /// How long the kernel may take to drop one thing that changes, in milliseconds.
     pub limit_ms: u64,
     /// How replies in flight are waited for.
     pub barrier: Barrier,
@@ -187,8 +187,8 @@ format = {format}
 # Two switches that change content never share a second, because web servers compare whole seconds:
 # the later one waits, at most two seconds. true lifts the wait, for tests only.
 share_second = false
-# How long the kernel may take to drop what changes, in milliseconds. Then the switch gives up, the old
-# release stays, and the answer names the process that is in the way.
+# How long the kernel may take to drop one thing that changes, in milliseconds. Then the switch gives up, the
+# old release stays, and the answer names the process that is in the way.
 limit_ms = 2000
 # How replies in flight are waited for: "auto", "notify" (Linux up to 6.18) or "rmdir" (any Linux).
 barrier = "auto"
