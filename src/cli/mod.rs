@@ -1,6 +1,6 @@
 //! The command line: the only place that prints.
 //!
-//! What was typed is an [`Args`]; each verb is one struct and one function beside it. What it means here (which
+//! What was typed is an `Args`; each verb is one struct and one function beside it. What it means here (which
 //! store, which daemon) is found out in `which`.
 
 mod content;

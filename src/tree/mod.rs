@@ -5,6 +5,7 @@ mod entry;
 mod node;
 #[cfg(test)]
 mod plain;
+pub mod union;
 
 pub use changes::{ChangeSet, ChangedDir, ChangedEntry, Side, change_set};
 pub use entry::{EntryName, Kind, Owner, ReleaseName};

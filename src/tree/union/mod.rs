@@ -1,0 +1,224 @@
+//! The visible tree of the writable layer over the release: who shows at a name, and what a change does.
+//!
+//! A change is a [`Plan`], an ordered list of small steps that the store carries out. After every prefix of every
+//! plan each name shows the old or the new state, never a third: a copy takes its name whole, a whiteout is put
+//! before the entry above it goes.
+//!
+//! A whiteout hides the release's entry of its name and all below it; an entry of the upper layer wins over both.
+//! So a directory of the upper layer under a whiteout is opaque, and shows nothing of the release.
+
+use super::Kind;
+use crate::error::{Errno, Result};
+
+/// What an entry of the upper layer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upper {
+    /// A directory.
+    Dir,
+    /// Anything else: a file, a symlink, a fifo, a socket.
+    Leaf,
+}
+
+/// What the layers say of one name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Says {
+    /// The writable layer's entry.
+    pub upper: Option<Upper>,
+    /// Whether a whiteout stands at the very name.
+    pub whiteout: bool,
+    /// The release's entry, unless something above the name hides it.
+    pub lower: Option<Kind>,
+}
+
+/// What shows at a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Nothing.
+    Nothing,
+    /// The writable layer's entry alone.
+    Upper(Upper),
+    /// Directories of both layers, as one.
+    Merged,
+    /// The release's entry.
+    Lower(Kind),
+}
+
+impl Says {
+    /// What shows.
+    pub fn shown(self) -> Shown {
+        match (self.upper, self.below()) {
+            (Some(Upper::Dir), Some(Kind::Dir)) => Shown::Merged,
+            (Some(upper), _) => Shown::Upper(upper),
+            (None, Some(kind)) => Shown::Lower(kind),
+            (None, None) => Shown::Nothing,
+        }
+    }
+
+    /// The release's entry that would show if the upper one were not there.
+    fn below(self) -> Option<Kind> {
+        if self.whiteout { None } else { self.lower }
+    }
+
+    fn is_dir(self) -> bool {
+        matches!(self.shown(), Shown::Merged | Shown::Upper(Upper::Dir) | Shown::Lower(Kind::Dir))
+    }
+}
+
+/// A name, and what the layers say of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Path in the docroot.
+    pub path: &'a [u8],
+    /// What the layers say there.
+    pub says: Says,
+}
+
+/// How a rename treats what is at its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Onto {
+    /// It goes.
+    Replace,
+    /// It makes the rename fail (RENAME_NOREPLACE).
+    Nothing,
+    /// The two change places (RENAME_EXCHANGE).
+    Exchange,
+}
+
+/// One step, small enough to have happened or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the upper directories down to this path, each dressed as the one that shows.
+    MakeDirs(Vec<u8>),
+    /// Copy the release's leaf into the upper layer under its own name; of a file only this many bytes.
+    CopyUp(Vec<u8>, Option<u64>),
+    /// Hide the release's entry here.
+    Whiteout(Vec<u8>),
+    /// Give the new entry that was made in the work space its name.
+    Place(Vec<u8>),
+    /// Rename in the upper layer; for [`Onto::Replace`] what is replaced is kept as an orphan.
+    Rename(Vec<u8>, Vec<u8>, Onto),
+    /// A second name for a leaf of the upper layer.
+    Link(Vec<u8>, Vec<u8>),
+    /// Take a leaf of the upper layer away; it is kept as an orphan.
+    Unlink(Vec<u8>),
+    /// Take an empty directory of the upper layer away.
+    Rmdir(Vec<u8>),
+}
+
+/// Steps in order.
+pub type Plan = Vec<Step>;
+
+fn parent(path: &[u8]) -> Vec<u8> {
+    path.iter().rposition(|b| *b == b'/').map_or(Vec::new(), |at| path[..at].to_vec())
+}
+
+/// A new entry. A whiteout at its name stays: it keeps the release's entry hidden when the new one goes again.
+pub fn create(at: Place<'_>) -> Result<Plan> {
+    match at.says.shown() {
+        Shown::Nothing => Ok(vec![Step::MakeDirs(parent(at.path)), Step::Place(at.path.to_vec())]),
+        _ => Err(Errno::EXIST.into()),
+    }
+}
+
+/// The entry in the upper layer, so that it can be changed there; of a file only the first `keep` bytes.
+pub fn bring_up(at: Place<'_>, keep: Option<u64>) -> Result<Plan> {
+    match at.says.shown() {
+        Shown::Nothing => Err(Errno::NOENT.into()),
+        Shown::Upper(_) | Shown::Merged => Ok(Vec::new()),
+        Shown::Lower(Kind::Dir) => Ok(vec![Step::MakeDirs(at.path.to_vec())]),
+        Shown::Lower(_) => Ok(vec![Step::MakeDirs(parent(at.path)), Step::CopyUp(at.path.to_vec(), keep)]),
+    }
+}
+
+/// unlink(2).
+pub fn unlink(at: Place<'_>) -> Result<Plan> {
+    if at.says.is_dir() {
+        return Err(Errno::ISDIR.into());
+    }
+    let mut plan = hide(at);
+    match at.says.shown() {
+        Shown::Nothing => return Err(Errno::NOENT.into()),
+        Shown::Upper(_) => plan.push(Step::Unlink(at.path.to_vec())),
+        Shown::Lower(_) | Shown::Merged => {}
+    }
+    Ok(plan)
+}
+
+/// rmdir(2); `empty` is whether the directory shows no entry.
+pub fn rmdir(at: Place<'_>, empty: bool) -> Result<Plan> {
+    match at.says.shown() {
+        Shown::Nothing => return Err(Errno::NOENT.into()),
+        _ if !at.says.is_dir() => return Err(Errno::NOTDIR.into()),
+        _ if !empty => return Err(Errno::NOTEMPTY.into()),
+        _ => {}
+    }
+    let mut plan = hide(at);
+    if at.says.upper.is_some() {
+        plan.push(Step::Rmdir(at.path.to_vec()));
+    }
+    Ok(plan)
+}
+
+/// link(2): a second name for a leaf.
+pub fn link(from: Place<'_>, to: Place<'_>) -> Result<Plan> {
+    if from.says.is_dir() {
+        return Err(Errno::PERM.into());
+    }
+    let mut plan = bring_up(from, None)?;
+    if to.says.shown() != Shown::Nothing {
+        return Err(Errno::EXIST.into());
+    }
+    plan.push(Step::MakeDirs(parent(to.path)));
+    plan.push(Step::Link(from.path.to_vec(), to.path.to_vec()));
+    Ok(plan)
+}
+
+/// rename(2) and renameat2(2); `empty` is whether the target is a directory that shows no entry.
+pub fn rename(from: Place<'_>, to: Place<'_>, onto: Onto, empty: bool) -> Result<Plan> {
+    let (source, target) = (from.says.shown(), to.says.shown());
+    if source == Shown::Nothing {
+        return Err(Errno::NOENT.into());
+    }
+    if from.path == to.path {
+        return Ok(Vec::new());
+    }
+    let inside = |outer: &[u8], path: &[u8]| path.strip_prefix(outer).is_some_and(|rest| rest.starts_with(b"/"));
+    if inside(from.path, to.path) || (onto == Onto::Exchange && inside(to.path, from.path)) {
+        return Err(Errno::INVAL.into());
+    }
+    match onto {
+        Onto::Nothing if target != Shown::Nothing => return Err(Errno::EXIST.into()),
+        Onto::Exchange if target == Shown::Nothing => return Err(Errno::NOENT.into()),
+        Onto::Replace if target != Shown::Nothing => match (from.says.is_dir(), to.says.is_dir()) {
+            (false, true) => return Err(Errno::ISDIR.into()),
+            (true, false) => return Err(Errno::NOTDIR.into()),
+            (true, true) if !empty => return Err(Errno::NOTEMPTY.into()),
+            _ => {}
+        },
+        _ => {}
+    }
+    // As overlayfs without redirect_dir: what is in a release's directory would have to be copied.
+    let moves = |shown| !matches!(shown, Shown::Merged | Shown::Lower(Kind::Dir));
+    if !moves(source) || (onto == Onto::Exchange && !moves(target)) {
+        return Err(Errno::XDEV.into());
+    }
+    let mut plan = bring_up(from, None)?;
+    plan.push(Step::MakeDirs(parent(to.path)));
+    if onto == Onto::Exchange {
+        plan.extend(bring_up(to, None)?);
+    }
+    plan.extend(hide(from));
+    plan.push(Step::Rename(from.path.to_vec(), to.path.to_vec(), onto));
+    Ok(plan)
+}
+
+/// A whiteout, if the release has something to hide here.
+fn hide(at: Place<'_>) -> Plan {
+    match at.says.below() {
+        Some(_) => vec![Step::Whiteout(at.path.to_vec())],
+        None => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

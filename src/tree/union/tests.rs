@@ -1,0 +1,343 @@
+//! Random operations and switches on layers in memory, against the same operations on one plain map; and after
+//! every prefix of every plan each name shows the old or the new state.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+type Path = Vec<u8>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Item {
+    Dir,
+    Leaf(u32),
+}
+
+type Map = BTreeMap<Path, Item>;
+
+#[derive(Clone, Debug, Default)]
+struct Layers {
+    upper: Map,
+    whiteouts: BTreeSet<Path>,
+    lower: Map,
+}
+
+fn above(path: &[u8]) -> Vec<Path> {
+    (0..path.len()).filter(|at| path[*at] == b'/').map(|at| path[..at].to_vec()).collect()
+}
+
+fn below(path: &[u8], other: &[u8]) -> bool {
+    path.strip_prefix(other).is_some_and(|rest| rest.starts_with(b"/"))
+}
+
+impl Layers {
+    fn says(&self, path: &[u8]) -> Says {
+        let hidden = above(path)
+            .iter()
+            .any(|up| self.whiteouts.contains(up) || matches!(self.upper.get(up), Some(Item::Leaf(_))));
+        Says {
+            upper: self.upper.get(path).map(|item| if *item == Item::Dir { Upper::Dir } else { Upper::Leaf }),
+            whiteout: self.whiteouts.contains(path),
+            lower: self
+                .lower
+                .get(path)
+                .filter(|_| !hidden)
+                .map(|item| if *item == Item::Dir { Kind::Dir } else { Kind::File }),
+        }
+    }
+
+    fn visible(&self) -> Map {
+        let mut shown = Map::new();
+        for path in self.upper.keys().chain(self.lower.keys()) {
+            let item = match self.says(path).shown() {
+                Shown::Nothing => continue,
+                Shown::Upper(_) | Shown::Merged => self.upper[path],
+                Shown::Lower(_) => self.lower[path],
+            };
+            shown.insert(path.clone(), item);
+        }
+        shown
+    }
+
+    fn step(&mut self, step: &Step, new: Item) {
+        match step {
+            Step::MakeDirs(path) => {
+                for dir in above(path).into_iter().chain([path.clone()]).filter(|dir| !dir.is_empty()) {
+                    assert_ne!(*self.upper.entry(dir).or_insert(Item::Dir), Item::Leaf(0), "content 0 is never used");
+                }
+            }
+            Step::CopyUp(path, _) => assert!(self.upper.insert(path.clone(), self.lower[path]).is_none()),
+            Step::Whiteout(path) => {
+                self.whiteouts.retain(|other| !below(other, path));
+                self.whiteouts.insert(path.clone());
+            }
+            Step::Place(path) => assert!(self.upper.insert(path.clone(), new).is_none(), "nothing is placed over"),
+            Step::Rename(from, to, Onto::Exchange) => {
+                let (a, b) = (self.take(from), self.take(to));
+                self.put(from, b);
+                self.put(to, a);
+            }
+            Step::Rename(from, to, _) => {
+                assert!(!self.upper.keys().any(|path| below(path, to)), "what is replaced is empty");
+                let moved = self.take(from);
+                self.upper.remove(to);
+                self.put(to, moved);
+            }
+            Step::Link(from, to) => assert!(self.upper.insert(to.clone(), self.upper[from]).is_none()),
+            Step::Unlink(path) => assert!(matches!(self.upper.remove(path), Some(Item::Leaf(_)))),
+            Step::Rmdir(path) => {
+                assert!(!self.upper.keys().any(|other| below(other, path)));
+                assert_eq!(self.upper.remove(path), Some(Item::Dir));
+            }
+        }
+    }
+
+    /// An entry with what is below it, by the rest of the path.
+    fn take(&mut self, top: &Path) -> Vec<(Path, Item)> {
+        let paths: Vec<Path> = self.upper.keys().filter(|path| *path == top || below(path, top)).cloned().collect();
+        paths.into_iter().filter_map(|path| Some((path[top.len()..].to_vec(), self.upper.remove(&path)?))).collect()
+    }
+
+    fn put(&mut self, top: &Path, items: Vec<(Path, Item)>) {
+        self.upper.extend(items.into_iter().map(|(rest, item)| ([&top[..], &rest].concat(), item)));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Create(Path),
+    Mkdir(Path),
+    Write(Path),
+    Unlink(Path),
+    Rmdir(Path),
+    Link(Path, Path),
+    Rename(Path, Path, Onto),
+    Switch(Map),
+}
+
+/// The same on a plain map, with the rules of the system calls; `None` where they fail.
+fn plainly(map: &Map, operation: &Operation, content: u32) -> Option<Map> {
+    let mut map = map.clone();
+    let parent_is_dir = |map: &Map, path: &Path| parent(path).is_empty() || map.get(&parent(path)) == Some(&Item::Dir);
+    let empty = |map: &Map, path: &Path| !map.keys().any(|other| below(other, path));
+    match operation {
+        Operation::Create(path) | Operation::Mkdir(path) => {
+            if map.contains_key(path) || !parent_is_dir(&map, path) {
+                return None;
+            }
+            let item = if matches!(operation, Operation::Mkdir(_)) { Item::Dir } else { Item::Leaf(content) };
+            map.insert(path.clone(), item);
+        }
+        Operation::Write(path) => match map.get_mut(path)? {
+            Item::Dir => return None,
+            leaf => *leaf = Item::Leaf(content),
+        },
+        Operation::Unlink(path) => match map.get(path)? {
+            Item::Dir => return None,
+            Item::Leaf(_) => {
+                map.remove(path);
+            }
+        },
+        Operation::Rmdir(path) => {
+            if *map.get(path)? != Item::Dir || !empty(&map, path) {
+                return None;
+            }
+            map.remove(path);
+        }
+        Operation::Link(from, to) => {
+            let item = *map.get(from)?;
+            if item == Item::Dir || map.contains_key(to) || !parent_is_dir(&map, to) {
+                return None;
+            }
+            map.insert(to.clone(), item);
+        }
+        Operation::Rename(from, to, onto) => {
+            let source = *map.get(from)?;
+            if !parent_is_dir(&map, to) || below(to, from) {
+                return None;
+            }
+            if from == to {
+                return Some(map);
+            }
+            let target = map.get(to).copied();
+            match onto {
+                Onto::Nothing if target.is_some() => return None,
+                Onto::Exchange if target.is_none() || below(from, to) => return None,
+                Onto::Replace => match (source, target) {
+                    (_, None) | (Item::Leaf(_), Some(Item::Leaf(_))) => {}
+                    (Item::Dir, Some(Item::Dir)) if empty(&map, to) => {}
+                    _ => return None,
+                },
+                _ => {}
+            }
+            let mut layers = Layers { upper: map, ..Layers::default() };
+            layers.step(&Step::Rename(from.clone(), to.clone(), *onto), Item::Dir);
+            map = layers.upper;
+        }
+        Operation::Switch(_) => return None,
+    }
+    Some(map)
+}
+
+fn plan(layers: &Layers, operation: &Operation) -> Result<Plan> {
+    let shown = layers.visible();
+    fn at<'a>(layers: &Layers, path: &'a Path) -> Place<'a> {
+        Place { path, says: layers.says(path) }
+    }
+    let empty = |path: &Path| !shown.keys().any(|other| below(other, path));
+    match operation {
+        Operation::Create(path) | Operation::Mkdir(path) => create(at(layers, path)),
+        Operation::Write(path) => bring_up(at(layers, path), None),
+        Operation::Unlink(path) => unlink(at(layers, path)),
+        Operation::Rmdir(path) => rmdir(at(layers, path), empty(path)),
+        Operation::Link(from, to) => link(at(layers, from), at(layers, to)),
+        Operation::Rename(from, to, onto) => rename(at(layers, from), at(layers, to), *onto, empty(to)),
+        Operation::Switch(_) => Ok(Vec::new()),
+    }
+}
+
+fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCaseError> {
+    let mut layers = Layers { lower: start, ..Layers::default() };
+    for (number, operation) in operations.iter().enumerate() {
+        let content = 1000 + number as u32;
+        if let Operation::Switch(lower) = operation {
+            layers.lower = lower.clone();
+            // What the upper layer holds stays, whatever the release is.
+            let shown = layers.visible();
+            for (path, item) in
+                layers.upper.iter().filter(|(path, _)| above(path).iter().all(|up| layers.upper.contains_key(up)))
+            {
+                prop_assert_eq!(shown.get(path), Some(item));
+            }
+            continue;
+        }
+        let old = layers.visible();
+        let expected = plainly(&old, operation, content);
+        let parents_ok = |path: &Path| parent(path).is_empty() || old.get(&parent(path)) == Some(&Item::Dir);
+        let reachable = match operation {
+            Operation::Link(a, b) | Operation::Rename(a, b, _) => parents_ok(a) && parents_ok(b),
+            Operation::Create(a)
+            | Operation::Mkdir(a)
+            | Operation::Write(a)
+            | Operation::Unlink(a)
+            | Operation::Rmdir(a) => parents_ok(a),
+            Operation::Switch(_) => true,
+        };
+        // The kernel walks to the parent before it asks.
+        if !reachable {
+            continue;
+        }
+        let planned = plan(&layers, operation);
+        let Some(mut new) = expected else {
+            if !matches!(operation, Operation::Write(path) if old.get(path) == Some(&Item::Dir)) {
+                prop_assert!(planned.is_err(), "{:?} should fail: {:?}", operation, planned);
+            }
+            continue;
+        };
+        let planned = match planned {
+            Ok(planned) => planned,
+            Err(error) => {
+                // Renaming a release's directory is the one thing that a plain directory can and we cannot.
+                prop_assert_eq!(error.errno(), Errno::XDEV, "{:?}", operation);
+                continue;
+            }
+        };
+        let made = if matches!(operation, Operation::Mkdir(_)) { Item::Dir } else { Item::Leaf(content) };
+        let write = match operation {
+            Operation::Write(path) => {
+                new = old.clone();
+                Some(path)
+            }
+            _ => None,
+        };
+        for (done, step) in planned.iter().enumerate() {
+            layers.step(step, made);
+            let now = layers.visible();
+            for path in old.keys().chain(new.keys()).chain(now.keys()) {
+                let (was, is, will) = (old.get(path), now.get(path), new.get(path));
+                prop_assert!(
+                    is == was || is == will,
+                    "{:?} shows {:?} at {} after {} steps of {:?}",
+                    operation,
+                    is,
+                    String::from_utf8_lossy(path),
+                    done + 1,
+                    planned
+                );
+            }
+        }
+        prop_assert_eq!(&layers.visible(), &new, "{:?}: {:?}", operation, planned);
+        if let Some(path) = write {
+            // Links of one leaf are separate items here: only this one is written to.
+            layers.upper.insert(path.clone(), Item::Leaf(content));
+        }
+    }
+    Ok(())
+}
+
+fn path() -> impl Strategy<Value = Path> {
+    proptest::collection::vec(0u8..3, 1..4)
+        .prop_map(|names| names.iter().map(|name| vec![b'a' + name]).collect::<Vec<_>>().join(&b'/'))
+}
+
+fn lower() -> impl Strategy<Value = Map> {
+    proptest::collection::vec((path(), any::<bool>(), 1u32..5), 0..10).prop_map(|items| {
+        let mut map = Map::new();
+        for (path, dir, content) in items {
+            let free = above(&path).iter().all(|up| !matches!(map.get(up), Some(Item::Leaf(_))));
+            if !free || map.contains_key(&path) {
+                continue;
+            }
+            for up in above(&path) {
+                map.insert(up, Item::Dir);
+            }
+            map.insert(path, if dir { Item::Dir } else { Item::Leaf(content) });
+        }
+        map
+    })
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let onto = prop_oneof![4 => Just(Onto::Replace), 1 => Just(Onto::Nothing), 2 => Just(Onto::Exchange)];
+    prop_oneof![
+        3 => path().prop_map(Operation::Create),
+        3 => path().prop_map(Operation::Mkdir),
+        2 => path().prop_map(Operation::Write),
+        3 => path().prop_map(Operation::Unlink),
+        3 => path().prop_map(Operation::Rmdir),
+        1 => (path(), path()).prop_map(|(from, to)| Operation::Link(from, to)),
+        4 => (path(), path(), onto).prop_map(|(from, to, onto)| Operation::Rename(from, to, onto)),
+        1 => lower().prop_map(Operation::Switch),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #[test]
+    fn every_prefix_of_every_plan_shows_the_old_or_the_new_state(
+        start in lower(),
+        operations in proptest::collection::vec(operation(), 1..30),
+    ) {
+        check(start, &operations)?;
+    }
+}
+
+#[test]
+fn whiteout_comes_before_the_upper_entry_goes() {
+    let says = Says { upper: Some(Upper::Leaf), whiteout: false, lower: Some(Kind::File) };
+    let plan = unlink(Place { path: b"a/b", says }).expect("there");
+    assert_eq!(plan, [Step::Whiteout(b"a/b".to_vec()), Step::Unlink(b"a/b".to_vec())]);
+}
+
+#[test]
+fn unlink_of_release_file_leaves_whiteout() {
+    let says = Says { lower: Some(Kind::File), ..Says::default() };
+    assert_eq!(unlink(Place { path: b"a", says }).expect("there"), [Step::Whiteout(b"a".to_vec())]);
+}
+
+#[test]
+fn renaming_a_release_directory_crosses_a_device() {
+    let from = Place { path: b"a", says: Says { lower: Some(Kind::Dir), ..Says::default() } };
+    let to = Place { path: b"b", says: Says::default() };
+    assert_eq!(rename(from, to, Onto::Replace, true).expect_err("a release's directory").errno(), Errno::XDEV);
+}
