@@ -27,6 +27,7 @@ pub mod manifest;
 pub mod objects;
 pub mod settings;
 pub mod stamps;
+pub mod upper;
 pub mod verify;
 
 use crate::error::{Context, Error, Result};

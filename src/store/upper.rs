@@ -1,0 +1,444 @@
+//! The writable layer on disk: carries out the plans of `tree::union`.
+//!
+//! ```text
+//! media/      the user's own files, at their paths in the docroot
+//! whiteouts/  an empty file hides the release's entry of that name and all below it; a directory leads deeper
+//! tmp/        copy-ups in the making            orphans/   files that were unlinked while they may be open
+//! ```
+//!
+//! Nothing outside these directories is ever opened or changed: every path is resolved below its directory without
+//! following a symlink (openat2(2), RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS), and the last name
+//! of it by a call that does not follow one.
+
+use crate::error::{Context, Errno, Error, Result};
+use crate::fault;
+use crate::tree::union::{Onto, Step, Upper as UpperKind};
+use crate::tree::{Node, Owner};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// What a file is known by on its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    dev: u64,
+    ino: u64,
+}
+
+impl FileId {
+    /// That of a file that was looked at.
+    pub fn of(stat: &Stat) -> Self {
+        Self { dev: stat.st_dev, ino: stat.st_ino }
+    }
+}
+
+/// A file in `orphans/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OrphanId(u64);
+
+/// The directories of the writable layer.
+#[derive(Debug)]
+pub struct Upper {
+    media: OwnedFd,
+    whiteouts: OwnedFd,
+    tmp: OwnedFd,
+    orphans: OwnedFd,
+    serial: AtomicU64,
+}
+
+/// Splits a path into its directory and its last name.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn or_here(path: &[u8]) -> &[u8] {
+    if path.is_empty() { b"." } else { path }
+}
+
+fn open_dir(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(root, or_here(path), flags, Mode::empty(), BENEATH)
+}
+
+impl Upper {
+    /// Opens the writable layer of the store in this directory, and removes what a stopped daemon left in its work
+    /// space.
+    pub fn open(store: &Path) -> Result<Self> {
+        let open = |name: &str| {
+            let path = store.join(name);
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::openat(CWD, &path, flags, Mode::empty()).context(|| format!("opening {}", path.display()))
+        };
+        let upper = Self {
+            media: open("media")?,
+            whiteouts: open("whiteouts")?,
+            tmp: open("tmp")?,
+            orphans: open("orphans")?,
+            serial: AtomicU64::new(0),
+        };
+        upper.sweep()?;
+        Ok(upper)
+    }
+
+    fn sweep(&self) -> Result<()> {
+        for (dir, prefix) in [(&self.tmp, &b"up-"[..]), (&self.orphans, b"")] {
+            for name in names(dir).context(|| "reading the work space of the writable layer")? {
+                if !name.starts_with(prefix) {
+                    continue;
+                }
+                remove_all(dir, &name).context(|| "clearing the work space of the writable layer")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The upper entry at a path; `None` if there is none.
+    pub fn stat(&self, path: &[u8]) -> Result<Option<Stat>> {
+        let (dir, name) = split(path);
+        let found = open_dir(&self.media, dir)
+            .and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
+        absent(found)
+    }
+
+    /// Whether a whiteout stands at the path, and whether one above it hides all below.
+    pub fn whiteout(&self, path: &[u8]) -> Result<(bool, bool)> {
+        match rustix::fs::statat(&self.whiteouts, or_here(path), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok((FileType::from_raw_mode(stat.st_mode).is_file(), false)),
+            Err(Errno::NOTDIR) => Ok((false, true)),
+            Err(Errno::NOENT) => Ok((false, false)),
+            Err(error) => Err(Error::io("reading a whiteout", error)),
+        }
+    }
+
+    /// Opens a file of the upper layer; it must still be the one that it was.
+    pub fn open_file(&self, path: &[u8], id: FileId, flags: OFlags) -> Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = rustix::fs::openat2(&self.media, or_here(path), flags, Mode::empty(), BENEATH)?;
+        same(file, id)
+    }
+
+    /// Opens an orphan.
+    pub fn open_orphan(&self, orphan: OrphanId, flags: OFlags) -> Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.orphans, orphan.name(), flags, Mode::empty())?))
+    }
+
+    /// The names in a directory of the upper layer; none if it is not there.
+    pub fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, u64, FileType)>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = match absent(rustix::fs::openat2(&self.media, or_here(path), flags, Mode::empty(), BENEATH))? {
+            Some(dir) => dir,
+            None => return Ok(Vec::new()),
+        };
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
+                found.push((name.to_vec(), entry.ino(), entry.file_type()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The directory of a new entry, for the call that makes it.
+    pub fn parent_of(&self, path: &[u8]) -> Result<(OwnedFd, Vec<u8>)> {
+        let (dir, name) = split(path);
+        Ok((open_dir(&self.media, dir)?, name.to_vec()))
+    }
+
+    /// Carries out a step other than [`Step::Place`], [`Step::MakeDirs`] and [`Step::CopyUp`]. What it takes out of
+    /// the tree and may be open is kept, and named.
+    pub fn apply(&self, step: &Step) -> Result<Option<OrphanId>> {
+        fault::point("upper.step");
+        match step {
+            Step::Whiteout(path) => self.put_whiteout(path).map(|()| None),
+            Step::Unlink(path) => self.orphan(path).map(Some),
+            Step::Rmdir(path) => {
+                let (dir, name) = self.parent_of(path)?;
+                rustix::fs::unlinkat(&dir, &name[..], AtFlags::REMOVEDIR)?;
+                Ok(None)
+            }
+            Step::Link(from, to) => {
+                let ((from_dir, from), (to_dir, to)) = (self.parent_of(from)?, self.parent_of(to)?);
+                rustix::fs::linkat(&from_dir, &from[..], &to_dir, &to[..], AtFlags::empty())?;
+                Ok(None)
+            }
+            Step::Rename(from, to, onto) => self.rename(from, to, *onto),
+            Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(..) => {
+                Err(Error::failed("a step of the writable layer was asked of the wrong place"))
+            }
+        }
+    }
+
+    fn rename(&self, from: &[u8], to: &[u8], onto: Onto) -> Result<Option<OrphanId>> {
+        let ((from_dir, from_name), (to_dir, to_name)) = (self.parent_of(from)?, self.parent_of(to)?);
+        let mut kept = None;
+        let flags = match onto {
+            Onto::Nothing => RenameFlags::NOREPLACE,
+            Onto::Exchange => RenameFlags::EXCHANGE,
+            Onto::Replace => {
+                let target = absent(rustix::fs::statat(&to_dir, &to_name[..], AtFlags::SYMLINK_NOFOLLOW))?;
+                if target.is_some_and(|stat| !FileType::from_raw_mode(stat.st_mode).is_dir()) {
+                    // A second name, so that the rename can replace the first at once.
+                    let orphan = self.next_orphan();
+                    rustix::fs::linkat(&to_dir, &to_name[..], &self.orphans, orphan.name(), AtFlags::empty())?;
+                    kept = Some(orphan);
+                }
+                RenameFlags::empty()
+            }
+        };
+        let renamed = rustix::fs::renameat_with(&from_dir, &from_name[..], &to_dir, &to_name[..], flags);
+        if let (Err(_), Some(orphan)) = (renamed, kept) {
+            self.drop_orphan(orphan);
+        }
+        renamed?;
+        Ok(kept)
+    }
+
+    fn next_orphan(&self) -> OrphanId {
+        OrphanId(self.serial.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Takes a leaf out of the tree and keeps it.
+    fn orphan(&self, path: &[u8]) -> Result<OrphanId> {
+        let (dir, name) = self.parent_of(path)?;
+        let orphan = self.next_orphan();
+        rustix::fs::renameat(&dir, &name[..], &self.orphans, orphan.name())?;
+        Ok(orphan)
+    }
+
+    /// Nobody has it open any more.
+    pub fn drop_orphan(&self, orphan: OrphanId) {
+        if let Err(error) = rustix::fs::unlinkat(&self.orphans, orphan.name(), AtFlags::empty()) {
+            log::warn!("removing an unlinked file for good: {error}; the next mount does it");
+        }
+    }
+
+    /// Hides the release's entry at a path. What was below in the tree of whiteouts goes in the same instant, by an
+    /// exchange: a name that it hid must not come back for a moment.
+    fn put_whiteout(&self, path: &[u8]) -> Result<()> {
+        let (dir, name) = split(path);
+        let mut made = Vec::new();
+        for part in dir.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+            made = if made.is_empty() { part.to_vec() } else { [&made[..], part].join(&b'/') };
+            match rustix::fs::mkdirat(&self.whiteouts, &made[..], Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let dir = open_dir(&self.whiteouts, dir)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        match rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(0o644)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+            return Ok(());
+        }
+        let temporary = self.temporary();
+        rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o644))?;
+        rustix::fs::renameat_with(&self.tmp, &temporary[..], &dir, name, RenameFlags::EXCHANGE)?;
+        remove_all(&self.tmp, &temporary)?;
+        Ok(())
+    }
+
+    fn temporary(&self) -> Vec<u8> {
+        format!("up-{}", self.serial.fetch_add(1, Ordering::Relaxed)).into_bytes()
+    }
+
+    /// Makes one upper directory as the release's that shows there. One that is there already is left as it is.
+    pub fn make_dir(&self, path: &[u8], like: Option<&Node>) -> Result<()> {
+        if self.stat(path)?.is_some() {
+            return Ok(());
+        }
+        let temporary = self.temporary();
+        rustix::fs::mkdirat(&self.tmp, &temporary[..], Mode::from_raw_mode(0o755))?;
+        if let Some(node) = like {
+            dress(&self.tmp, &temporary, node)?;
+        }
+        self.take_place(&temporary, path)
+    }
+
+    /// Copies a file of the release up: the first `keep` bytes of it, its mode, owner, times and attributes.
+    pub fn copy_up(
+        &self,
+        path: &[u8],
+        node: &Node,
+        object: &File,
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+        keep: u64,
+    ) -> Result<()> {
+        let temporary = self.fill_temporary(node, object, xattrs, keep)?;
+        self.take_place(&temporary, path)
+    }
+
+    /// As [`Upper::copy_up`], for a file whose name has moved on: it becomes an orphan at once.
+    pub fn copy_up_orphan(&self, node: &Node, object: &File, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<OrphanId> {
+        let temporary = self.fill_temporary(node, object, xattrs, node.size)?;
+        let orphan = self.next_orphan();
+        rustix::fs::renameat(&self.tmp, &temporary[..], &self.orphans, orphan.name())?;
+        Ok(orphan)
+    }
+
+    fn fill_temporary(&self, node: &Node, object: &File, xattrs: &[(Vec<u8>, Vec<u8>)], keep: u64) -> Result<Vec<u8>> {
+        let temporary = self.temporary();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o600))?);
+        let filled = fill(&file, object, node.size.min(keep), keep >= node.size).and_then(|()| {
+            for (name, value) in xattrs {
+                rustix::fs::fsetxattr(&file, &name[..], value, rustix::fs::XattrFlags::empty())?;
+            }
+            dress(&self.tmp, &temporary, node)?;
+            // The copy must not take the release's place before it is all there.
+            rustix::fs::fsync(&file)
+        });
+        if let Err(error) = filled {
+            let _ = rustix::fs::unlinkat(&self.tmp, &temporary[..], AtFlags::empty());
+            return Err(error.into());
+        }
+        Ok(temporary)
+    }
+
+    /// Copies a symlink of the release up.
+    pub fn copy_up_symlink(&self, path: &[u8], node: &Node, target: &[u8]) -> Result<()> {
+        let temporary = self.temporary();
+        rustix::fs::symlinkat(target, &self.tmp, &temporary[..])?;
+        dress(&self.tmp, &temporary, node)?;
+        self.take_place(&temporary, path)
+    }
+
+    fn take_place(&self, temporary: &[u8], path: &[u8]) -> Result<()> {
+        fault::point("upper.copied");
+        let placed = self.parent_of(path).and_then(|(dir, name)| {
+            Ok(rustix::fs::renameat_with(&self.tmp, temporary, &dir, &name[..], RenameFlags::NOREPLACE)?)
+        });
+        if placed.is_err() {
+            let _ = remove_all(&self.tmp, temporary);
+        }
+        placed
+    }
+
+    /// Free space and the like, of the disk that media is on.
+    pub fn statfs(&self) -> Result<rustix::fs::StatVfs> {
+        rustix::fs::fstatvfs(&self.media).map_err(|error| Error::io("asking for the free space of media", error))
+    }
+}
+
+impl OrphanId {
+    fn name(self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// What the upper layer has at a path, of a stat.
+pub fn upper_kind(stat: &Stat) -> UpperKind {
+    match FileType::from_raw_mode(stat.st_mode).is_dir() {
+        true => UpperKind::Dir,
+        false => UpperKind::Leaf,
+    }
+}
+
+/// `None` for what is not there, or is behind something that is no directory of ours.
+fn absent<T>(found: rustix::io::Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn same(file: OwnedFd, id: FileId) -> Result<File> {
+    match FileId::of(&rustix::fs::fstat(&file)?) == id {
+        true => Ok(File::from(file)),
+        // Somebody put another file there behind the mount: what was opened is gone.
+        false => Err(Errno::STALE.into()),
+    }
+}
+
+fn fill(file: &File, object: &File, len: u64, whole: bool) -> rustix::io::Result<()> {
+    if whole && rustix::fs::ioctl_ficlone(file, object).is_ok() {
+        return Ok(());
+    }
+    let (mut from, mut to) = (0, 0);
+    while from < len {
+        let chunk = usize::try_from(len - from).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(object, Some(&mut from), file, Some(&mut to), chunk) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return copy_by_hand(file, object, from, len),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Between file systems that cannot copy by themselves: media may be another disk's mount.
+fn copy_by_hand(file: &File, object: &File, mut at: u64, len: u64) -> rustix::io::Result<()> {
+    let mut buffer = vec![0; 1 << 16];
+    while at < len {
+        let want = usize::try_from(len - at).unwrap_or(usize::MAX).min(buffer.len());
+        let got = rustix::io::pread(object, &mut buffer[..want], at)?;
+        if got == 0 {
+            return Err(Errno::IO);
+        }
+        let mut done = 0;
+        while done < got {
+            done += rustix::io::pwrite(file, &buffer[done..got], at + done as u64)?;
+        }
+        at += got as u64;
+    }
+    Ok(())
+}
+
+/// Owner, then mode, then time. A release's file has no write bits where it is served; the copy gets those back
+/// that the source had.
+fn dress(dir: &OwnedFd, name: &[u8], node: &Node) -> rustix::io::Result<()> {
+    let Owner { uid, gid } = node.owner;
+    let owner = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    rustix::fs::chownat(dir, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
+    if node.kind != crate::tree::Kind::Symlink {
+        rustix::fs::chmodat(dir, name, Mode::from_raw_mode(node.mode.into()), AtFlags::empty())?;
+    }
+    let time = Timespec {
+        tv_sec: node.mtime.div_euclid(1_000_000_000),
+        tv_nsec: node.mtime.rem_euclid(1_000_000_000) as _,
+    };
+    rustix::fs::utimensat(dir, name, &Timestamps { last_access: time, last_modification: time }, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn names(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            found.push(name.to_vec());
+        }
+    }
+    Ok(found)
+}
+
+/// Removes an entry and all below it, never through a symlink.
+fn remove_all(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        other => return other,
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    for name in names(&inner)? {
+        remove_all(&inner, &name)?;
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
