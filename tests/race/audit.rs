@@ -23,13 +23,7 @@ impl<'a> Auditor<'a> {
     /// An auditor on the calling thread, which must have a working directory of its own.
     pub fn new(eye: Eye<'a>, root: OwnedFd) -> Auditor<'a> {
         let directories = directories(&eye);
-        Auditor {
-            eye: eye.auditing(),
-            root,
-            directories,
-            held: Vec::new(),
-            working: None,
-        }
+        Auditor { eye: eye.auditing(), root, directories, held: Vec::new(), working: None }
     }
 
     /// Looks at everything.
@@ -40,9 +34,7 @@ impl<'a> Auditor<'a> {
     /// Looks at everything but one directory and what is below it.
     pub fn audit_except(&mut self, left_out: Option<PathId>) {
         let world = self.eye.truth.world;
-        let is_out = |id: &PathId| {
-            left_out.is_some_and(|dir| *id == dir || world.descendants(dir).contains(id))
-        };
+        let is_out = |id: &PathId| left_out.is_some_and(|dir| *id == dir || world.descendants(dir).contains(id));
         for id in world.ids().filter(|id| !is_out(id)) {
             self.eye.stat(Base::Root, id);
             self.eye.read(Base::Root, id);
@@ -97,7 +89,7 @@ impl<'a> Auditor<'a> {
                 } else {
                     self.held.push((fd, dir));
                 }
-                if self.held.len() % 2 == 0 {
+                if self.held.len().is_multiple_of(2) {
                     return;
                 }
             }

@@ -1,9 +1,8 @@
 //! Whatever makes the readers' life harder, and judges nothing: walkers that are stopped and
-//! killed, caches that are dropped, a processor that is busy.
+//! killed, caches that are dropped.
 
 use crate::chance::Chance;
 use crate::pace::Member;
-use crate::support::sys::{self, Scheduling};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::Path;
@@ -39,20 +38,6 @@ pub fn dropper(member: &Member<'_>, every_us: usize, seed: u64) {
     while member.goes_on() {
         fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
         pause(&mut chance, every_us);
-    }
-}
-
-/// Keeps the calling thread's processor from all ordinary threads for a few milliseconds at a
-/// time: a reader there gets its answer late.
-pub fn hog(member: &Member<'_>, most_us: usize, seed: u64) {
-    sys::schedule(Scheduling::First).unwrap();
-    let mut chance = Chance::new(seed);
-    while member.goes_on() {
-        let end = Instant::now() + Duration::from_micros(chance.below(most_us) as u64);
-        while Instant::now() < end {
-            std::hint::spin_loop();
-        }
-        pause(&mut chance, most_us / 4);
     }
 }
 

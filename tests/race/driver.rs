@@ -16,7 +16,6 @@ use crate::tally::{Tally, Wrong};
 use crate::truth::Truth;
 use crate::world::World;
 use rustix::fs::{Mode, OFlags};
-use rustix::thread::CpuSet;
 use serde_json::Value;
 use std::os::fd::OwnedFd;
 use std::thread::{self, Scope};
@@ -33,13 +32,12 @@ pub struct Crowd {
     pub watchers: usize,
     /// Threads with descriptors and a working directory inside directories.
     pub holders: usize,
+    /// Threads that list directories into buffers whose page faults are served late.
+    pub slow: usize,
     /// Threads whose child processes walk, are stopped and killed.
     pub walkers: usize,
     /// Microseconds between two drops of the kernel's caches, at most; 0: none.
     pub drop_every_us: usize,
-    /// Keep readers and daemon on processors of their own, and take the readers' one away for so
-    /// many microseconds at a time; 0: no.
-    pub hog_us: usize,
 }
 
 /// What the race is.
@@ -53,8 +51,10 @@ pub struct Course {
     pub burst: usize,
     /// Takes the shortest way home after this time.
     pub limit: Duration,
-    /// Ends at the first finding.
+    /// Ends when something that was served is wrong.
     pub until_wrong: bool,
+    /// Whether stamps are judged, or only what is there.
+    pub stamps: bool,
     /// Who takes part.
     pub crowd: Crowd,
 }
@@ -63,12 +63,10 @@ pub struct Course {
 pub struct Outcome {
     /// What was seen.
     pub tally: Tally,
-    /// Switches done.
-    pub switches: usize,
     /// Audits done.
     pub audits: usize,
-    /// The longest switch, from request to answer.
-    pub longest: Duration,
+    /// How long switches took, from request to answer.
+    pub calls: Calls,
     /// All of it.
     pub took: Duration,
 }
@@ -76,14 +74,43 @@ pub struct Outcome {
 impl Outcome {
     /// One line for the log.
     pub fn summary(&self) -> String {
+        let [mean, longest] = [self.calls.mean(), self.calls.longest].map(|time| time.as_secs_f64() * 1_000.0);
         format!(
-            "{} switches (longest {:.1} ms), {} audits in {:.1} s; {}",
-            self.switches,
-            self.longest.as_secs_f64() * 1_000.0,
+            "{} switches (mean {mean:.1} ms, longest {longest:.1} ms, {} busy, {} left something for the next), \
+             {} audits in {:.1} s; {}",
+            self.calls.count,
+            self.calls.busy,
+            self.calls.untidy,
             self.audits,
             self.took.as_secs_f64(),
             self.tally
         )
+    }
+}
+
+/// How long switches took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Calls {
+    /// How many, those refused included.
+    pub count: usize,
+    total: Duration,
+    longest: Duration,
+    /// So many were refused because the limit passed.
+    pub busy: usize,
+    /// Of so many the kernel could not be told all within the limit.
+    pub untidy: usize,
+}
+
+impl Calls {
+    fn add(&mut self, took: Duration) {
+        self.count += 1;
+        self.total += took;
+        self.longest = self.longest.max(took);
+    }
+
+    /// How long one took in the mean.
+    pub fn mean(&self) -> Duration {
+        self.total / u32::try_from(self.count.max(1)).unwrap()
     }
 }
 
@@ -99,13 +126,10 @@ pub fn prepare(rig: &mut Rig, world: &World, env: &[(&str, &str)]) {
 /// Runs the race on a prepared rig.
 pub fn run(rig: &Rig, world: &World, course: &Course) -> Outcome {
     let begun = Instant::now();
-    let history = History::new(world, 0, course.switches + 1);
+    let history = History::new(world, 0, 4 * course.switches + 10);
     let tally = Tally::default();
     let pace = Pace::default();
-    let truth = Truth {
-        world,
-        history: &history,
-    };
+    let truth = Truth { world, history: &history, stamps: course.stamps };
     let mut driver = Driver::new(truth, &tally, rig.control(), course.seed);
     driver.first_switch(rig);
     sys::own_working_directory().unwrap();
@@ -117,21 +141,17 @@ pub fn run(rig: &Rig, world: &World, course: &Course) -> Outcome {
     thread::scope(|scope| {
         // The readers go home however this closure ends.
         let _home = Home(&pace);
-        let starter = Starter {
-            scope,
-            pace: &pace,
-            hogged: course.crowd.hog_us > 0,
-        };
+        let starter = Starter { scope, pace: &pace };
         start_readers(&starter, rig, &course.crowd, &eye);
         let mut auditor = Auditor::new(eye("auditor", 0), root_of(rig));
-        let goes_on = || {
-            history.finished() < course.switches
+        let goes_on = |calls: &Calls| {
+            calls.count < course.switches
                 && begun.elapsed() < course.limit
-                && !(course.until_wrong && tally.total() > 0)
+                && !(course.until_wrong && tally.served_wrong() > 0)
         };
-        while goes_on() {
-            let end = history.finished() + course.burst;
-            while goes_on() && history.finished() < end {
+        while goes_on(&driver.calls) {
+            let end = driver.calls.count + course.burst;
+            while goes_on(&driver.calls) && driver.calls.count < end {
                 driver.switch();
             }
             pace.close();
@@ -140,14 +160,8 @@ pub fn run(rig: &Rig, world: &World, course: &Course) -> Outcome {
             pace.open();
         }
     });
-    let (longest, switches) = (driver.longest, history.finished());
-    Outcome {
-        tally,
-        switches,
-        audits,
-        longest,
-        took: begun.elapsed(),
-    }
+    let calls = driver.calls;
+    Outcome { tally, audits, calls, took: begun.elapsed() }
 }
 
 /// The root of the mount, opened.
@@ -169,19 +183,12 @@ impl Drop for Home<'_> {
 struct Starter<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     pace: &'env Pace,
-    hogged: bool,
 }
 
 impl<'scope, 'env> Starter<'scope, 'env> {
     fn start(&self, run: impl FnOnce(&Member<'_>) + Send + 'scope) {
         let member = self.pace.join();
-        let hogged = self.hogged;
-        self.scope.spawn(move || {
-            if hogged {
-                stay_on(1);
-            }
-            run(&member);
-        });
+        self.scope.spawn(move || run(&member));
     }
 }
 
@@ -212,26 +219,19 @@ fn start_readers<'scope, 'env: 'scope>(
         let (eye, root) = (eye("holder", next()), root_of(rig));
         to.start(move |member| readers::holder(eye, member, &root));
     }
+    for _ in 0..crowd.slow {
+        let (eye, root) = (eye("slow lister", next()), root_of(rig));
+        to.start(move |member| readers::slow_lister(eye, member, &root));
+    }
     for _ in 0..crowd.walkers {
         let seed = next();
         to.start(move |member| disturbers::walkers(&rig.mnt, member, seed));
     }
-    let (drop_every_us, hog_us) = (crowd.drop_every_us, crowd.hog_us);
-    if drop_every_us > 0 {
+    let every_us = crowd.drop_every_us;
+    if every_us > 0 {
         let seed = next();
-        to.start(move |member| disturbers::dropper(member, drop_every_us, seed));
+        to.start(move |member| disturbers::dropper(member, every_us, seed));
     }
-    if hog_us > 0 {
-        let seed = next();
-        to.start(move |member| disturbers::hog(member, hog_us, seed));
-    }
-}
-
-/// Keeps the calling thread, and what it starts from now on, on one processor.
-pub fn stay_on(processor: usize) {
-    let mut set = CpuSet::new();
-    set.set(processor);
-    rustix::thread::sched_setaffinity(None, &set).unwrap();
 }
 
 /// Asks for the switches and checks the answers.
@@ -240,20 +240,14 @@ pub struct Driver<'a> {
     tally: &'a Tally,
     control: Control,
     chance: Chance,
-    /// The longest switch so far, from request to answer.
-    pub longest: Duration,
+    /// How long its switches took.
+    pub calls: Calls,
 }
 
 impl<'a> Driver<'a> {
     /// A driver that has not switched yet.
     pub fn new(truth: Truth<'a>, tally: &'a Tally, control: Control, seed: u64) -> Driver<'a> {
-        Driver {
-            truth,
-            tally,
-            control,
-            chance: Chance::new(seed),
-            longest: Duration::ZERO,
-        }
+        Driver { truth, tally, control, chance: Chance::new(seed), calls: Calls::default() }
     }
 
     /// The switch that tells the store's number of index 0; every release must differ from the
@@ -270,37 +264,54 @@ impl<'a> Driver<'a> {
         assert_eq!((before, index), (0, 1), "the first switch comes first");
     }
 
-    /// One switch: back to where it was in a third of the cases, else to any other release.
-    pub fn switch(&mut self) {
-        let Truth { world, history } = self.truth;
+    /// The release to switch to next: in a third of the cases the one before, else any other.
+    pub fn next(&mut self) -> usize {
+        let Truth { world, history, .. } = self.truth;
         let here = history.finished();
         let active = history.view(here).release;
         let before = history.view(here - 1).release;
-        let to = if self.chance.percent(33) && before != active {
+        if self.chance.percent(33) && before != active {
             before
         } else {
             (active + 1 + self.chance.below(world.releases() - 1)) % world.releases()
-        };
+        }
+    }
+
+    /// One switch to any other release.
+    pub fn switch(&mut self) {
+        let to = self.next();
+        self.switch_to(to);
+    }
+
+    /// One switch.
+    pub fn switch_to(&mut self, to: usize) {
+        let Truth { world, history, .. } = self.truth;
+        let active = history.view(history.finished()).release;
         let index = history.start(world, to);
         let begun = Instant::now();
         let answer = self.control.switch(&World::name(to));
-        self.longest = self.longest.max(begun.elapsed());
+        self.calls.add(begun.elapsed());
         match answer {
             Ok(answer) => {
+                if answer["tidy"] != "done" {
+                    self.calls.untidy += 1;
+                }
                 let changed = world.changes(active, to) as u64;
                 if answer["changed"].as_u64() != Some(changed) {
-                    self.tally.wrong(Wrong::Switch, || {
-                        format!("r{active} to r{to} changes {changed} entries: {answer}")
-                    });
+                    self.tally
+                        .wrong(Wrong::Switch, || format!("r{active} to r{to} changes {changed} entries: {answer}"));
                 }
                 history.finish(index, second_of(&answer));
             }
             Err(error) => {
-                self.tally.wrong(Wrong::Switch, || format!("r{active} to r{to}: {error}"));
-                // What is served now is known by asking.
+                if error.contains("busy") {
+                    self.calls.busy += 1;
+                } else {
+                    self.tally.wrong(Wrong::Switch, || format!("r{active} to r{to}: {error}"));
+                }
                 let status = self.control.status().unwrap();
-                assert_eq!(status["release"], World::name(to), "a failed switch: {error}");
-                history.finish(index, 0);
+                assert_eq!(status["release"], World::name(active), "after a refused switch: {error}");
+                history.refuse(index);
             }
         }
     }

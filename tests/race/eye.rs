@@ -57,15 +57,7 @@ pub struct Eye<'a> {
 impl<'a> Eye<'a> {
     /// An eye on the mount whose root is open as `root`.
     pub fn new(truth: Truth<'a>, tally: &'a Tally, root: OwnedFd, who: &str, seed: u64) -> Eye<'a> {
-        Eye {
-            truth,
-            chance: Chance::new(seed),
-            tally,
-            who: who.to_owned(),
-            root,
-            floor: 0,
-            audits: false,
-        }
+        Eye { truth, chance: Chance::new(seed), tally, who: who.to_owned(), root, floor: 0, audits: false }
     }
 
     /// The same eye; its findings all count as findings of an audit.
@@ -106,6 +98,8 @@ impl<'a> Eye<'a> {
         explains: impl Fn(usize) -> bool,
         note: impl Fn() -> String,
     ) -> bool {
+        let history = self.truth.history;
+        let explains = |view: usize| history.view(view).served() && explains(view);
         let floor = self.floor.max(from);
         if let Some(view) = (floor..=to).find(|view| explains(*view)) {
             self.floor = view;
@@ -159,22 +153,10 @@ impl<'a> Eye<'a> {
         self.judge_stat(Base::Root, id, span, &got, "stat through a symlink")
     }
 
-    fn judge_stat(
-        &mut self,
-        base: Base<'_>,
-        id: PathId,
-        span: Span,
-        got: &Result<Seen, Errno>,
-        what: &str,
-    ) -> bool {
+    fn judge_stat(&mut self, base: Base<'_>, id: PathId, span: Span, got: &Result<Seen, Errno>, what: &str) -> bool {
         let truth = self.truth;
         let note = format!("{what} {}: {got:?}, {}", self.name(base, id), self.expected(span, id));
-        self.judge(
-            span,
-            otherwise(got),
-            |view| truth.stat(view, base.dir(), id, got),
-            || note.clone(),
-        )
+        self.judge(span, otherwise(got), |view| truth.stat(view, base.dir(), id, got), || note.clone())
     }
 
     /// fstat of a directory held open.
@@ -219,14 +201,8 @@ impl<'a> Eye<'a> {
         let path = truth.world.below(base.dir(), id).to_vec();
         let (read, span) = self.look(base, |dir| probe::readlink(dir, &path));
         let got = read.map(|target| truth.world.target_number(&target));
-        let note =
-            format!("readlink {}: {got:?}, {}", self.name(base, id), self.expected(span, id));
-        self.judge(
-            span,
-            otherwise(&got),
-            |view| truth.readlink(view, base.dir(), id, &got),
-            || note.clone(),
-        )
+        let note = format!("readlink {}: {got:?}, {}", self.name(base, id), self.expected(span, id));
+        self.judge(span, otherwise(&got), |view| truth.readlink(view, base.dir(), id, &got), || note.clone())
     }
 
     /// Opens a path, and if it is a file reads it to its end; between open and close the content is one, and the
@@ -262,9 +238,7 @@ impl<'a> Eye<'a> {
                     let fair = base.dir() == ROOT || while_open.all(|view| truth.lives(view, base.dir()));
                     let mut while_open = span.0..=after;
                     if fair && !while_open.any(|view| truth.pair(view, id, number, &seen)) {
-                        self.report(Wrong::Torn, || {
-                            format!("fstat {name}: content {number} never had {seen:?}")
-                        });
+                        self.report(Wrong::Torn, || format!("fstat {name}: content {number} never had {seen:?}"));
                         return false;
                     }
                 }
@@ -272,12 +246,7 @@ impl<'a> Eye<'a> {
             }
         };
         let note = format!("read {name}: {got:?}, {}", self.expected(span, id));
-        self.judge(
-            span,
-            otherwise(&got),
-            |view| truth.open(view, base.dir(), id, &got),
-            || note.clone(),
-        )
+        self.judge(span, otherwise(&got), |view| truth.open(view, base.dir(), id, &got), || note.clone())
     }
 
     /// A whole listing, in whatever manner; it must be that of one view from when it was opened,
@@ -322,9 +291,7 @@ impl<'a> Eye<'a> {
         match self.names(&dir, Manner::Whole, &name) {
             Some(second) if second == names => true,
             Some(second) => {
-                self.report(Wrong::Mixed, || {
-                    format!("list {name} again: {} names, were {count}", second.len())
-                });
+                self.report(Wrong::Mixed, || format!("list {name} again: {} names, were {count}", second.len()));
                 false
             }
             None => false,

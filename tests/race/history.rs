@@ -7,16 +7,27 @@
 
 use crate::world::{Kind, PathId, World};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 /// What is served after one switch.
 pub struct View {
     /// The release.
     pub release: usize,
-    /// For each path the switch that last changed it; 0: none did.
+    /// Which switch made it, counted as the store counts: those that were refused are not.
+    number: usize,
+    /// For each path the number of the switch that last changed it; 0: none did.
     pub stamps: Vec<usize>,
     /// For each path the last view, this one included, in which it was a directory.
     last_dir: Vec<Option<usize>>,
+    /// The switch was refused: this was never served.
+    refused: AtomicBool,
+}
+
+impl View {
+    /// False if the switch to it was refused.
+    pub fn served(&self) -> bool {
+        !self.refused.load(SeqCst)
+    }
 }
 
 /// See the head of this file.
@@ -44,8 +55,10 @@ impl History {
             0,
             View {
                 release,
+                number: 0,
                 stamps: vec![0; world.ids().len()],
                 last_dir: world.ids().map(|id| is_dir(id).then_some(0)).collect(),
+                refused: AtomicBool::new(false),
             },
         );
         history
@@ -64,15 +77,16 @@ impl History {
     pub fn start(&self, world: &World, release: usize) -> usize {
         let index = self.started() + 1;
         let old = self.view(index - 1);
+        let number = old.number + 1;
         let at = |id| (world.at(old.release, id), world.at(release, id));
         let mut stamps = old.stamps.clone();
         let mut last_dir = old.last_dir.clone();
         for id in world.ids() {
             match at(id) {
                 (was, is) if was != is => {
-                    stamps[id] = index;
+                    stamps[id] = number;
                     // An entry of its directory, if that is one before and after.
-                    stamps[world.parent(id)] = index;
+                    stamps[world.parent(id)] = number;
                 }
                 _ => {}
             }
@@ -80,22 +94,32 @@ impl History {
                 last_dir[id] = Some(index);
             }
         }
-        self.publish(
-            index,
-            View {
-                release,
-                stamps,
-                last_dir,
-            },
-        );
+        self.publish(index, View { release, number, stamps, last_dir, refused: AtomicBool::new(false) });
         self.started.store(index, SeqCst);
         index
     }
 
     /// Says that the switch has been answered. `second`: the one it stamped with, 0 if unknown.
     pub fn finish(&self, index: usize, second: u64) {
-        self.seconds[index].store(second, SeqCst);
+        self.seconds[self.view(index).number].store(second, SeqCst);
         self.finished.store(index, SeqCst);
+    }
+
+    /// Says that the switch has been refused: what was served before is served on, as a view of
+    /// its own, because time has passed.
+    pub fn refuse(&self, index: usize) {
+        let old = self.view(index - 1);
+        let view = View {
+            release: old.release,
+            number: old.number,
+            stamps: old.stamps.clone(),
+            last_dir: old.last_dir.clone(),
+            refused: AtomicBool::new(false),
+        };
+        self.publish(index + 1, view);
+        self.view(index).refused.store(true, SeqCst);
+        self.started.store(index + 1, SeqCst);
+        self.finished.store(index + 1, SeqCst);
     }
 
     /// The last switch that was asked for.
@@ -113,14 +137,13 @@ impl History {
         self.base.store(base, SeqCst);
     }
 
-    /// True if a served mtime is the stamp of switch `index` (0: the source's own mtime).
-    pub fn is_stamp(&self, index: usize, second: i64, nanosecond: u64) -> bool {
-        if index == 0 {
+    /// True if a served mtime is the stamp of the switch with this number (0: the source's own).
+    pub fn is_stamp(&self, number: usize, second: i64, nanosecond: u64) -> bool {
+        if number == 0 {
             return second == crate::support::tree::SOURCE_SECOND && nanosecond == 0;
         }
-        let known = self.seconds[index].load(SeqCst);
-        nanosecond == self.base.load(SeqCst) + index as u64
-            && (known == 0 || i64::try_from(known) == Ok(second))
+        let known = self.seconds[number].load(SeqCst);
+        nanosecond == self.base.load(SeqCst) + number as u64 && (known == 0 || i64::try_from(known) == Ok(second))
     }
 
     /// The release by which names below the directory `base` are answered in view `index`: the

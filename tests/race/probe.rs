@@ -30,7 +30,7 @@ impl From<Stat> for Seen {
             kind: FileType::from_raw_mode(stat.st_mode),
             size: stat.st_size as u64,
             second: stat.st_mtime,
-            nanosecond: stat.st_mtime_nsec as u64,
+            nanosecond: stat.st_mtime_nsec,
             ino: stat.st_ino,
         }
     }

@@ -5,10 +5,15 @@ use crate::pace::Member;
 use crate::probe::{self, Manner};
 use crate::support::sys;
 use crate::world::{Kind, PathId, ROOT};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 /// So many directories a holder keeps open.
 const HELD: usize = 6;
+
+/// For so many microseconds at most a slow lister holds a lock.
+const SLOW_US: usize = 60_000;
 
 /// Paths of every kind, at random: positive and negative lookups, contents, symlinks.
 pub fn looker(mut eye: Eye<'_>, member: &Member<'_>) {
@@ -35,9 +40,7 @@ pub fn looker(mut eye: Eye<'_>, member: &Member<'_>) {
 /// Every path that is a directory in some release.
 pub fn directories(eye: &Eye<'_>) -> Vec<PathId> {
     let world = eye.truth.world;
-    let in_any = |id: &PathId| {
-        (0..world.releases()).any(|release| world.at(release, *id) == Some(Kind::Dir))
-    };
+    let in_any = |id: &PathId| (0..world.releases()).any(|release| world.at(release, *id) == Some(Kind::Dir));
     world.ids().filter(in_any).collect()
 }
 
@@ -46,13 +49,22 @@ pub fn lister(mut eye: Eye<'_>, member: &Member<'_>, pause_us: usize) {
     let directories = directories(&eye);
     while member.goes_on() {
         let dir = *eye.chance.pick(&directories);
-        let manner = if eye.chance.percent(50) {
-            Manner::Piecewise(pause_us)
-        } else {
-            Manner::Whole
-        };
+        let manner = if eye.chance.percent(50) { Manner::Piecewise(pause_us) } else { Manner::Whole };
         let again = eye.chance.percent(20);
         eye.list(Base::Root, dir, manner, again);
+    }
+}
+
+/// Holds directories' locks for a while: lists them into memory that is there only later.
+pub fn slow_lister(mut eye: Eye<'_>, member: &Member<'_>, root: &OwnedFd) {
+    let directories = directories(&eye);
+    while member.goes_on() {
+        let dir = *eye.chance.pick(&directories);
+        let hold = Duration::from_micros(eye.chance.below(SLOW_US) as u64);
+        if let Ok(fd) = probe::open_dir(root.as_fd(), eye.truth.world.path(dir).or_dot()) {
+            sys::list_slowly(fd.as_fd(), hold).unwrap();
+        }
+        thread::sleep(Duration::from_micros(eye.chance.below(SLOW_US) as u64));
     }
 }
 
@@ -85,7 +97,7 @@ pub fn holder(mut eye: Eye<'_>, member: &Member<'_>, root: &OwnedFd) {
     while member.goes_on() {
         if held.len() < HELD || eye.chance.percent(2) {
             let dir = *eye.chance.pick(&directories);
-            if let Ok(fd) = probe::open_dir(std::os::fd::AsFd::as_fd(root), eye.truth.world.path(dir).or_dot()) {
+            if let Ok(fd) = probe::open_dir(root.as_fd(), eye.truth.world.path(dir).or_dot()) {
                 if eye.chance.percent(30) {
                     rustix::process::fchdir(&fd).unwrap();
                     working = Some(dir);

@@ -56,3 +56,17 @@ pub fn quiet_parents() -> World {
     }
     to.build()
 }
+
+/// Directories that change inside from the first to the second release and are not in the third.
+pub fn changed_then_gone() -> World {
+    let mut to = Builder::new();
+    for release in 0..3 {
+        to.release();
+        to.file("index.html", release);
+        to.dir("p");
+        for dir in (0..4).filter(|_| release < 2) {
+            to.file(&format!("p/d{dir}/f"), release);
+        }
+    }
+    to.build()
+}

@@ -24,15 +24,8 @@ pub enum Wrong {
     Switch,
 }
 
-const KINDS: [Wrong; 7] = [
-    Wrong::Error,
-    Wrong::Stale,
-    Wrong::Torn,
-    Wrong::Back,
-    Wrong::Mixed,
-    Wrong::Audit,
-    Wrong::Switch,
-];
+const KINDS: [Wrong; 7] =
+    [Wrong::Error, Wrong::Stale, Wrong::Torn, Wrong::Back, Wrong::Mixed, Wrong::Audit, Wrong::Switch];
 
 /// So many findings are kept word for word.
 const KEPT: usize = 25;
@@ -71,6 +64,11 @@ impl Tally {
     /// How often something was wrong in any way.
     pub fn total(&self) -> usize {
         KINDS.iter().map(|wrong| self.count(*wrong)).sum()
+    }
+
+    /// How often what was served was wrong.
+    pub fn served_wrong(&self) -> usize {
+        self.total() - self.count(Wrong::Switch) - self.count(Wrong::Error)
     }
 
     /// The first findings, one a line.

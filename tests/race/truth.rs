@@ -13,6 +13,8 @@ pub struct Truth<'a> {
     pub world: &'a World,
     /// When each was active.
     pub history: &'a History,
+    /// Whether mtimes are judged, or only what is there.
+    pub stamps: bool,
 }
 
 impl Truth<'_> {
@@ -27,11 +29,7 @@ impl Truth<'_> {
     }
 
     fn release(&self, view: usize, base: PathId) -> Option<usize> {
-        if base == ROOT {
-            Some(self.history.view(view).release)
-        } else {
-            self.history.release_for(view, base)
-        }
+        if base == ROOT { Some(self.history.view(view).release) } else { self.history.release_for(view, base) }
     }
 
     /// True if the view's own release has this directory.
@@ -55,7 +53,7 @@ impl Truth<'_> {
     /// Would a view serve this mtime for a path?
     pub fn stamped(&self, view: usize, id: PathId, seen: &Seen) -> bool {
         let stamp = self.history.view(view).stamps[id];
-        self.history.is_stamp(stamp, seen.second, seen.nanosecond)
+        !self.stamps || self.history.is_stamp(stamp, seen.second, seen.nanosecond)
     }
 
     fn has_kind(&self, kind: Kind, seen: &Seen) -> bool {
@@ -74,13 +72,7 @@ impl Truth<'_> {
 
     /// Would a view answer an open without following symlinks like this? What was opened is `Some`
     /// file's content, or a directory.
-    pub fn open(
-        &self,
-        view: usize,
-        base: PathId,
-        id: PathId,
-        got: &Result<Option<u32>, Errno>,
-    ) -> bool {
+    pub fn open(&self, view: usize, base: PathId, id: PathId, got: &Result<Option<u32>, Errno>) -> bool {
         match (self.found(view, base, id), got) {
             (Found::Absent, Err(error)) => *error == Errno::NOENT,
             (Found::NotDir, Err(error)) => *error == Errno::NOTDIR,
@@ -96,19 +88,14 @@ impl Truth<'_> {
     pub fn pair(&self, view: usize, id: PathId, content: u32, seen: &Seen) -> bool {
         let release = self.history.view(view).release;
         let kind = Kind::File(content);
-        self.world.at(release, id) == Some(kind)
+        self.history.view(view).served()
+            && self.world.at(release, id) == Some(kind)
             && self.has_kind(kind, seen)
             && self.stamped(view, id, seen)
     }
 
     /// Would a view answer readlink like this? `None`: a target that no release has.
-    pub fn readlink(
-        &self,
-        view: usize,
-        base: PathId,
-        id: PathId,
-        got: &Result<Option<u32>, Errno>,
-    ) -> bool {
+    pub fn readlink(&self, view: usize, base: PathId, id: PathId, got: &Result<Option<u32>, Errno>) -> bool {
         match (self.found(view, base, id), got) {
             (Found::Absent, Err(error)) => *error == Errno::NOENT,
             (Found::NotDir, Err(error)) => *error == Errno::NOTDIR,
@@ -122,9 +109,7 @@ impl Truth<'_> {
     pub fn opendir(&self, view: usize, base: PathId, id: PathId, got: Result<(), Errno>) -> bool {
         match (self.found(view, base, id), got) {
             (Found::Absent, Err(error)) => error == Errno::NOENT,
-            (Found::NotDir | Found::Here(Kind::File(_) | Kind::Link(_)), Err(error)) => {
-                error == Errno::NOTDIR
-            }
+            (Found::NotDir | Found::Here(Kind::File(_) | Kind::Link(_)), Err(error)) => error == Errno::NOTDIR,
             (Found::Here(Kind::Dir), Ok(())) => true,
             _ => false,
         }
@@ -133,16 +118,14 @@ impl Truth<'_> {
     /// Would a view list a directory like this? `names` are sorted.
     pub fn listing(&self, view: usize, base: PathId, id: PathId, names: &[Listed]) -> bool {
         self.release(view, base).is_some_and(|release| {
-            self.world.walk(release, base, id) == Found::Here(Kind::Dir)
-                && self.world.listing(release, id) == names
+            self.world.walk(release, base, id) == Found::Here(Kind::Dir) && self.world.listing(release, id) == names
         })
     }
 
     /// Would a view answer fstat of a directory held open like this?
     pub fn held(&self, view: usize, dir: PathId, got: &Result<Seen, Errno>) -> bool {
         got.is_ok_and(|seen| {
-            seen.kind == FileType::Directory
-                && (!self.lives(view, dir) || self.stamped(view, dir, &seen))
+            seen.kind == FileType::Directory && (!self.lives(view, dir) || self.stamped(view, dir, &seen))
         })
     }
 }

@@ -33,7 +33,7 @@ impl fmt::Display for AllowOverride {
     }
 }
 
-/// How file bodies reach the socket. `EnableMMAP` is on with both.
+/// How file bodies reach the socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Sending {
     Mmap,
@@ -73,13 +73,11 @@ impl Apache {
             .permissions(fs::Permissions::from_mode(0o755))
             .tempdir()
             .unwrap();
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .unwrap()
-            .port();
-        let sendfile = match sending {
-            Sending::Mmap => "Off",
-            Sending::Sendfile => "On",
+        let port =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).unwrap().port();
+        let (mmap, sendfile) = match sending {
+            Sending::Mmap => ("On", "Off"),
+            Sending::Sendfile => ("Off", "On"),
         };
         let output = fs::File::create(scratch.path().join("output")).unwrap();
         let mut command = Command::new(program);
@@ -92,6 +90,7 @@ impl Apache {
             ("PORT", port.to_string()),
             ("DOCROOT", docroot.display().to_string()),
             ("OVERRIDE", allow_override.to_string()),
+            ("MMAP", mmap.to_owned()),
             ("SENDFILE", sendfile.to_owned()),
         ] {
             command.args(["-C", &format!("Define {name} {value}")]);
@@ -103,11 +102,7 @@ impl Apache {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display()));
-        let mut apache = Apache {
-            child,
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            scratch,
-        };
+        let mut apache = Apache { child, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), scratch };
         let deadline = Instant::now() + PATIENCE;
         loop {
             // The child first: a port that answers while our server has ended belongs to somebody else.

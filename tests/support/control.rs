@@ -17,10 +17,7 @@ pub struct Control {
 impl Control {
     /// A client of the daemon that serves `store`. Connects at the first request.
     pub fn new(store: &Path) -> Control {
-        Control {
-            run: store.join("run"),
-            line: None,
-        }
+        Control { run: store.join("run"), line: None }
     }
 
     /// Sends one request and waits for its answer. `Err` is the text of the daemon's refusal, or

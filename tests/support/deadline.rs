@@ -139,8 +139,9 @@ pub fn alive(pid: u32) -> bool {
 /// request to the file system.
 pub fn connection_of(mountpoint: &Path) -> Option<u32> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let found = table.lines().rev().find(|line| {
-        line.split(' ').nth(4) == Some(&mountpoint.to_string_lossy().replace(' ', "\\040"))
-    })?;
+    let found = table
+        .lines()
+        .rev()
+        .find(|line| line.split(' ').nth(4) == Some(&mountpoint.to_string_lossy().replace(' ', "\\040")))?;
     found.split(' ').nth(2)?.split(':').nth(1)?.parse().ok()
 }

@@ -50,10 +50,7 @@ pub struct Validators<'a> {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        Client {
-            address,
-            stream: None,
-        }
+        Client { address, stream: None }
     }
 
     /// `GET path`. `path` is bytes-as-text from a URL's point of view; it is percent-encoded here.
@@ -66,11 +63,7 @@ impl Client {
     }
 
     /// The answer, and whether the connection can be used again.
-    fn exchange(
-        &mut self,
-        path: &str,
-        validators: &Validators<'_>,
-    ) -> io::Result<(Response, bool)> {
+    fn exchange(&mut self, path: &str, validators: &Validators<'_>) -> io::Result<(Response, bool)> {
         let stream = match self.stream.take() {
             Some(stream) => self.stream.insert(stream),
             None => {
@@ -78,15 +71,10 @@ impl Client {
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
                 stream.set_nodelay(true)?;
-                self.stream
-                    .insert(BufReader::with_capacity(64 * 1024, stream))
+                self.stream.insert(BufReader::with_capacity(64 * 1024, stream))
             }
         };
-        let mut request = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\n",
-            encode(path),
-            self.address
-        );
+        let mut request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n", encode(path), self.address);
         if let Some(etag) = validators.etag {
             let _ = write!(request, "If-None-Match: {etag}\r\n");
         }
@@ -107,10 +95,7 @@ fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
     let mut line = Vec::new();
     stream.take(64 * 1024).read_until(b'\n', &mut line)?;
     if line.pop() != Some(b'\n') {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the connection ended in the header",
-        ));
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended in the header"));
     }
     if line.last() == Some(&b'\r') {
         line.pop();
@@ -125,29 +110,20 @@ fn read_response(stream: &mut impl BufRead) -> io::Result<(Response, bool)> {
         .and_then(|rest| rest.get(..3))
         .and_then(|code| code.parse().ok())
         .ok_or_else(|| bad(format!("no HTTP status line: {line:?}")))?;
-    let mut response = Response {
-        status,
-        etag: None,
-        last_modified: None,
-        body: Vec::new(),
-        promised: None,
-        whole: true,
-    };
+    let mut response =
+        Response { status, etag: None, last_modified: None, body: Vec::new(), promised: None, whole: true };
     let (mut keep, mut chunked) = (true, false);
     loop {
         let line = read_line(stream)?;
         if line.is_empty() {
             break;
         }
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| bad(format!("no header: {line:?}")))?;
+        let (name, value) = line.split_once(':').ok_or_else(|| bad(format!("no header: {line:?}")))?;
         let value = value.trim();
         match name.to_ascii_lowercase().as_str() {
             "content-length" => {
                 let length = value.parse().ok().filter(|&n| n <= LARGEST_BODY);
-                response.promised =
-                    Some(length.ok_or_else(|| bad(format!("Content-Length: {value}")))?);
+                response.promised = Some(length.ok_or_else(|| bad(format!("Content-Length: {value}")))?);
             }
             "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
             "connection" => keep = !value.eq_ignore_ascii_case("close"),
@@ -215,10 +191,7 @@ pub struct Release {
 
 impl Release {
     pub fn new(name: &str) -> Self {
-        Release {
-            name: name.to_owned(),
-            pages: BTreeMap::new(),
-        }
+        Release { name: name.to_owned(), pages: BTreeMap::new() }
     }
 
     /// Adds what is served at `path`, and at the directory's own path if it is an index.
@@ -255,10 +228,8 @@ fn files(root: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
     while let Some((directory, url)) = todo.pop() {
         for entry in fs::read_dir(&directory)? {
             let entry = entry?;
-            let name = entry
-                .file_name()
-                .into_string()
-                .map_err(|name| bad(format!("a name that no URL can say: {name:?}")))?;
+            let name =
+                entry.file_name().into_string().map_err(|name| bad(format!("a name that no URL can say: {name:?}")))?;
             if name.starts_with(".ht") {
                 continue;
             }
@@ -326,11 +297,7 @@ pub struct Timeline {
 
 impl Timeline {
     fn new(first: usize) -> Self {
-        Timeline {
-            order: RwLock::new(vec![first]),
-            started: AtomicUsize::new(0),
-            finished: AtomicUsize::new(0),
-        }
+        Timeline { order: RwLock::new(vec![first]), started: AtomicUsize::new(0), finished: AtomicUsize::new(0) }
     }
 
     /// To be called before the switch to `release` (an index into the site's releases) is asked for.
@@ -383,10 +350,7 @@ pub struct Site {
 impl Site {
     /// `first` is the release that is served now.
     pub fn new(releases: Vec<Release>, first: usize) -> Self {
-        let paths: BTreeSet<String> = releases
-            .iter()
-            .flat_map(|release| release.pages.keys().cloned())
-            .collect();
+        let paths: BTreeSet<String> = releases.iter().flat_map(|release| release.pages.keys().cloned()).collect();
         Site {
             releases,
             timeline: Timeline::new(first),
@@ -401,25 +365,24 @@ impl Site {
     }
 
     fn names(&self, window: &[usize]) -> String {
-        let names: Vec<_> = window
-            .iter()
-            .map(|&release| self.releases[release].name.as_str())
-            .collect();
+        let names: Vec<_> = window.iter().map(|&release| self.releases[release].name.as_str()).collect();
         names.join(", ")
     }
 
     /// `window`: the releases that were active during the request. `held`: the release whose body the validators were taken from.
-    pub fn judge(
-        &self,
-        path: &str,
-        window: &[usize],
-        held: Option<usize>,
-        answer: &io::Result<Response>,
-    ) -> Verdict {
+    pub fn judge(&self, path: &str, window: &[usize], held: Option<usize>, answer: &io::Result<Response>) -> Verdict {
         let active = self.names(window);
         let response = match answer {
             Ok(response) => response,
-            Err(error) => return Verdict::Failed(format!("{path}: {error} (active: {active})")),
+            Err(error) => {
+                let text = format!("{path}: {error} (active: {active})");
+                let closed = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+                return if closed && self.shrinks(path, window) {
+                    Verdict::Crossed(text)
+                } else {
+                    Verdict::Failed(text)
+                };
+            }
         };
         let body_in = |release: usize| self.releases[release].pages.get(path);
         match response.status {
@@ -431,24 +394,14 @@ impl Site {
                     }
                     if let Some(release) = (0..self.releases.len()).find(matches) {
                         let name = &self.releases[release].name;
-                        return Verdict::Stale(format!(
-                            "{path}: the body of release {name} while active: {active}"
-                        ));
+                        return Verdict::Stale(format!("{path}: the body of release {name} while active: {active}"));
                     }
                 }
                 let text = self.tear(path, window, response);
-                if self.is_crossed(path, window, response) {
-                    Verdict::Crossed(text)
-                } else {
-                    Verdict::Torn(text)
-                }
+                if self.is_crossed(path, window, response) { Verdict::Crossed(text) } else { Verdict::Torn(text) }
             }
             304 => match held {
-                Some(held)
-                    if window
-                        .iter()
-                        .any(|&release| body_in(release) == body_in(held)) =>
-                {
+                Some(held) if window.iter().any(|&release| body_in(release) == body_in(held)) => {
                     Verdict::Right(Some(held))
                 }
                 Some(held) => Verdict::Stale(format!(
@@ -458,33 +411,42 @@ impl Site {
                 None => Verdict::Failed(format!("{path}: 304, and no validator was sent")),
             },
             // A directory without its slash, where an active release has a directory.
-            301 if window
-                .iter()
-                .any(|&release| self.releases[release].is_directory(path)) =>
-            {
-                Verdict::Right(None)
-            }
+            301 if window.iter().any(|&release| self.releases[release].is_directory(path)) => Verdict::Right(None),
             404 if window.iter().any(|&release| body_in(release).is_none()) => Verdict::Right(None),
             // Apache looks a file up twice: gone in between is its "forbidden". Right only for a request that saw a switch to a release without the path.
-            403 if window.len() > 1 && window.iter().any(|&release| body_in(release).is_none()) => {
-                Verdict::Right(None)
-            }
+            403 if window.len() > 1 && window.iter().any(|&release| body_in(release).is_none()) => Verdict::Right(None),
             status => Verdict::Failed(format!("{path}: status {status} (active: {active})")),
         }
     }
 
-    /// See [`Verdict::Crossed`].
+    /// See [`Verdict::Crossed`]: the length of one, then all that the other has, as far as the length goes.
     fn is_crossed(&self, path: &str, window: &[usize], response: &Response) -> bool {
+        let pages = || window.iter().map(|&release| self.releases[release].pages.get(path));
         let Some(promised) = response.promised else {
             return false;
         };
-        let pages = || {
-            window
-                .iter()
-                .filter_map(|&release| self.releases[release].pages.get(path))
-        };
-        pages().any(|page| page.len() == promised)
-            && pages().any(|page| page[..promised.min(page.len())] == response.body)
+        if !pages().flatten().any(|page| page.len() == promised && *page != response.body) {
+            return false;
+        }
+        let body = &response.body;
+        pages().any(|page| match page {
+            Some(page) if page.len() >= promised => page[..promised] == **body,
+            // Sent from a mapping, a body that is too short is filled with zeros to the end of its last memory page.
+            Some(page) if response.whole => body.starts_with(page) && body[page.len()..].iter().all(|byte| *byte == 0),
+            Some(page) => page == body,
+            // Gone, or a directory by then.
+            None => body.is_empty(),
+        })
+    }
+
+    /// Whether Apache may have opened less than it had announced: then it closes the connection, for small files before it has sent anything.
+    fn shrinks(&self, path: &str, window: &[usize]) -> bool {
+        let sizes = window.iter().map(|&release| {
+            let page = self.releases[release].pages.get(path);
+            page.map(Vec::len)
+        });
+        let sizes: BTreeSet<Option<usize>> = sizes.collect();
+        sizes.len() > 1
     }
 
     /// Says in words what a torn body looks like.
@@ -500,17 +462,9 @@ impl Site {
             let Some(page) = release.pages.get(path) else {
                 continue;
             };
-            let shared = page
-                .iter()
-                .zip(&response.body)
-                .take_while(|(a, b)| a == b)
-                .count();
-            let _ = write!(
-                text,
-                "; release {} has {} bytes, the first {shared} of them agree",
-                release.name,
-                page.len()
-            );
+            let shared = page.iter().zip(&response.body).take_while(|(a, b)| a == b).count();
+            let _ =
+                write!(text, "; release {} has {} bytes, the first {shared} of them agree", release.name, page.len());
         }
         text
     }
@@ -661,11 +615,7 @@ impl<'a> Visitor<'a> {
                 match (response.status, release) {
                     (200, Some(release)) => {
                         if self.memory == Memory::Validators {
-                            let held = Held {
-                                etag: response.etag,
-                                last_modified: response.last_modified,
-                                release,
-                            };
+                            let held = Held { etag: response.etag, last_modified: response.last_modified, release };
                             self.held.insert(path.to_owned(), held);
                         }
                         return Some(response.body);
@@ -684,7 +634,10 @@ impl<'a> Visitor<'a> {
             }
             Verdict::Crossed(text) => {
                 tally.crossed += 1;
-                tally.complain(format!("crossed: {text}"));
+                // One for each visitor shows what is meant.
+                if tally.crossed == 1 {
+                    tally.complain(format!("crossed: {text}"));
+                }
             }
             Verdict::Stale(text) => {
                 tally.stale += 1;
@@ -714,8 +667,7 @@ impl<'a> Visitor<'a> {
             self.tally.pages += 1;
             if let Some(link) = broken {
                 self.tally.failed += 1;
-                self.tally
-                    .complain(format!("failed: {path} refers to {link}, which is missing"));
+                self.tally.complain(format!("failed: {path} refers to {link}, which is missing"));
             }
         }
     }
@@ -730,8 +682,7 @@ impl<'a> Visitor<'a> {
             Ok(lines) if !lines.is_empty() => lines,
             _ => {
                 self.tally.torn += 1;
-                self.tally
-                    .complain("torn: a broken manifest.txt".to_owned());
+                self.tally.complain("torn: a broken manifest.txt".to_owned());
                 return;
             }
         };
@@ -747,8 +698,7 @@ impl<'a> Visitor<'a> {
             self.tally.manifests += 1;
             if let Some(path) = wrong {
                 self.tally.torn += 1;
-                self.tally
-                    .complain(format!("torn: {path} is not what manifest.txt says"));
+                self.tally.complain(format!("torn: {path} is not what manifest.txt says"));
             }
         }
     }

@@ -21,13 +21,7 @@ pub fn skip_mounted() -> bool {
         eprintln!("skipped: VERFS_SKIP_MOUNTED=1, nothing is mounted");
         return true;
     }
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "mounted tests need root; VERFS_SKIP_MOUNTED=1 leaves them out"
-    );
-    assert!(
-        Path::new("/dev/fuse").exists(),
-        "mounted tests need /dev/fuse; VERFS_SKIP_MOUNTED=1 leaves them out"
-    );
+    assert!(rustix::process::geteuid().is_root(), "mounted tests need root; VERFS_SKIP_MOUNTED=1 leaves them out");
+    assert!(Path::new("/dev/fuse").exists(), "mounted tests need /dev/fuse; VERFS_SKIP_MOUNTED=1 leaves them out");
     false
 }

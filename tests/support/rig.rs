@@ -59,10 +59,7 @@ impl Rig {
 
     /// The directories; the test ends with an error if a mount lives longer than `limit`.
     pub fn with_limit(limit: Duration) -> Rig {
-        let scratch = tempfile::Builder::new()
-            .prefix("rig-")
-            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-            .unwrap();
+        let scratch = tempfile::Builder::new().prefix("rig-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let root = scratch.path().canonicalize().unwrap();
         let rig = Rig {
             store: root.join("store"),
@@ -125,11 +122,7 @@ impl Rig {
             fs::remove_file(path).unwrap();
             text
         };
-        Outcome {
-            code: status.map_or(124, exit_code),
-            stdout: text(&out),
-            stderr: text(&err),
-        }
+        Outcome { code: status.map_or(124, exit_code), stdout: text(&out), stderr: text(&err) }
     }
 
     /// Runs the program, which must succeed; its standard output.
@@ -144,8 +137,7 @@ impl Rig {
         let mut args: Vec<OsString> = args.iter().map(|arg| arg.as_ref().to_owned()).collect();
         args.push("--json".into());
         let text = self.ok(&args);
-        serde_json::from_str(&text)
-            .unwrap_or_else(|error| panic!("verfs {}: {error} in {text:?}", shown(&args)))
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("verfs {}: {error} in {text:?}", shown(&args)))
     }
 
     /// Makes the store, with the wait for a new second lifted.
@@ -217,11 +209,7 @@ impl Rig {
         self.pids.dedup();
         self.deadline = Some(Deadline::start(
             self.limit,
-            Watched {
-                mountpoint: self.mnt.clone(),
-                connection,
-                pids: self.pids.clone(),
-            },
+            Watched { mountpoint: self.mnt.clone(), connection, pids: self.pids.clone() },
         ));
     }
 
@@ -281,24 +269,19 @@ impl Drop for Rig {
             }
         }
         self.clear();
-        if std::env::var_os("VERFS_KEEP_SCRATCH").is_some() {
-            if let Some(scratch) = self.scratch.take() {
-                eprintln!("kept: {}", scratch.keep().display());
-            }
+        if std::env::var_os("VERFS_KEEP_SCRATCH").is_some()
+            && let Some(scratch) = self.scratch.take()
+        {
+            eprintln!("kept: {}", scratch.keep().display());
         }
     }
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 fn shown<S: AsRef<OsStr>>(args: &[S]) -> String {
-    let words: Vec<String> = args
-        .iter()
-        .map(|arg| arg.as_ref().to_string_lossy().into_owned())
-        .collect();
+    let words: Vec<String> = args.iter().map(|arg| arg.as_ref().to_string_lossy().into_owned()).collect();
     words.join(" ")
 }

@@ -2,15 +2,13 @@
 #![allow(unsafe_code)]
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::time::Timespec;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 fn check(result: i64) -> io::Result<i64> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Gives the calling thread a working directory of its own.
@@ -34,9 +32,7 @@ pub fn schedule(scheduling: Scheduling) -> io::Result<()> {
         Scheduling::Idle => (libc::SCHED_IDLE, 0),
         Scheduling::First => (libc::SCHED_FIFO, 10),
     };
-    let param = libc::sched_param {
-        sched_priority: priority,
-    };
+    let param = libc::sched_param { sched_priority: priority };
     // SAFETY: `param` lives over the call, which only reads it; 0 is the calling thread.
     check(unsafe { libc::sched_setscheduler(0, policy, &param) }.into()).map(drop)
 }
@@ -58,9 +54,18 @@ struct UffdioRegister {
     ioctls: u64,
 }
 
+/// `struct uffdio_zeropage` of linux/userfaultfd.h; `range` is its start and its length.
+#[repr(C)]
+struct UffdioZeropage {
+    range: [u64; 2],
+    mode: u64,
+    zeroed: i64,
+}
+
 const UFFD_API: u64 = 0xAA;
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+const UFFDIO_ZEROPAGE: libc::c_ulong = 0xc020_aa04;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
 const BUFFER: usize = 64 * 1024;
 
@@ -84,20 +89,41 @@ pub fn stay_inside_getdents(dir: BorrowedFd<'_>, inside: impl FnOnce() + Send) -
         // SAFETY: the kernel writes at most BUFFER bytes into the mapping, which is never unmapped
         // and which nothing else refers to.
         let read = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer, BUFFER) };
-        check(read).map_or_else(
-            |error| error,
-            |read| io::Error::other(format!("getdents64 came back with {read}")),
-        )
+        check(read).map_or_else(|error| error, |read| io::Error::other(format!("getdents64 came back with {read}")))
     })
+}
+
+/// Reads a directory, from where it stands, into a buffer whose first page fault is served only
+/// after a while; until then the caller is inside getdents64 and holds the directory's lock.
+pub fn list_slowly(dir: BorrowedFd<'_>, hold: Duration) -> io::Result<()> {
+    let (uffd, buffer) = faulting_buffer()?;
+    let range = [buffer as u64, BUFFER as u64];
+    let listed = std::thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let mut wait = [PollFd::new(&uffd, PollFlags::IN)];
+            // No fault comes if the directory could not be read: then there is nothing to serve.
+            let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
+            rustix::event::poll(&mut wait, Some(&patience))?;
+            std::thread::sleep(hold);
+            let mut zeropage = UffdioZeropage { range, mode: 0, zeroed: 0 };
+            // SAFETY: the struct has the kernel's layout and outlives the call, which fills the
+            // mapping with zero pages.
+            check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_ZEROPAGE, &mut zeropage) }.into())
+        });
+        // SAFETY: the kernel writes at most BUFFER bytes into the mapping, which nothing else
+        // refers to and which is unmapped only below.
+        let read = check(unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer, BUFFER) });
+        let served = server.join().map_err(|_| io::Error::other("the thread that serves faults died"))?;
+        served.and(read)
+    });
+    // SAFETY: the mapping is this function's own, and nobody uses it any more.
+    check(unsafe { libc::munmap(buffer, BUFFER) }.into())?;
+    listed.map(drop)
 }
 
 /// A mapping of BUFFER bytes whose page faults wait at the descriptor to be served.
 fn faulting_buffer() -> io::Result<(OwnedFd, *mut libc::c_void)> {
-    let mut api = UffdioApi {
-        api: UFFD_API,
-        features: 0,
-        ioctls: 0,
-    };
+    let mut api = UffdioApi { api: UFFD_API, features: 0, ioctls: 0 };
     // SAFETY: the mapping is fresh and private; both structs have the kernel's layout and outlive
     // the calls; the descriptor is new and owned by nobody else.
     unsafe {
@@ -111,12 +137,8 @@ fn faulting_buffer() -> io::Result<(OwnedFd, *mut libc::c_void)> {
         if buffer == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let mut register = UffdioRegister {
-            start: buffer as u64,
-            len: BUFFER as u64,
-            mode: UFFDIO_REGISTER_MODE_MISSING,
-            ioctls: 0,
-        };
+        let mut register =
+            UffdioRegister { start: buffer as u64, len: BUFFER as u64, mode: UFFDIO_REGISTER_MODE_MISSING, ioctls: 0 };
         check(libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &mut register).into())?;
         Ok((uffd, buffer))
     }

@@ -85,14 +85,8 @@ impl Tree {
 
 /// Sets mtime and atime of a path itself, in whole seconds.
 pub fn set_mtime(path: &Path, second: i64) {
-    let time = Timespec {
-        tv_sec: second,
-        tv_nsec: 0,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
+    let time = Timespec { tv_sec: second, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
