@@ -1,4 +1,4 @@
-//! The only unsafe code: mapped files that survive going bad under us.
+//! The only unsafe code: mapped files that survive going bad under us, and disk work in a caller's name.
 //!
 //! A manifest is mapped, and the page of a mapped file that the disk cannot deliver, or that somebody cut
 //! off, raises SIGBUS. The handler here puts a page of zeros in its place and marks the mapping as bad, so
@@ -77,6 +77,33 @@ impl Drop for Mapped {
     fn drop(&mut self) {
         self.slot.len.store(0, Ordering::Release);
         self.slot.start.store(0, Ordering::Release);
+    }
+}
+
+/// While it lives, this thread's disk work is done as this user and group (setfsuid(2), setfsgid(2)): owners, quotas
+/// and the disk's reserve come out as if the caller had done it.
+#[derive(Debug)]
+pub struct AsCaller(());
+
+impl AsCaller {
+    /// From here on.
+    pub fn new(uid: u32, gid: u32) -> Self {
+        // SAFETY: both calls change only this thread's credentials and touch no memory.
+        unsafe {
+            libc::setfsgid(gid);
+            libc::setfsuid(uid);
+        }
+        Self(())
+    }
+}
+
+impl Drop for AsCaller {
+    fn drop(&mut self) {
+        // SAFETY: as above; the user first, so that the right to change the group is back.
+        unsafe {
+            libc::setfsuid(libc::geteuid());
+            libc::setfsgid(libc::getegid());
+        }
     }
 }
 

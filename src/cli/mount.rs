@@ -131,7 +131,9 @@ fn set_up_log(verb: &Mount, store: &Store, verbose: u8, background: bool) -> Res
 /// Runs this program again under the same name, and waits until it is ready or failed.
 fn start_in_background() -> Result<ExitCode> {
     let mut arguments = std::env::args_os();
-    let mut child = Command::new("/proc/self/exe")
+    // By its own path, so that the process has its name in ps.
+    let program = std::env::current_exe().context(|| "finding this program")?;
+    let mut child = Command::new(program)
         .arg0(arguments.next().unwrap_or_else(|| "verfs".into()))
         .args(arguments)
         .env(BACKGROUND, "1")

@@ -7,12 +7,13 @@ use super::switch::Switcher;
 use crate::control::client::Client;
 use crate::control::server::Server;
 use crate::error::{Context, Error, Result};
-use crate::fs::{Fs, Release, View};
+use crate::fs::{Fs, Media, Release, View};
 use crate::fuse::{self, MountOptions};
 use crate::store::active::Active;
 use crate::store::journal::{Asker, Line};
 use crate::store::lock::Lock;
 use crate::store::objects::Objects;
+use crate::store::upper::Upper;
 use crate::store::{Store, activate, import};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -75,7 +76,7 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     let settings = store.settings().clone();
     let descriptors = room_for_descriptors(settings.serve.descriptors);
     let root = File::open(store.root()).context(|| format!("opening {}", store.root().display()))?;
-    let fs = Arc::new(Fs::new(view, Objects::of(store.root()), root, descriptors));
+    let fs = Arc::new(Fs::new(view, Objects::of(store.root()), root, descriptors, media(&store)?));
     let how = MountOptions {
         source: store.root().display().to_string(),
         threads: settings.serve.threads,
@@ -113,6 +114,21 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     drop(lock);
     log::info!("{} is unmounted", mountpoint.display());
     end
+}
+
+/// The writable layer, if the store has scopes.
+fn media(store: &Store) -> Result<Option<Media>> {
+    let (own, shared): (Vec<_>, Vec<_>) = store.settings().scopes.iter().partition(|scope| scope.per_release);
+    for scope in own {
+        log::warn!("the scope {:?} is per release, which this version does not serve: it cannot be written to", scope.path);
+    }
+    if shared.is_empty() {
+        return Ok(None);
+    }
+    // Modes come from the kernel with the caller's umask taken off.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let paths: Vec<Vec<u8>> = shared.iter().map(|scope| scope.path.clone().into_bytes()).collect();
+    Ok(Some(Media::new(&paths, Upper::open(store.root())?)))
 }
 
 /// Raises the limit of open files as far as it goes, and gives how many objects can be kept open under it.

@@ -8,6 +8,8 @@ use crate::tree::{Kind, Node, NodeId, Owner};
 pub enum Ttl {
     /// Not at all: it asks again at the next use.
     Zero,
+    /// For the time that media entries have: somebody may change them behind the mount.
+    Media,
     /// Until a switch says otherwise.
     Forever,
 }
@@ -19,21 +21,51 @@ impl Ttl {
     }
 }
 
+/// What a node is: in the writable layer it may be more than a release can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Type {
+    Dir,
+    File,
+    Symlink,
+    Fifo,
+    Socket,
+    Device,
+}
+
+impl From<Kind> for Type {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Dir => Self::Dir,
+            Kind::File => Self::File,
+            Kind::Symlink => Self::Symlink,
+        }
+    }
+}
+
 /// The attributes of a node as they are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr {
     /// The node; also its inode number.
     pub node: NodeId,
     /// What it is.
-    pub kind: Kind,
-    /// Permission bits; those of files have no write bits, because nothing here can be written.
+    pub kind: Type,
+    /// Permission bits; those of release files have no write bits, because nothing there can be written.
     pub mode: u16,
     /// User and group.
     pub owner: Owner,
     /// Bytes.
     pub size: u64,
-    /// Also served as atime and ctime.
+    /// 512-byte blocks on disk.
+    pub blocks: u64,
+    /// Names that it has.
+    pub links: u32,
+    /// Last access; of release nodes the mtime.
+    pub atime: Stamp,
+    /// Last change of the content.
     pub mtime: Stamp,
+    /// Last change of the node; of release nodes the mtime.
+    pub ctime: Stamp,
 }
 
 impl Attr {
@@ -45,7 +77,19 @@ impl Attr {
         };
         // A directory's size is of no use to anybody, but 0 looks broken in `ls`.
         let size = if node.kind == Kind::Dir { 4096 } else { node.size };
-        Self { node: node.nodeid, kind: node.kind, mode, owner: node.owner, size, mtime }
+        Self {
+            node: node.nodeid,
+            kind: node.kind.into(),
+            mode,
+            owner: node.owner,
+            size,
+            blocks: size.div_ceil(512),
+            // 1 for directories too: it says that subdirectories are not counted (as btrfs and overlayfs say it).
+            links: 1,
+            atime: mtime,
+            mtime,
+            ctime: mtime,
+        }
     }
 }
 

@@ -18,7 +18,9 @@ operations! {
     Lookup "lookup", Forget "forget", Getattr "getattr", Readlink "readlink", Open "open", Read "read",
     Release "release", Flush "flush", Opendir "opendir", Readdir "readdir", Readdirplus "readdirplus",
     Releasedir "releasedir", Statfs "statfs", Getxattr "getxattr", Listxattr "listxattr", Lseek "lseek",
-    Access "access", Fsync "fsync", Ioctl "ioctl", Poll "poll", Refused "refused_write",
+    Create "create", Write "write", Setattr "setattr", Mknod "mknod", Mkdir "mkdir", Unlink "unlink", Rmdir "rmdir",
+    Symlink "symlink", Rename "rename", Link "link", Fallocate "fallocate", CopyFileRange "copy_file_range",
+    Setxattr "setxattr", Removexattr "removexattr", Access "access", Fsync "fsync", Ioctl "ioctl", Poll "poll", Refused "refused_write",
 }
 
 /// How many upcalls there were, by operation.

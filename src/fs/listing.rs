@@ -9,6 +9,7 @@ use super::attr::{Attr, Ttl};
 use super::view::{Found, Release, View};
 use crate::error::{Errno, Error, Result};
 use crate::tree::{Kind, NodeId, Tree};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Where a listing goes on: the switch it is pinned to, and how many entries were read.
@@ -34,8 +35,11 @@ pub struct Listed {
 }
 
 impl Fs {
-    /// Up to `most` entries of a directory from a position on.
-    pub fn list(&self, view: &View, dir: NodeId, from: Position, most: usize) -> Result<Vec<Listed>> {
+    /// Up to `most` entries of a directory from a position on; `plus`: with attributes that the kernel may keep.
+    pub fn list(&self, view: &View, dir: NodeId, from: Position, most: usize, plus: bool) -> Result<Vec<Listed>> {
+        if let Some(media) = self.media_of(dir) {
+            return media.list(view, dir, from.switch, from.cookie, most, plus);
+        }
         let switch = u32::try_from(from.switch).unwrap_or(u32::MAX);
         let (release, index) = match self.board.release_for_listing(switch, dir)? {
             Some(found) => found,
@@ -52,6 +56,7 @@ impl Fs {
         let children = release.manifest.children(index)?;
         // The active release's own number of this directory, where it shows another release's.
         let active = if shown.live { None } else { view.release.manifest.find_node(dir)? };
+        let tops = self.tops_beside(dir, &release, children.clone())?;
         let mut listed = Vec::with_capacity(most.min(children.len() + 2));
         let mut position = from.cookie;
         while listed.len() < most {
@@ -60,15 +65,47 @@ impl Fs {
                 1 => dot(view, b"..", shown, release.manifest.node(node.parent)?.nodeid)?,
                 n => match u32::try_from(n - 2).ok().and_then(|n| children.start.checked_add(n)) {
                     Some(child) if child < children.end => {
-                        child_of(view, dir, Found { index: child, ..shown }, active)?
+                        let name = release.manifest.name(child)?;
+                        match self.top_listed(view, dir, name)? {
+                            Some(top) => top,
+                            None => child_of(view, dir, Found { index: child, ..shown }, active)?,
+                        }
                     }
-                    _ => break,
+                    Some(past) => match tops.get((past - children.end) as usize) {
+                        Some(name) => match self.top_listed(view, dir, name)? {
+                            Some(top) => top,
+                            None => break,
+                        },
+                        None => break,
+                    },
+                    None => break,
                 },
             };
             position += 1;
             listed.push(Listed { cookie: position, ..entry });
         }
         Ok(listed)
+    }
+
+    /// Tops of scopes in a directory of the release that the release has no name for: they come last.
+    fn tops_beside(&self, dir: NodeId, release: &Release, children: Range<u32>) -> Result<Vec<Vec<u8>>> {
+        let Some(media) = &self.media else { return Ok(Vec::new()) };
+        let mut beside = Vec::new();
+        for name in media.tops_in(dir) {
+            let has = |child: u32| release.manifest.name(child).is_ok_and(|other| other == name);
+            if !children.clone().any(has) {
+                beside.push(name.to_vec());
+            }
+        }
+        Ok(beside)
+    }
+
+    /// A name that is the top of a scope, as it is listed in a directory of the release.
+    fn top_listed(&self, view: &View, dir: NodeId, name: &[u8]) -> Result<Option<Listed>> {
+        let Some(media) = &self.media else { return Ok(None) };
+        let Some(path) = media.top(dir, name) else { return Ok(None) };
+        let entry = media.lookup_top(view, path)?;
+        Ok(entry.attr.map(|attr| Listed { name: name.to_vec(), cookie: 0, attr, ttl: entry.entry_ttl }))
     }
 }
 

@@ -5,15 +5,18 @@
 //! one that it was computed from.
 
 mod attr;
+mod change;
 mod content;
 mod counters;
 mod listing;
+pub mod media;
 mod view;
 
-pub use attr::{Attr, Entry, Ttl};
+pub use attr::{Attr, Entry, Ttl, Type};
 pub use content::Descriptors;
 pub use counters::{Counters, Operation};
 pub use listing::{Listed, Position};
+pub use media::Media;
 pub use view::{Board, Release, Transition, View};
 
 use crate::error::{Errno, Error, Result};
@@ -30,6 +33,9 @@ pub struct Fs {
     pub counters: Counters,
     /// Descriptors of objects.
     pub descriptors: Descriptors,
+    /// The writable layer, if the store has scopes.
+    pub media: Option<Media>,
+    objects: Objects,
     store: File,
 }
 
@@ -42,11 +48,13 @@ impl std::fmt::Debug for Fs {
 impl Fs {
     /// Serves this view; `store` is the open directory of the store, `descriptors` how many objects are kept
     /// open.
-    pub fn new(view: View, objects: Objects, store: File, descriptors: usize) -> Self {
+    pub fn new(view: View, objects: Objects, store: File, descriptors: usize, media: Option<Media>) -> Self {
         Self {
             board: Board::new(view),
             counters: Counters::default(),
-            descriptors: Descriptors::new(objects, descriptors),
+            descriptors: Descriptors::new(objects.clone(), descriptors),
+            media,
+            objects,
             store,
         }
     }
@@ -71,22 +79,65 @@ impl Fs {
         }
     }
 
+    /// The writable layer, for a node of it.
+    fn media_of(&self, node: NodeId) -> Option<&Media> {
+        self.media.as_ref().filter(|_| media::is_media(node))
+    }
+
+    /// The writable layer, for a change in this directory or of this node: outside the scopes EROFS.
+    pub fn writable(&self, node: NodeId) -> Result<&Media> {
+        self.media_of(node).ok_or(Error::Errno(Errno::ROFS))
+    }
+
+    /// The objects of the store.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     /// What a name in a directory stands for.
-    pub fn lookup(view: &View, dir: NodeId, name: &[u8]) -> Result<Entry> {
+    pub fn lookup(&self, view: &View, dir: NodeId, name: &[u8]) -> Result<Entry> {
         if EntryName::new(name).is_none() {
             return Err(Errno::NAMETOOLONG.into());
+        }
+        if let Some(media) = self.media_of(dir) {
+            return media.lookup(view, dir, name);
+        }
+        if let Some(media) = &self.media
+            && let Some(top) = media.top(dir, name)
+        {
+            return media.lookup_top(view, top);
         }
         view.entry(dir, name)
     }
 
-    /// The attributes of a node, and how long they hold.
-    pub fn getattr(view: &View, node: NodeId) -> Result<(Attr, Ttl)> {
-        view.attributes(node)
+    /// The kernel is being told of a node: a media node counts it.
+    pub fn told(&self, node: NodeId) {
+        if let Some(media) = self.media_of(node) {
+            media.told(node);
+        }
     }
 
-    /// The target of a symlink. It belongs to the node, so no view is asked.
+    /// The kernel forgot a node.
+    pub fn forget(&self, node: NodeId, times: u64) {
+        if let Some(media) = self.media_of(node) {
+            media.forget(node, times);
+        }
+    }
+
+    /// The attributes of a node, and how long they hold.
+    pub fn getattr(&self, view: &View, node: NodeId) -> Result<(Attr, Ttl)> {
+        match self.media_of(node) {
+            Some(media) => media.getattr(view, node),
+            None => view.attributes(node),
+        }
+    }
+
+    /// The target of a symlink. It belongs to the node, so no view is waited for.
     pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
         let view = self.board.view();
+        if let Some(media) = self.media_of(node) {
+            return media.readlink(&view, node);
+        }
         let at = view.find(node)?;
         match at.manifest().node(at.index)?.kind {
             Kind::Symlink => Ok(at.manifest().target(at.index)?.to_vec()),
@@ -108,6 +159,9 @@ impl Fs {
 
     /// Reads up to `len` bytes of a file's content.
     pub fn read(&self, node: NodeId, offset: u64, len: u32) -> Result<Vec<u8>> {
+        if let Some(media) = self.media_of(node) {
+            return media.read(&self.descriptors, node, offset, len);
+        }
         let (object, size) = self.open_content(node)?;
         let len = u64::from(len).min(size.saturating_sub(offset)) as usize;
         content::read_exactly(&object, offset, len)
@@ -115,12 +169,18 @@ impl Fs {
 
     /// lseek(2) with SEEK_DATA and SEEK_HOLE.
     pub fn seek(&self, node: NodeId, offset: i64, whence: i32) -> Result<i64> {
+        if let Some(media) = self.media_of(node) {
+            return media.seek(&self.descriptors, node, offset, whence);
+        }
         let (object, size) = self.open_content(node)?;
         content::seek(&object, size, offset, whence)
     }
 
     /// The value of an extended attribute: those of the user only.
-    pub fn getxattr(view: &View, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+    pub fn getxattr(&self, view: &View, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        if let Some(media) = self.media_of(node) {
+            return media.getxattr(node, name);
+        }
         if !name.starts_with(b"user.") {
             return Err(Errno::OPNOTSUPP.into());
         }
@@ -130,9 +190,15 @@ impl Fs {
     }
 
     /// The names of a node's extended attributes, each with a NUL behind it.
-    pub fn listxattr(view: &View, node: NodeId) -> Result<Vec<u8>> {
-        let at = view.find(node)?;
-        let names = at.manifest().xattrs(at.index)?.into_iter();
+    pub fn listxattr(&self, view: &View, node: NodeId) -> Result<Vec<u8>> {
+        let names = match self.media_of(node) {
+            Some(media) => media.xattrs(node)?,
+            None => {
+                let at = view.find(node)?;
+                at.manifest().xattrs(at.index)?
+            }
+        };
+        let names = names.into_iter();
         Ok(names
             .flat_map(|(mut name, _)| {
                 name.push(0);

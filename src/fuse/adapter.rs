@@ -1,16 +1,19 @@
 //! Each operation of the FUSE protocol: call, match, reply. What a release refuses stands together at the end.
 
 use super::notify::Kernel;
-use crate::error::Error;
-use crate::fs::{self, Attr, Entry, Fs, Listed, Operation, Position, Ttl};
+use crate::error::{Errno, Error, Result};
+use crate::fs::media::{Caller, Changes, New, Writing};
+use crate::fs::{self, Attr, Entry, Fs, Listed, Operation, Position, Ttl, Type};
 use crate::store::stamps::Stamp;
-use crate::tree::{Kind, NodeId};
+use crate::tree::NodeId;
+use crate::tree::union::Onto;
 use fuser::{
     AccessFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
     ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
     ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use rustix::fs::{Timespec, Timestamps};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -21,6 +24,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// "For ever", as far as the kernel's clock counts: ten years.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// How long media entries are believed: somebody may change them behind the mount.
+const MEDIA: Duration = Duration::from_secs(1);
 /// Most entries that are computed for one reply to a listing.
 const MOST_ENTRIES: usize = 1024;
 
@@ -42,6 +47,35 @@ impl Adapter {
     fn count(&self, operation: Operation) {
         self.fs.counters.count(operation);
     }
+
+    /// The number for an error of a change; what was refused outside the scopes is counted.
+    fn refuse(&self, error: &Error) -> fuser::Errno {
+        if error.errno() == Errno::ROFS {
+            self.count(Operation::Refused);
+        }
+        fail(error)
+    }
+
+    fn done(&self, reply: ReplyEmpty, result: Result<()>) {
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.refuse(&error)),
+        }
+    }
+
+    fn make(&self, req: &Request, dir: INodeNo, name: &OsStr, new: New<'_>, mode: u32, reply: ReplyEntry) {
+        self.entry(reply, self.fs.make(caller(req), NodeId(dir.0), name.as_bytes(), new, mode));
+    }
+
+    fn entry(&self, reply: ReplyEntry, made: Result<Attr>) {
+        match made {
+            Ok(attr) => {
+                self.fs.told(attr.node);
+                reply.entry(&MEDIA, &file_attr(&attr), Generation(0));
+            }
+            Err(error) => reply.error(self.refuse(&error)),
+        }
+    }
 }
 
 fn errno(error: &Error) -> fuser::Errno {
@@ -56,6 +90,7 @@ fn fail(error: &Error) -> fuser::Errno {
 fn ttl(ttl: Ttl) -> Duration {
     match ttl {
         Ttl::Zero => Duration::ZERO,
+        Ttl::Media => MEDIA,
         Ttl::Forever => FOREVER,
     }
 }
@@ -68,28 +103,29 @@ fn time(stamp: Stamp) -> SystemTime {
     }
 }
 
-fn file_type(kind: Kind) -> FileType {
+fn file_type(kind: Type) -> FileType {
     match kind {
-        Kind::Dir => FileType::Directory,
-        Kind::File => FileType::RegularFile,
-        Kind::Symlink => FileType::Symlink,
+        Type::Dir => FileType::Directory,
+        Type::File => FileType::RegularFile,
+        Type::Symlink => FileType::Symlink,
+        Type::Fifo => FileType::NamedPipe,
+        Type::Socket => FileType::Socket,
+        Type::Device => FileType::CharDevice,
     }
 }
 
 fn file_attr(attr: &Attr) -> FileAttr {
-    let mtime = time(attr.mtime);
     FileAttr {
         ino: INodeNo(attr.node.0),
         size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: mtime,
-        mtime,
-        ctime: mtime,
-        crtime: mtime,
+        blocks: attr.blocks,
+        atime: time(attr.atime),
+        mtime: time(attr.mtime),
+        ctime: time(attr.ctime),
+        crtime: time(attr.ctime),
         kind: file_type(attr.kind),
         perm: attr.mode,
-        // 1 for directories too: it says that subdirectories are not counted (as btrfs and overlayfs say it).
-        nlink: 1,
+        nlink: attr.links,
         uid: attr.owner.uid,
         gid: attr.owner.gid,
         rdev: 0,
@@ -119,7 +155,37 @@ fn nothing() -> FileAttr {
     }
 }
 
-fn send_xattr(reply: ReplyXattr, size: u32, value: crate::error::Result<Vec<u8>>) {
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid() }
+}
+
+fn empty(reply: ReplyEmpty, result: Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(fail(&error)),
+    }
+}
+
+fn times(atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>) -> Option<Timestamps> {
+    if atime.is_none() && mtime.is_none() {
+        return None;
+    }
+    let spec = |time: Option<TimeOrNow>| match time {
+        None => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        Some(TimeOrNow::Now) => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+        Some(TimeOrNow::SpecificTime(at)) => match at.duration_since(UNIX_EPOCH) {
+            Ok(since) => Timespec { tv_sec: since.as_secs() as i64, tv_nsec: since.subsec_nanos().into() },
+            // fuser 0.18 takes the nanoseconds off where they must be added: -1.5 s arrives as -2.5 s.
+            Err(before) => {
+                let before = before.duration();
+                Timespec { tv_sec: -(before.as_secs() as i64), tv_nsec: before.subsec_nanos().into() }
+            }
+        },
+    };
+    Some(Timestamps { last_access: spec(atime), last_modification: spec(mtime) })
+}
+
+fn send_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
     match value {
         Err(error) => reply.error(errno(&error)),
         Ok(value) if size == 0 => reply.size(value.len() as u32),
@@ -162,9 +228,12 @@ impl Filesystem for Adapter {
         self.count(Operation::Lookup);
         let (dir, name) = (NodeId(parent.0), name.as_bytes());
         self.fs.answer(
-            |view| Fs::lookup(view, dir, name),
+            |view| self.fs.lookup(view, dir, name),
             |answer| match answer {
                 Ok(Entry { attr, entry_ttl, attr_ttl }) => {
+                    if let Some(attr) = &attr {
+                        self.fs.told(attr.node);
+                    }
                     let attr = attr.as_ref().map_or_else(nothing, file_attr);
                     reply.entry_with_ttls(&ttl(attr_ttl), &ttl(entry_ttl), &attr, Generation(0));
                 }
@@ -173,14 +242,15 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
         self.count(Operation::Forget);
+        self.fs.forget(NodeId(ino.0), nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.count(Operation::Getattr);
         self.fs.answer(
-            |view| Fs::getattr(view, NodeId(ino.0)),
+            |view| self.fs.getattr(view, NodeId(ino.0)),
             |answer| match answer {
                 Ok((attr, valid)) => reply.attr(&ttl(valid), &file_attr(&attr)),
                 Err(error) => reply.error(errno(&error)),
@@ -239,15 +309,15 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         self.count(Operation::Fsync);
-        reply.ok();
+        empty(reply, self.fs.fsync(NodeId(ino.0), datasync));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.count(Operation::Opendir);
         self.fs.answer(
-            |view| view.find(NodeId(ino.0)).map(|_| u64::from(view.switch)),
+            |view| self.fs.begin_listing(view, NodeId(ino.0)),
             |answer| match answer {
                 Ok(switch) => reply.opened(FileHandle(switch), FopenFlags::empty()),
                 Err(error) => reply.error(errno(&error)),
@@ -260,7 +330,7 @@ impl Filesystem for Adapter {
         let from = Position { switch: fh.0, cookie: offset };
         let most = self.plain_fit.load(Ordering::Relaxed);
         self.fs.answer(
-            |view| self.fs.list(view, NodeId(ino.0), from, most),
+            |view| self.fs.list(view, NodeId(ino.0), from, most, false),
             |answer| match answer {
                 Ok(listed) => {
                     fill(&listed, &self.plain_fit, |entry| {
@@ -279,13 +349,18 @@ impl Filesystem for Adapter {
         let from = Position { switch: fh.0, cookie: offset };
         let most = self.plus_fit.load(Ordering::Relaxed);
         self.fs.answer(
-            |view| self.fs.list(view, NodeId(ino.0), from, most),
+            |view| self.fs.list(view, NodeId(ino.0), from, most, true),
             |answer| match answer {
                 Ok(listed) => {
                     fill(&listed, &self.plus_fit, |entry| {
                         let attr = file_attr(&entry.attr);
                         let name = OsStr::from_bytes(&entry.name);
-                        reply.add(attr.ino, entry.cookie, name, &ttl(entry.ttl), &attr, Generation(0))
+                        let full = reply.add(attr.ino, entry.cookie, name, &ttl(entry.ttl), &attr, Generation(0));
+                        // The kernel counts what it is told of, but for the two that it knows already.
+                        if !full && !matches!(&entry.name[..], b"." | b"..") {
+                            self.fs.told(entry.attr.node);
+                        }
+                        full
                     });
                     reply.ok();
                 }
@@ -294,14 +369,15 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
         self.count(Operation::Releasedir);
+        self.fs.end_listing(NodeId(ino.0), fh.0);
         reply.ok();
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.count(Operation::Fsync);
-        reply.ok();
+        empty(reply, self.fs.fsync_dir(NodeId(ino.0)));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -324,12 +400,12 @@ impl Filesystem for Adapter {
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.count(Operation::Getxattr);
         self.fs
-            .answer(|view| Fs::getxattr(view, NodeId(ino.0), name.as_bytes()), |value| send_xattr(reply, size, value));
+            .answer(|view| self.fs.getxattr(view, NodeId(ino.0), name.as_bytes()), |value| send_xattr(reply, size, value));
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.count(Operation::Listxattr);
-        self.fs.answer(|view| Fs::listxattr(view, NodeId(ino.0)), |names| send_xattr(reply, size, names));
+        self.fs.answer(|view| self.fs.listxattr(view, NodeId(ino.0)), |names| send_xattr(reply, size, names));
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -377,18 +453,18 @@ impl Filesystem for Adapter {
         reply.poll(events);
     }
 
-    // What a release refuses, all of it with EROFS. The writable layer will answer for its scopes here.
+    // Changes: in a scope the writable layer's, elsewhere EROFS.
 
     fn setattr(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         _fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
@@ -397,101 +473,151 @@ impl Filesystem for Adapter {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
-    }
-
-    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
-    }
-
-    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
-    }
-
-    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
-    }
-
-    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
-    }
-
-    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
-    }
-
-    fn rename(&self, _: &Request, _: INodeNo, _: &OsStr, _: INodeNo, _: &OsStr, _: RenameFlags, reply: ReplyEmpty) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
-    }
-
-    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
-    }
-
-    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
-    }
-
-    /// Root can open a release file for writing, since OPEN is not asked, and dirty a shared mapping of it. The
-    /// write is refused here, and the page that the kernel made dirty is dropped.
-    fn write(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
-        if let Some(kernel) = self.kernel.get() {
-            kernel.drop_pages_later(NodeId(ino.0));
+        self.count(Operation::Setattr);
+        let changes = Changes { mode, uid, gid, size, times: times(atime, mtime) };
+        match self.fs.setattr(caller(req), NodeId(ino.0), changes) {
+            Ok((attr, valid)) => reply.attr(&ttl(valid), &file_attr(&attr)),
+            Err(error) => reply.error(self.refuse(&error)),
         }
     }
 
-    fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
+    fn mknod(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, _: u32, _: u32, reply: ReplyEntry) {
+        self.count(Operation::Mknod);
+        let new = match mode & libc::S_IFMT {
+            libc::S_IFREG | 0 => New::File,
+            libc::S_IFIFO => New::Fifo,
+            libc::S_IFSOCK => New::Socket,
+            // A device in a web server's uploads is nobody's wish.
+            _ => return reply.error(fuser::Errno::EPERM),
+        };
+        self.make(req, dir, name, new, mode, reply);
+    }
+
+    fn mkdir(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+        self.count(Operation::Mkdir);
+        self.make(req, dir, name, New::Dir, mode, reply);
+    }
+
+    fn symlink(&self, req: &Request, dir: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.count(Operation::Symlink);
+        self.make(req, dir, name, New::Symlink(target.as_os_str().as_bytes()), 0o777, reply);
+    }
+
+    fn create(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, _: u32, flags: i32, reply: ReplyCreate) {
+        self.count(Operation::Create);
+        match self.fs.create(caller(req), NodeId(dir.0), name.as_bytes(), mode, flags) {
+            Ok(attr) => {
+                self.fs.told(attr.node);
+                let (attr, handle) = (file_attr(&attr), FileHandle(0));
+                reply.created(&MEDIA, &attr, Generation(0), handle, FopenFlags::FOPEN_KEEP_CACHE);
+            }
+            Err(error) => reply.error(self.refuse(&error)),
+        }
+    }
+
+    fn unlink(&self, _req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Operation::Unlink);
+        self.done(reply, self.fs.unlink(NodeId(dir.0), name.as_bytes()));
+    }
+
+    fn rmdir(&self, _req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Operation::Rmdir);
+        self.done(reply, self.fs.rmdir(NodeId(dir.0), name.as_bytes()));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        dir: INodeNo,
+        name: &OsStr,
+        newdir: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.count(Operation::Rename);
+        let onto = match flags.bits() {
+            0 => Onto::Replace,
+            libc::RENAME_NOREPLACE => Onto::Nothing,
+            libc::RENAME_EXCHANGE => Onto::Exchange,
+            _ => return reply.error(fuser::Errno::EINVAL),
+        };
+        let (from, to) = ((NodeId(dir.0), name.as_bytes()), (NodeId(newdir.0), newname.as_bytes()));
+        self.done(reply, self.fs.rename(from, to, onto));
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count(Operation::Link);
+        self.entry(reply, self.fs.link(NodeId(ino.0), NodeId(dir.0), name.as_bytes()));
+    }
+
+    /// Root can open a release file for writing, since OPEN is not asked, and dirty a shared mapping of it. Outside
+    /// the scopes the write is refused here, and the page that the kernel made dirty is dropped.
+    fn write(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        self.count(Operation::Write);
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let how = Writing {
+            append: flags.0 & libc::O_APPEND != 0 && !mapped,
+            sync: flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0,
+            drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
+        match self.fs.write(caller(req), NodeId(ino.0), offset, data, how) {
+            Ok(len) => reply.written(len),
+            Err(error) => {
+                reply.error(self.refuse(&error));
+                if let Some(kernel) = self.kernel.get() {
+                    kernel.drop_pages_later(NodeId(ino.0));
+                }
+            }
+        }
+    }
+
+    fn fallocate(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: u64, len: u64, mode: i32, reply: ReplyEmpty) {
+        self.count(Operation::Fallocate);
+        self.done(reply, self.fs.fallocate(caller(req), NodeId(ino.0), (offset, len), mode));
     }
 
     fn copy_file_range(
         &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: u64,
-        _: CopyFileRangeFlags,
+        req: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
+        self.count(Operation::CopyFileRange);
+        let (from, to) = ((NodeId(ino_in.0), offset_in), (NodeId(ino_out.0), offset_out));
+        match self.fs.copy_range(caller(req), from, to, len) {
+            Ok(len) => reply.written(len),
+            Err(error) => reply.error(self.refuse(&error)),
+        }
     }
 
-    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
+    fn setxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
+        self.count(Operation::Setxattr);
+        let value = Some((value, flags as u32));
+        self.done(reply, self.fs.setxattr(NodeId(ino.0), name.as_bytes(), value));
     }
 
-    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        self.count(Operation::Refused);
-        reply.error(fuser::Errno::EROFS);
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Operation::Removexattr);
+        self.done(reply, self.fs.setxattr(NodeId(ino.0), name.as_bytes(), None));
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::{Context, Error, Result};
 use crate::tree::Digest;
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The `objects` directory of a store.
@@ -36,7 +36,9 @@ impl Objects {
     /// Opens an object. One that is missing or has another length is damage, and the error names it.
     pub fn open(&self, digest: Digest, len: u64) -> Result<File> {
         let path = self.path(digest);
-        let file = File::open(&path).map_err(|error| match error.kind() {
+        // Without the atime: a first read must not wait for the disk to note that it was one.
+        let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOATIME).open(&path);
+        let file = opened.map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Error::damaged(format!(
                 "the object {} is missing; restore it from a backup, or add a release with its content again",
                 path.display()

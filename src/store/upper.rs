@@ -15,6 +15,7 @@ use crate::fault;
 use crate::tree::union::{Onto, Step, Upper as UpperKind};
 use crate::tree::{Node, Owner};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -34,6 +35,20 @@ impl FileId {
     /// That of a file that was looked at.
     pub fn of(stat: &Stat) -> Self {
         Self { dev: stat.st_dev, ino: stat.st_ino }
+    }
+
+    /// That of an entry of a listing, in a directory on this device.
+    pub fn listed(dev: u64, ino: u64) -> Self {
+        Self { dev, ino }
+    }
+
+    /// 62 bits that no other file is likely to have.
+    pub fn hash(self) -> u64 {
+        let mut bytes = [0; 8];
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.dev.to_le_bytes()).update(&self.ino.to_le_bytes());
+        hasher.finalize_xof().fill(&mut bytes);
+        u64::from_le_bytes(bytes) >> 2
     }
 }
 
@@ -131,19 +146,67 @@ impl Upper {
         Ok(File::from(rustix::fs::openat(&self.orphans, orphan.name(), flags, Mode::empty())?))
     }
 
+    /// The names that are hidden one by one in a directory.
+    pub fn whiteouts_in(&self, path: &[u8]) -> Result<HashSet<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut hidden = HashSet::new();
+        let opened = rustix::fs::openat2(&self.whiteouts, or_here(path), flags, Mode::empty(), BENEATH);
+        let Some(dir) = absent(opened)? else { return Ok(hidden) };
+        for entry in rustix::fs::Dir::read_from(&dir)? {
+            let entry = entry?;
+            if entry.file_type() == FileType::RegularFile {
+                hidden.insert(entry.file_name().to_bytes().to_vec());
+            }
+        }
+        Ok(hidden)
+    }
+
+    /// How an orphan looks.
+    pub fn stat_orphan(&self, orphan: OrphanId) -> Result<Stat> {
+        Ok(rustix::fs::statat(&self.orphans, orphan.name(), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// An entry of the upper layer, to change its attributes: never what a symlink points to.
+    pub fn open_path(&self, path: &[u8], id: FileId) -> Result<OwnedFd> {
+        let (dir, name) = self.parent_of(path)?;
+        let fd = rustix::fs::openat(&dir, &name[..], OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        same(fd, id).map(OwnedFd::from)
+    }
+
+    /// A directory of the upper layer, to change its attributes.
+    pub fn open_dir_path(&self, path: &[u8]) -> Result<OwnedFd> {
+        Ok(open_dir(&self.media, path)?)
+    }
+
+    /// Makes the names in a directory durable.
+    pub fn sync_dir(&self, path: &[u8]) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match absent(rustix::fs::openat2(&self.media, or_here(path), flags, Mode::empty(), BENEATH))? {
+            Some(dir) => Ok(rustix::fs::fsync(dir)?),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Upper::open_path`], of an orphan.
+    pub fn open_orphan_path(&self, orphan: OrphanId) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.orphans, orphan.name(), flags, Mode::empty())?)
+    }
+
     /// The names in a directory of the upper layer; none if it is not there.
-    pub fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, u64, FileType)>> {
+    pub fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileId, FileType)>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = match absent(rustix::fs::openat2(&self.media, or_here(path), flags, Mode::empty(), BENEATH))? {
             Some(dir) => dir,
             None => return Ok(Vec::new()),
         };
+        let device = rustix::fs::fstat(&dir)?.st_dev;
         let mut found = Vec::new();
         for entry in rustix::fs::Dir::read_from(&dir)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if !matches!(name, b"." | b"..") {
-                found.push((name.to_vec(), entry.ino(), entry.file_type()));
+                found.push((name.to_vec(), FileId::listed(device, entry.ino()), entry.file_type()));
             }
         }
         Ok(found)
@@ -441,4 +504,39 @@ fn remove_all(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
         remove_all(&inner, &name)?;
     }
     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// The user's extended attributes of what an O_PATH descriptor stands for.
+pub fn user_xattrs(handle: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let link = proc_link(handle);
+    let mut names = vec![0; 1 << 16];
+    let len = match rustix::fs::listxattr(&link, &mut names[..]) {
+        Ok(len) => len,
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for name in names[..len].split(|b| *b == 0).filter(|name| name.starts_with(b"user.")) {
+        let mut value = vec![0; 1 << 16];
+        let len = rustix::fs::getxattr(&link, name, &mut value[..])?;
+        value.truncate(len);
+        found.push((name.to_vec(), value));
+    }
+    Ok(found)
+}
+
+/// Sets an extended attribute (value and flags of setxattr(2)), or removes it.
+pub fn set_user_xattr(handle: &OwnedFd, name: &[u8], value: Option<(&[u8], u32)>) -> rustix::io::Result<()> {
+    let link = proc_link(handle);
+    match value {
+        Some((value, flags)) => {
+            rustix::fs::setxattr(&link, name, value, rustix::fs::XattrFlags::from_bits_retain(flags))
+        }
+        None => rustix::fs::removexattr(&link, name),
+    }
+}
+
+/// An O_PATH descriptor takes no call on attributes; its link in /proc leads to the very file.
+fn proc_link(handle: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(handle))
 }

@@ -1,0 +1,124 @@
+//! Changes, by whichever layer answers for the node: in a scope the writable one, elsewhere EROFS.
+
+use super::Fs;
+use super::attr::{Attr, Ttl, Type};
+use super::media::{Caller, Changes, Media, New, Writing, is_media};
+use super::view::View;
+use crate::error::{Errno, Error, Result};
+use crate::tree::NodeId;
+use crate::tree::union::Onto;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Handles of listings in scopes: past every number of a switch.
+static LISTINGS: AtomicU64 = AtomicU64::new(1 << 32);
+
+impl Fs {
+    /// The handle of a listing that begins.
+    pub fn begin_listing(&self, view: &View, dir: NodeId) -> Result<u64> {
+        if is_media(dir) {
+            return Ok(LISTINGS.fetch_add(1, Ordering::Relaxed));
+        }
+        view.find(dir).map(|_| u64::from(view.switch))
+    }
+
+    /// A listing is over.
+    pub fn end_listing(&self, dir: NodeId, handle: u64) {
+        if let Ok(media) = self.writable(dir) {
+            media.end_listing(handle);
+        }
+    }
+
+    /// Makes an entry.
+    pub fn make(&self, caller: Caller, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Attr> {
+        self.writable(dir)?.make(&self.board.view(), self.objects(), caller, dir, name, new, mode)
+    }
+
+    /// open(2) with O_CREAT. The kernel believed that there was nothing; somebody may have made it meanwhile.
+    pub fn create(&self, caller: Caller, dir: NodeId, name: &[u8], mode: u32, flags: i32) -> Result<Attr> {
+        match self.make(caller, dir, name, New::File, mode) {
+            Err(error) if error.errno() == Errno::EXIST && flags & libc::O_EXCL == 0 => {}
+            made => return made,
+        }
+        let entry = self.writable(dir)?.lookup(&self.board.view(), dir, name)?;
+        let attr = entry.attr.ok_or(Error::Errno(Errno::NOENT))?;
+        if flags & libc::O_TRUNC == 0 || attr.kind != Type::File {
+            return Ok(attr);
+        }
+        let changes = Changes { size: Some(0), ..Changes::default() };
+        self.setattr(caller, attr.node, changes).map(|(attr, _)| attr)
+    }
+
+    /// unlink(2).
+    pub fn unlink(&self, dir: NodeId, name: &[u8]) -> Result<()> {
+        self.writable(dir)?.unlink(&self.board.view(), self.objects(), dir, name)
+    }
+
+    /// rmdir(2).
+    pub fn rmdir(&self, dir: NodeId, name: &[u8]) -> Result<()> {
+        self.writable(dir)?.rmdir(&self.board.view(), self.objects(), dir, name)
+    }
+
+    /// rename(2) and renameat2(2). Into a scope and out of one is another device's.
+    pub fn rename(&self, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
+        match (is_media(from.0), is_media(to.0)) {
+            (true, true) => self.writable(from.0)?.rename(&self.board.view(), self.objects(), from, to, onto),
+            (false, false) => Err(Errno::ROFS.into()),
+            _ => Err(Errno::XDEV.into()),
+        }
+    }
+
+    /// link(2).
+    pub fn link(&self, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Attr> {
+        let media = self.writable(dir)?;
+        if !is_media(node) {
+            return Err(Errno::XDEV.into());
+        }
+        media.link(&self.board.view(), self.objects(), node, dir, name)
+    }
+
+    /// chmod, chown, truncate, utimens.
+    pub fn setattr(&self, caller: Caller, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
+        let media = self.writable(node)?;
+        media.setattr(&self.board.view(), self.objects(), &self.descriptors, caller, node, changes)
+    }
+
+    /// write(2).
+    pub fn write(&self, caller: Caller, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
+        let media = self.writable(node)?;
+        media.write(&self.board.view(), self.objects(), &self.descriptors, caller, node, offset, bytes, how)
+    }
+
+    /// fallocate(2).
+    pub fn fallocate(&self, caller: Caller, node: NodeId, range: (u64, u64), mode: i32) -> Result<()> {
+        let media = self.writable(node)?;
+        media.fallocate(&self.board.view(), self.objects(), &self.descriptors, caller, node, range, mode)
+    }
+
+    /// copy_file_range(2), from anywhere into a scope.
+    pub fn copy_range(&self, caller: Caller, from: (NodeId, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
+        let media = self.writable(to.0)?;
+        let source = match is_media(from.0) {
+            true => media.open_for_reading(&self.descriptors, from.0)?,
+            false => self.open_content(from.0)?.0,
+        };
+        media.copy_range(&self.board.view(), self.objects(), &self.descriptors, caller, (source, from.1), to, len)
+    }
+
+    /// Sets an extended attribute, or removes it.
+    pub fn setxattr(&self, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
+        self.writable(node)?.setxattr(&self.board.view(), self.objects(), node, name, value)
+    }
+
+    /// fsync(2); what a release holds is on disk.
+    pub fn fsync(&self, node: NodeId, data_only: bool) -> Result<()> {
+        match self.media.as_ref().filter(|_| is_media(node)) {
+            Some(media) => media.fsync(&self.descriptors, node, data_only),
+            None => Ok(()),
+        }
+    }
+
+    /// fsync(2) of a directory.
+    pub fn fsync_dir(&self, node: NodeId) -> Result<()> {
+        self.media.as_ref().filter(|_| is_media(node)).map_or(Ok(()), |media: &Media| media.fsync_dir(node))
+    }
+}

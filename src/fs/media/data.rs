@@ -1,0 +1,472 @@
+//! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
+
+use super::table::Backing;
+use super::{Caller, Media, print_of};
+use crate::error::{Errno, Error, Result};
+use crate::fs::Descriptors;
+use crate::fs::attr::{Attr, Ttl, Type};
+use crate::fs::content;
+use crate::fs::listing::Listed;
+use crate::fs::view::View;
+use crate::store::objects::Objects;
+use crate::sys::AsCaller;
+use crate::tree::{NodeId, Tree};
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, OFlags, Timestamps, Uid};
+use rustix::io::ReadWriteFlags;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Descriptors of media files that are kept open.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// How long an idle one is kept: a file that is open for writing cannot be executed (ETXTBSY).
+const IDLE: Duration = Duration::from_secs(1);
+/// Listings that are kept between two calls.
+const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+
+/// Called when somebody changed a file behind the mount.
+type Notice = Box<dyn Fn(NodeId) + Send + Sync>;
+
+/// An entry of a listing that is kept.
+struct Shown {
+    cookie: u64,
+    number: NodeId,
+    kind: Type,
+    name: Vec<u8>,
+}
+
+struct Open {
+    file: Arc<File>,
+    used: Instant,
+}
+
+/// The descriptors.
+pub struct Files {
+    open: Mutex<LruCache<(NodeId, bool), Open>>,
+    listings: Mutex<LruCache<u64, Arc<Vec<Shown>>>>,
+    notice: std::sync::OnceLock<Notice>,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self {
+            open: Mutex::new(LruCache::new(OPEN_FILES)),
+            listings: Mutex::new(LruCache::new(LISTINGS)),
+            notice: std::sync::OnceLock::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Files")
+    }
+}
+
+impl Files {
+    /// Lets go the descriptors of a node.
+    pub fn close(&self, node: NodeId) {
+        let mut open = self.open.lock();
+        let gone = (open.pop(&(node, false)), open.pop(&(node, true)));
+        drop(open);
+        drop(gone);
+    }
+
+    pub fn changed_behind(&self, node: NodeId) {
+        if let Some(notice) = self.notice.get() {
+            notice(node);
+        }
+    }
+}
+
+/// What setattr changes.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// User.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length.
+    pub size: Option<u64>,
+    /// Times; `UTIME_OMIT` where one stays.
+    pub times: Option<Timestamps>,
+}
+
+impl Media {
+    /// Told of files that somebody changed behind the mount.
+    pub fn on_change_behind(&self, notice: impl Fn(NodeId) + Send + Sync + 'static) {
+        let _ = self.files.notice.set(Box::new(notice));
+    }
+
+    /// Closes descriptors that nobody used for a while.
+    pub fn close_idle(&self) {
+        let mut open = self.files.open.lock();
+        let idle: Vec<_> =
+            open.iter().filter(|(_, open)| open.used.elapsed() > IDLE).map(|(key, _)| *key).collect();
+        let gone: Vec<_> = idle.iter().filter_map(|key| open.pop(key)).collect();
+        drop(open);
+        drop(gone);
+    }
+
+    /// An open file behind a node. For writing it must be in the upper layer already.
+    fn open(&self, descriptors: &Descriptors, node: NodeId, write: bool) -> Result<Arc<File>> {
+        if let Some(open) = self.files.open.lock().get_mut(&(node, write)) {
+            open.used = Instant::now();
+            return Ok(open.file.clone());
+        }
+        let held = self.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
+        let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        let file = match (&held.backing, held.orphan, held.paths.first()) {
+            (Backing::Dir, ..) => return Err(Errno::ISDIR.into()),
+            (Backing::Lower { release, index, .. }, ..) => {
+                let manifest = &release.manifest;
+                return descriptors.open(manifest.digest(*index)?, manifest.node(*index)?.size);
+            }
+            (Backing::Upper(_), Some(orphan), _) => self.upper.open_orphan(orphan, flags)?,
+            (Backing::Upper(id), None, Some(path)) => self.upper.open_file(path, *id, flags)?,
+            (Backing::Upper(_), None, None) => return Err(Errno::STALE.into()),
+        };
+        let file = Arc::new(file);
+        let open = Open { file: file.clone(), used: Instant::now() };
+        let gone = self.files.open.lock().push((node, write), open);
+        drop(gone);
+        Ok(file)
+    }
+
+    /// Reads from a file.
+    pub fn read(&self, descriptors: &Descriptors, node: NodeId, offset: u64, len: u32) -> Result<Vec<u8>> {
+        let file = self.open(descriptors, node, false)?;
+        let mut bytes = Vec::with_capacity(len as usize);
+        while bytes.len() < len as usize {
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(&*file, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(len as usize);
+        Ok(bytes)
+    }
+
+    /// The file behind a node for a change of its content, copied up if it must be.
+    fn writable(&self, view: &View, objects: &Objects, descriptors: &Descriptors, node: NodeId) -> Result<Arc<File>> {
+        self.bring_up(view, objects, node, None)?;
+        self.open(descriptors, node, true)
+    }
+
+    /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
+    #[allow(clippy::too_many_arguments)]
+    pub fn write(
+        &self,
+        view: &View,
+        objects: &Objects,
+        descriptors: &Descriptors,
+        caller: Caller,
+        node: NodeId,
+        offset: u64,
+        bytes: &[u8],
+        how: Writing,
+    ) -> Result<u32> {
+        let file = self.writable(view, objects, descriptors, node)?;
+        let mut done = 0;
+        {
+            let _caller = AsCaller::new(caller.uid, caller.gid);
+            while done < bytes.len() {
+                let flags = if how.append { ReadWriteFlags::APPEND } else { ReadWriteFlags::empty() };
+                let slice = [std::io::IoSlice::new(&bytes[done..])];
+                match rustix::io::pwritev2(&*file, &slice, offset + done as u64, flags) {
+                    Ok(0) => break,
+                    Ok(len) => done += len,
+                    Err(Errno::INTR) => {}
+                    Err(_) if done > 0 => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        if how.drop_privileges {
+            drop_privileges(&file)?;
+        }
+        if how.sync {
+            rustix::fs::fdatasync(&*file)?;
+        }
+        self.note_own_change(node, &file)?;
+        Ok(done as u32)
+    }
+
+    /// What we did ourselves is nobody's change behind the mount.
+    fn note_own_change(&self, node: NodeId, file: &File) -> Result<()> {
+        let stat = rustix::fs::fstat(file)?;
+        if let Some(held) = self.table.lock().get_mut(node) {
+            held.print = Some(print_of(&stat));
+        }
+        Ok(())
+    }
+
+    /// fallocate(2).
+    #[allow(clippy::too_many_arguments)]
+    pub fn fallocate(
+        &self,
+        view: &View,
+        objects: &Objects,
+        descriptors: &Descriptors,
+        caller: Caller,
+        node: NodeId,
+        (offset, len): (u64, u64),
+        mode: i32,
+    ) -> Result<()> {
+        let file = self.writable(view, objects, descriptors, node)?;
+        {
+            let _caller = AsCaller::new(caller.uid, caller.gid);
+            rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode as u32), offset, len)?;
+        }
+        if caller.uid != 0 {
+            drop_privileges(&file)?;
+        }
+        self.note_own_change(node, &file)
+    }
+
+    /// copy_file_range(2) between two media files.
+    #[allow(clippy::too_many_arguments)]
+    pub fn copy_range(
+        &self,
+        view: &View,
+        objects: &Objects,
+        descriptors: &Descriptors,
+        caller: Caller,
+        from: (Arc<File>, u64),
+        to: (NodeId, u64),
+        len: u64,
+    ) -> Result<u32> {
+        let target = self.writable(view, objects, descriptors, to.0)?;
+        let (mut at, mut into) = (from.1, to.1);
+        let len = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
+        let copied = {
+            let _caller = AsCaller::new(caller.uid, caller.gid);
+            rustix::fs::copy_file_range(&*from.0, Some(&mut at), &*target, Some(&mut into), len)?
+        };
+        if caller.uid != 0 {
+            drop_privileges(&target)?;
+        }
+        self.note_own_change(to.0, &target)?;
+        Ok(copied as u32)
+    }
+
+    /// A file to copy from.
+    pub fn open_for_reading(&self, descriptors: &Descriptors, node: NodeId) -> Result<Arc<File>> {
+        self.open(descriptors, node, false)
+    }
+
+    /// lseek(2) with SEEK_DATA and SEEK_HOLE.
+    pub fn seek(&self, descriptors: &Descriptors, node: NodeId, offset: i64, whence: i32) -> Result<i64> {
+        let file = self.open(descriptors, node, false)?;
+        let size = rustix::fs::fstat(&*file)?.st_size as u64;
+        content::seek(&file, size, offset, whence)
+    }
+
+    /// fsync(2) and fdatasync(2); a file of a release is on disk.
+    pub fn fsync(&self, descriptors: &Descriptors, node: NodeId, data_only: bool) -> Result<()> {
+        match self.table.lock().get(node).ok_or(Errno::STALE)?.backing {
+            Backing::Upper(_) => {}
+            _ => return Ok(()),
+        }
+        let file = self.open(descriptors, node, false)?;
+        Ok(if data_only { rustix::fs::fdatasync(&*file)? } else { rustix::fs::fsync(&*file)? })
+    }
+
+    /// fsync(2) of a directory.
+    pub fn fsync_dir(&self, node: NodeId) -> Result<()> {
+        let path = self.dir_path(node)?;
+        self.upper.sync_dir(&path)
+    }
+
+    /// What is behind a node in the upper layer, to change its attributes.
+    fn handle(&self, node: NodeId) -> Result<OwnedFd> {
+        let held = self.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
+        match (&held.backing, held.orphan, held.paths.first()) {
+            (Backing::Upper(_), Some(orphan), _) => self.upper.open_orphan_path(orphan),
+            (Backing::Upper(id), None, Some(path)) => self.upper.open_path(path, *id),
+            (Backing::Dir, _, Some(path)) => self.upper.open_dir_path(path),
+            _ => Err(Errno::STALE.into()),
+        }
+    }
+
+    /// chmod, chown, truncate, utimens. The kernel has checked that the caller may.
+    pub fn setattr(
+        &self,
+        view: &View,
+        objects: &Objects,
+        descriptors: &Descriptors,
+        caller: Caller,
+        node: NodeId,
+        changes: Changes,
+    ) -> Result<(Attr, Ttl)> {
+        self.bring_up(view, objects, node, changes.size)?;
+        if let Some(size) = changes.size {
+            let file = self.open(descriptors, node, true)?;
+            {
+                let _caller = AsCaller::new(caller.uid, caller.gid);
+                rustix::fs::ftruncate(&*file, size)?;
+            }
+            if caller.uid != 0 {
+                drop_privileges(&file)?;
+            }
+            self.note_own_change(node, &file)?;
+        }
+        if changes.uid.is_some() || changes.gid.is_some() || changes.mode.is_some() || changes.times.is_some() {
+            let handle = self.handle(node)?;
+            let owner = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
+            if owner.0.is_some() || owner.1.is_some() {
+                rustix::fs::chownat(&handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH)?;
+            }
+            if let Some(mode) = changes.mode {
+                // An O_PATH descriptor has no fchmod; its link in /proc leads to the very file.
+                let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
+                rustix::fs::chmod(link, Mode::from_raw_mode(mode & 0o7777))?;
+            }
+            if let Some(times) = &changes.times {
+                rustix::fs::utimensat(&handle, "", times, AtFlags::EMPTY_PATH)?;
+            }
+            let stat = rustix::fs::fstat(&handle)?;
+            if let Some(held) = self.table.lock().get_mut(node) {
+                held.print = Some(print_of(&stat));
+            }
+        }
+        self.getattr(view, node)
+    }
+
+    /// Extended attributes of the user's, of what is behind a node.
+    pub fn getxattr(&self, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        user_attribute(name)?;
+        Ok(self.xattrs(node)?.into_iter().find(|(key, _)| key == name).ok_or(Errno::NODATA)?.1)
+    }
+
+    /// All of them.
+    pub fn xattrs(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let backing = self.table.lock().get(node).ok_or(Errno::STALE)?.backing.clone();
+        if let Backing::Lower { release, index, .. } = backing {
+            return release.manifest.xattrs(index);
+        }
+        let link = match self.handle(node) {
+            Ok(handle) => handle,
+            // A directory that only a release has, or one that is gone.
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        Ok(crate::store::upper::user_xattrs(&link)?)
+    }
+
+    /// Sets an extended attribute, or removes it.
+    pub fn setxattr(&self, view: &View, objects: &Objects, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
+        user_attribute(name)?;
+        self.bring_up(view, objects, node, None)?;
+        let handle = self.handle(node)?;
+        crate::store::upper::set_user_xattr(&handle, name, value)?;
+        let stat = rustix::fs::fstat(&handle)?;
+        if let Some(held) = self.table.lock().get_mut(node) {
+            held.print = Some(print_of(&stat));
+        }
+        Ok(())
+    }
+
+    /// Up to `most` entries of a directory whose cookies are greater than `after`; with attributes for READDIRPLUS.
+    pub fn list(&self, view: &View, dir: NodeId, handle: u64, after: u64, most: usize, plus: bool) -> Result<Vec<Listed>> {
+        let names = self.names(view);
+        let path = self.dir_path(dir)?;
+        let kept = if after == 0 { None } else { self.files.listings.lock().get(&handle).cloned() };
+        let whole = match kept {
+            Some(whole) => whole,
+            None => {
+                let mut whole: Vec<Shown> = names
+                    .entries(&path)?
+                    .into_iter()
+                    .map(|(number, kind, name)| Shown { cookie: cookie(&name), number, kind, name })
+                    .collect();
+                whole.sort_unstable_by_key(|shown| shown.cookie);
+                let whole = Arc::new(whole);
+                self.files.listings.lock().push(handle, whole.clone());
+                whole
+            }
+        };
+        let mut listed = Vec::new();
+        let own = names.attr_of(dir)?;
+        for (cookie, name) in [(1, &b"."[..]), (2, b"..")] {
+            if after < cookie {
+                let node = if cookie == 1 { dir } else { parent_node(&path, &self.tops) };
+                listed.push(Listed { name: name.to_vec(), cookie, attr: Attr { node, ..own }, ttl: Ttl::Zero });
+            }
+        }
+        let from = whole.partition_point(|shown| shown.cookie <= after);
+        let dots = listed.len();
+        for Shown { cookie, number, kind, name } in &whole[from..] {
+            if listed.len() - dots == most {
+                break;
+            }
+            let mut attr = Attr { node: *number, kind: *kind, ..own };
+            let mut ttl = Ttl::Zero;
+            if plus {
+                let entry = names.entry(&[&path[..], name].join(&b'/'))?;
+                // One that went since the listing was made is left out.
+                let Some(now) = entry.attr else { continue };
+                (attr, ttl) = (now, entry.entry_ttl);
+            }
+            listed.push(Listed { name: name.clone(), cookie: *cookie, attr, ttl });
+        }
+        Ok(listed)
+    }
+
+    /// A listing is over.
+    pub fn end_listing(&self, handle: u64) {
+        let gone = self.files.listings.lock().pop(&handle);
+        drop(gone);
+    }
+}
+
+/// How bytes are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Writing {
+    /// At the end.
+    pub append: bool,
+    /// On disk before the answer.
+    pub sync: bool,
+    /// The kernel says that suid and sgid must go.
+    pub drop_privileges: bool,
+}
+
+/// The cookie of a name: 63 bits of its hash, past those of "." and "..". It does not change while others come and go.
+fn cookie(name: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    blake3::Hasher::new().update(name).finalize_xof().fill(&mut bytes);
+    (u64::from_le_bytes(bytes) >> 1).max(3)
+}
+
+fn parent_node(path: &[u8], tops: &std::collections::HashMap<(NodeId, Vec<u8>), Vec<u8>>) -> NodeId {
+    let parent = NodeId::of_dir(crate::store::upper::split(path).0);
+    match tops.values().any(|top| top == path) {
+        true => parent,
+        false => super::media_of(parent),
+    }
+}
+
+fn user_attribute(name: &[u8]) -> Result<()> {
+    match name.starts_with(b"user.") {
+        true => Ok(()),
+        false => Err(Error::Errno(Errno::OPNOTSUPP)),
+    }
+}
+
+/// suid goes, and sgid where the group may execute, as write(2) and truncate(2) do it for those without CAP_FSETID.
+fn drop_privileges(file: &File) -> Result<()> {
+    let mode = rustix::fs::fstat(file)?.st_mode;
+    let sgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+    if mode & (0o4000 | sgid) != 0 {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777 & !(0o4000 | sgid)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,332 @@
+//! The writable layer, as the mount serves it.
+//!
+//! **Locks.** `names` orders everything that looks at names or changes them, disk work included; no handler that
+//! holds it waits for the kernel. `table` is taken inside it, for an instant. Neither is taken under the view lock.
+
+mod data;
+mod names;
+mod table;
+
+pub use data::{Changes, Writing};
+pub use names::New;
+pub use table::{is_media, media_of};
+
+use super::attr::{Attr, Entry, Ttl, Type};
+use super::view::View;
+use crate::error::{Errno, Result};
+use crate::store::stamps::Stamp;
+use crate::store::upper::{FileId, Upper, upper_kind};
+use crate::tree::union::{Place, Says, Shown};
+use crate::tree::{Kind, Node, NodeId, Owner, Tree};
+use data::Files;
+use parking_lot::{Mutex, MutexGuard};
+use rustix::fs::{FileType, Stat};
+use std::collections::HashMap;
+use table::{Backing, Print, Table, pure_of_file};
+
+/// Who asks: in whose name the disk work is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// File system user id.
+    pub uid: u32,
+    /// File system group id.
+    pub gid: u32,
+}
+
+/// The scopes of a mount.
+#[derive(Debug)]
+pub struct Media {
+    /// Tops of scopes, by directory and name.
+    tops: HashMap<(NodeId, Vec<u8>), Vec<u8>>,
+    upper: Upper,
+    names: Mutex<()>,
+    table: Mutex<Table>,
+    files: Files,
+}
+
+/// Held while names are looked at or changed.
+struct Names<'a> {
+    media: &'a Media,
+    view: &'a View,
+    _guard: MutexGuard<'a, ()>,
+}
+
+/// What is at a path: what the layers say, and what they say it of.
+struct Looked {
+    says: Says,
+    stat: Option<Stat>,
+    lower: Option<(u32, Node)>,
+}
+
+impl Media {
+    /// Serves these paths of the docroot.
+    pub fn new(scopes: &[Vec<u8>], upper: Upper) -> Self {
+        let top = |path: &Vec<u8>| {
+            let (dir, name) = crate::store::upper::split(path);
+            ((NodeId::of_dir(dir), name.to_vec()), path.clone())
+        };
+        Self {
+            tops: scopes.iter().map(top).collect(),
+            upper,
+            names: Mutex::new(()),
+            table: Mutex::default(),
+            files: Files::default(),
+        }
+    }
+
+    /// The writable layer on disk.
+    pub fn upper(&self) -> &Upper {
+        &self.upper
+    }
+
+    /// The path of the scope whose top this name is, if it is one.
+    pub fn top(&self, dir: NodeId, name: &[u8]) -> Option<&Vec<u8>> {
+        if self.tops.is_empty() {
+            return None;
+        }
+        self.tops.get(&(dir, name.to_vec()))
+    }
+
+    /// Names of the scope tops in a directory of the release.
+    pub fn tops_in(&self, dir: NodeId) -> Vec<&[u8]> {
+        let mut names: Vec<&[u8]> =
+            self.tops.keys().filter(|(of, _)| *of == dir).map(|(_, name)| &name[..]).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn names<'a>(&'a self, view: &'a View) -> Names<'a> {
+        Names { media: self, view, _guard: self.names.lock() }
+    }
+
+    /// The path of a directory node.
+    fn dir_path(&self, dir: NodeId) -> Result<Vec<u8>> {
+        self.path(dir)?.ok_or_else(|| Errno::NOENT.into())
+    }
+
+    /// A path of a node; `None` if it has none any more.
+    fn path(&self, node: NodeId) -> Result<Option<Vec<u8>>> {
+        let table = self.table.lock();
+        let held = table.get(node).ok_or(Errno::STALE)?;
+        Ok(held.paths.first().cloned())
+    }
+
+    /// What a name in a directory of a scope stands for.
+    pub fn lookup(&self, view: &View, dir: NodeId, name: &[u8]) -> Result<Entry> {
+        let names = self.names(view);
+        let path = names.below(dir, name)?;
+        names.entry(&path)
+    }
+
+    /// The top of a scope.
+    pub fn lookup_top(&self, view: &View, path: &[u8]) -> Result<Entry> {
+        self.names(view).entry(path)
+    }
+
+    /// The kernel was told of a node by a reply that is being sent.
+    pub fn told(&self, node: NodeId) {
+        self.table.lock().told(node);
+    }
+
+    /// The kernel forgot a node.
+    pub fn forget(&self, node: NodeId, times: u64) {
+        let orphan = self.table.lock().forget(node, times);
+        self.files.close(node);
+        if let Some(orphan) = orphan {
+            self.upper.drop_orphan(orphan);
+        }
+    }
+
+    /// The attributes of a node.
+    pub fn getattr(&self, view: &View, node: NodeId) -> Result<(Attr, Ttl)> {
+        let names = self.names(view);
+        let attr = names.attr_of(node)?;
+        Ok((attr, Ttl::Media))
+    }
+
+    /// A symlink's target.
+    pub fn readlink(&self, view: &View, node: NodeId) -> Result<Vec<u8>> {
+        let names = self.names(view);
+        match names.backing(node)? {
+            Backing::Lower { release, index, .. } => Ok(release.manifest.target(index)?.to_vec()),
+            Backing::Upper(_) => {
+                let path = self.dir_path(node)?;
+                let (dir, name) = self.upper.parent_of(&path)?;
+                Ok(rustix::fs::readlinkat(&dir, &name[..], Vec::new())?.into_bytes())
+            }
+            Backing::Dir => Err(Errno::INVAL.into()),
+        }
+    }
+}
+
+impl Names<'_> {
+    /// The path of a name in a directory node.
+    fn below(&self, dir: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        let dir = self.media.dir_path(dir)?;
+        Ok([&dir[..], name].join(&b'/'))
+    }
+
+    /// What the layers have at a path.
+    fn look(&self, path: &[u8]) -> Result<Looked> {
+        let stat = self.media.upper.stat(path)?;
+        let (whiteout, hidden) = self.media.upper.whiteout(path)?;
+        let manifest = &self.view.release.manifest;
+        let lower = match hidden {
+            true => None,
+            false => match manifest.find_path(path)? {
+                Some(index) => Some((index, manifest.node(index)?)),
+                None => None,
+            },
+        };
+        let says =
+            Says { upper: stat.as_ref().map(upper_kind), whiteout, lower: lower.as_ref().map(|(_, node)| node.kind) };
+        Ok(Looked { says, stat, lower })
+    }
+
+    fn place<'p>(&self, path: &'p [u8]) -> Result<Place<'p>> {
+        Ok(Place { path, says: self.look(path)?.says })
+    }
+
+    /// What a path stands for, with the TTLs that hold for it.
+    fn entry(&self, path: &[u8]) -> Result<Entry> {
+        let (dir, name) = crate::store::upper::split(path);
+        let ttl = match self.view.changes(NodeId::of_dir(dir), name) {
+            true => Ttl::Zero,
+            false => Ttl::Media,
+        };
+        let attr = self.resolve(path)?;
+        Ok(Entry { attr, entry_ttl: ttl, attr_ttl: ttl })
+    }
+
+    /// The node at a path, and its attributes.
+    fn resolve(&self, path: &[u8]) -> Result<Option<Attr>> {
+        let looked = self.look(path)?;
+        let (backing, pure) = match (looked.says.shown(), &looked.stat, &looked.lower) {
+            (Shown::Nothing, ..) => return Ok(None),
+            (shown, stat, lower) => match (shown, stat, lower) {
+                (Shown::Upper(crate::tree::union::Upper::Leaf), Some(stat), _) => {
+                    let id = FileId::of(stat);
+                    (Backing::Upper(id), pure_of_file(id))
+                }
+                (Shown::Lower(Kind::File | Kind::Symlink), _, Some((index, node))) => {
+                    let backing = Backing::Lower {
+                        release: self.view.release.clone(),
+                        index: *index,
+                        node: node.nodeid,
+                    };
+                    (backing, media_of(node.nodeid))
+                }
+                _ => (Backing::Dir, media_of(NodeId::of_dir(path))),
+            },
+        };
+        let node = self.media.table.lock().settle(path, backing, pure);
+        self.attr(node, &looked).map(Some)
+    }
+
+    fn attr(&self, node: NodeId, looked: &Looked) -> Result<Attr> {
+        match (&looked.stat, &looked.lower) {
+            (Some(stat), lower) => {
+                let mut attr = attr_of_stat(node, stat);
+                if let (Type::Dir, Some((index, below)), false) = (attr.kind, lower, looked.says.whiteout)
+                    && below.kind == Kind::Dir
+                {
+                    // A merged directory changed when the later of its layers did.
+                    let lower = self.lower_attr(&self.view.release.manifest, *index)?;
+                    attr.mtime = attr.mtime.max(lower.mtime);
+                    attr.ctime = attr.ctime.max(lower.mtime);
+                }
+                self.notice(node, stat);
+                Ok(attr)
+            }
+            (None, Some((index, _))) => {
+                let attr = self.lower_attr(&self.view.release.manifest, *index)?;
+                Ok(Attr { node, ..attr })
+            }
+            (None, None) => Err(Errno::NOENT.into()),
+        }
+    }
+
+    /// A file of a release in a scope keeps its write bits: it can be written to, by being copied up.
+    fn lower_attr(&self, manifest: &crate::store::manifest::Manifest, index: u32) -> Result<Attr> {
+        let node = manifest.node(index)?;
+        let stamp = self.view.stamps.get(node.nodeid, self.view.switch);
+        let mtime = stamp.unwrap_or_else(|| Stamp::from_nanos(node.mtime));
+        Ok(Attr { mode: node.mode, ..Attr::of(&node, mtime) })
+    }
+
+    fn backing(&self, node: NodeId) -> Result<Backing> {
+        Ok(self.media.table.lock().get(node).ok_or(Errno::STALE)?.backing.clone())
+    }
+
+    /// The attributes of a node, wherever it is now.
+    fn attr_of(&self, node: NodeId) -> Result<Attr> {
+        let held = self.media.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
+        match (&held.backing, held.paths.first(), held.orphan) {
+            (Backing::Dir, Some(path), _) => self.attr(node, &self.look(path)?),
+            (Backing::Dir, None, _) => Err(Errno::NOENT.into()),
+            (Backing::Lower { release, index, .. }, ..) => {
+                Ok(Attr { node, ..self.lower_attr(&release.manifest, *index)? })
+            }
+            (Backing::Upper(_), _, Some(orphan)) => {
+                let stat = self.media.upper.stat_orphan(orphan)?;
+                let mut attr = attr_of_stat(node, &stat);
+                // Its name in the work space is not one that anybody gave it.
+                attr.links = attr.links.saturating_sub(1);
+                Ok(attr)
+            }
+            (Backing::Upper(id), Some(path), None) => match self.media.upper.stat(path)? {
+                Some(stat) if FileId::of(&stat) == *id => {
+                    self.notice(node, &stat);
+                    Ok(attr_of_stat(node, &stat))
+                }
+                // Replaced or removed behind the mount.
+                _ => Err(Errno::STALE.into()),
+            },
+            (Backing::Upper(_), None, None) => Err(Errno::STALE.into()),
+        }
+    }
+
+    /// Sees whether somebody changed a file behind the mount; then its pages are dropped.
+    fn notice(&self, node: NodeId, stat: &Stat) {
+        if !FileType::from_raw_mode(stat.st_mode).is_file() {
+            return;
+        }
+        let now = print_of(stat);
+        let mut table = self.media.table.lock();
+        if let Some(held) = table.get_mut(node) {
+            let before = held.print.replace(now);
+            if before.is_some_and(|before| before != now) {
+                self.media.files.changed_behind(node);
+            }
+        }
+    }
+}
+
+/// What tells two states of a file apart.
+fn print_of(stat: &Stat) -> Print {
+    (stat.st_size, stat.st_mtime, stat.st_mtime_nsec as i64, stat.st_ctime, stat.st_ctime_nsec as i64)
+}
+
+fn attr_of_stat(node: NodeId, stat: &Stat) -> Attr {
+    let stamp = |second: i64, nanos: i64| Stamp { second, nanos: nanos as u32 };
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Type::Dir,
+        FileType::RegularFile => Type::File,
+        FileType::Symlink => Type::Symlink,
+        FileType::Fifo => Type::Fifo,
+        FileType::Socket => Type::Socket,
+        _ => Type::Device,
+    };
+    Attr {
+        node,
+        kind,
+        mode: (stat.st_mode & 0o7777) as u16,
+        owner: Owner { uid: stat.st_uid, gid: stat.st_gid },
+        size: stat.st_size as u64,
+        blocks: stat.st_blocks as u64,
+        links: stat.st_nlink as u32,
+        atime: stamp(stat.st_atime, stat.st_atime_nsec as i64),
+        mtime: stamp(stat.st_mtime, stat.st_mtime_nsec as i64),
+        ctime: stamp(stat.st_ctime, stat.st_ctime_nsec as i64),
+    }
+}

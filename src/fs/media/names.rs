@@ -1,0 +1,298 @@
+//! Changes of names: each asks `tree::union` for a plan and carries it out, on disk and in the table.
+
+use super::table::Backing;
+use super::{Caller, Media, Names};
+use crate::error::{Errno, Result};
+use crate::fs::attr::Attr;
+use crate::fs::view::View;
+use crate::store::objects::Objects;
+use crate::store::upper::{FileId, OrphanId};
+use crate::sys::AsCaller;
+use crate::tree::union::{self, Onto, Plan, Step};
+use crate::tree::{EntryName, Kind, NodeId, Tree};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::os::fd::OwnedFd;
+
+/// What is to be made at a name.
+#[derive(Clone, Copy, Debug)]
+pub enum New<'a> {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symlink with this target.
+    Symlink(&'a [u8]),
+    /// A fifo.
+    Fifo,
+    /// A socket.
+    Socket,
+}
+
+impl Media {
+    /// Makes a new entry in the caller's name.
+    pub fn make(&self, view: &View, objects: &Objects, caller: Caller, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Attr> {
+        let names = self.names(view);
+        let path = names.below_checked(dir, name)?;
+        let plan = union::create(names.place(&path)?)?;
+        names.carry_out(objects, plan, |dir, name| {
+            let _caller = AsCaller::new(caller.uid, caller.gid);
+            let mode = Mode::from_raw_mode(mode & 0o7777);
+            match new {
+                New::File => {
+                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    rustix::fs::openat(dir, name, flags, mode).map(drop)
+                }
+                New::Dir => rustix::fs::mkdirat(dir, name, mode),
+                New::Symlink(target) => rustix::fs::symlinkat(target, dir, name),
+                New::Fifo => rustix::fs::mknodat(dir, name, FileType::Fifo, mode, 0),
+                New::Socket => rustix::fs::mknodat(dir, name, FileType::Socket, mode, 0),
+            }
+        })?;
+        names.resolve(&path)?.ok_or_else(|| Errno::NOENT.into())
+    }
+
+    /// unlink(2).
+    pub fn unlink(&self, view: &View, objects: &Objects, dir: NodeId, name: &[u8]) -> Result<()> {
+        let names = self.names(view);
+        let path = names.below_checked(dir, name)?;
+        names.carry_out(objects, union::unlink(names.place(&path)?)?, nothing_new)
+    }
+
+    /// rmdir(2). The top of a scope stays.
+    pub fn rmdir(&self, view: &View, objects: &Objects, dir: NodeId, name: &[u8]) -> Result<()> {
+        let names = self.names(view);
+        let path = names.below_checked(dir, name)?;
+        let empty = names.is_empty(&path)?;
+        names.carry_out(objects, union::rmdir(names.place(&path)?, empty)?, nothing_new)
+    }
+
+    /// rename(2).
+    pub fn rename(&self, view: &View, objects: &Objects, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
+        let names = self.names(view);
+        let from = names.below_checked(from.0, from.1)?;
+        let to = names.below_checked(to.0, to.1)?;
+        let (source, target) = (names.place(&from)?, names.place(&to)?);
+        let same_file = match (names.look(&from)?.stat, names.look(&to)?.stat) {
+            (Some(a), Some(b)) => FileId::of(&a) == FileId::of(&b),
+            _ => false,
+        };
+        // Two names of one file: rename(2) does nothing.
+        if same_file && onto == Onto::Replace {
+            return Ok(());
+        }
+        let empty = names.is_empty(&to)?;
+        names.carry_out(objects, union::rename(source, target, onto, empty)?, nothing_new)
+    }
+
+    /// link(2).
+    pub fn link(&self, view: &View, objects: &Objects, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Attr> {
+        let names = self.names(view);
+        let from = self.path(node)?.ok_or(Errno::NOENT)?;
+        let to = names.below_checked(dir, name)?;
+        let plan = union::link(names.place(&from)?, names.place(&to)?)?;
+        names.carry_out(objects, plan, nothing_new)?;
+        names.resolve(&to)?.ok_or_else(|| Errno::NOENT.into())
+    }
+
+    /// Brings what is behind a node into the upper layer, so that it can be changed; of a file only `keep` bytes.
+    /// If its name has moved on, the copy gets none: what is written goes to what was opened, never to the path.
+    pub fn bring_up(&self, view: &View, objects: &Objects, node: NodeId, keep: Option<u64>) -> Result<()> {
+        let names = self.names(view);
+        let held = self.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
+        match (&held.backing, held.paths.first()) {
+            (Backing::Upper(_), _) => Ok(()),
+            (Backing::Dir, None) => Err(Errno::NOENT.into()),
+            (Backing::Dir, Some(path)) => {
+                names.carry_out(objects, union::bring_up(names.place(path)?, None)?, nothing_new)
+            }
+            (Backing::Lower { node: was, .. }, Some(path)) if names.shows(path, *was)? => {
+                names.carry_out(objects, union::bring_up(names.place(path)?, keep)?, nothing_new)
+            }
+            (Backing::Lower { release, index, .. }, _) => {
+                let manifest = &release.manifest;
+                let below = manifest.node(*index)?;
+                let object = objects.open(manifest.digest(*index)?, below.size)?;
+                let orphan = self.upper.copy_up_orphan(&below, &object, &manifest.xattrs(*index)?)?;
+                let id = FileId::of(&self.upper.stat_orphan(orphan)?);
+                let mut table = self.table.lock();
+                table.copied_up(node, id);
+                if let Some(held) = table.get_mut(node) {
+                    held.orphan = Some(orphan);
+                }
+                drop(table);
+                self.files.close(node);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn nothing_new(_: &OwnedFd, _: &[u8]) -> rustix::io::Result<()> {
+    Err(Errno::INVAL)
+}
+
+impl Names<'_> {
+    fn below_checked(&self, dir: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        if EntryName::new(name).is_none() {
+            return Err(Errno::NAMETOOLONG.into());
+        }
+        self.below(dir, name)
+    }
+
+    /// Whether the path still shows this file of the release.
+    fn shows(&self, path: &[u8], node: NodeId) -> Result<bool> {
+        let looked = self.look(path)?;
+        Ok(matches!(looked.says.shown(), union::Shown::Lower(_)) && looked.lower.is_some_and(|(_, now)| now.nodeid == node))
+    }
+
+    /// Whether a directory shows no entry; anything else counts as empty.
+    fn is_empty(&self, path: &[u8]) -> Result<bool> {
+        match self.resolve(path)? {
+            Some(attr) if attr.kind == crate::fs::attr::Type::Dir => Ok(self.entries(path)?.is_empty()),
+            _ => Ok(true),
+        }
+    }
+
+    fn carry_out(
+        &self,
+        objects: &Objects,
+        plan: Plan,
+        mut place: impl FnMut(&OwnedFd, &[u8]) -> rustix::io::Result<()>,
+    ) -> Result<()> {
+        let upper = &self.media.upper;
+        for step in &plan {
+            match step {
+                Step::MakeDirs(path) => self.make_dirs(path)?,
+                Step::CopyUp(path, keep) => self.copy_up(objects, path, *keep)?,
+                Step::Place(path) => {
+                    let (dir, name) = upper.parent_of(path)?;
+                    place(&dir, &name)?;
+                }
+                step => {
+                    let kept = upper.apply(step)?;
+                    self.note(step, kept)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn make_dirs(&self, path: &[u8]) -> Result<()> {
+        for end in (0..path.len()).filter(|at| path[*at] == b'/').chain([path.len()]) {
+            let dir = &path[..end];
+            if dir.is_empty() || self.media.upper.stat(dir)?.is_some() {
+                continue;
+            }
+            let lower = self.look(dir)?.lower;
+            let like = lower.as_ref().map(|(_, node)| node).filter(|node| node.kind == Kind::Dir);
+            self.media.upper.make_dir(dir, like)?;
+        }
+        Ok(())
+    }
+
+    fn copy_up(&self, objects: &Objects, path: &[u8], keep: Option<u64>) -> Result<()> {
+        let manifest = &self.view.release.manifest;
+        let (index, mut node) = self.look(path)?.lower.ok_or(Errno::NOENT)?;
+        // The copy keeps the mtime that was served.
+        if let Some(stamp) = self.view.stamps.get(node.nodeid, self.view.switch) {
+            node.mtime = stamp.second.saturating_mul(1_000_000_000).saturating_add(i64::from(stamp.nanos));
+        }
+        let upper = &self.media.upper;
+        match node.kind {
+            Kind::Symlink => upper.copy_up_symlink(path, &node, manifest.target(index)?)?,
+            Kind::File => {
+                let object = objects.open(manifest.digest(index)?, node.size)?;
+                upper.copy_up(path, &node, &object, &manifest.xattrs(index)?, keep.unwrap_or(node.size))?;
+            }
+            Kind::Dir => return Err(Errno::ISDIR.into()),
+        }
+        let stat = upper.stat(path)?.ok_or(Errno::NOENT)?;
+        let mut table = self.media.table.lock();
+        if let Some(held) = table.at(path) {
+            table.copied_up(held, FileId::of(&stat));
+            self.media.files.close(held);
+        }
+        Ok(())
+    }
+
+    /// Notes in the table what a step did to names.
+    fn note(&self, step: &Step, kept: Option<OrphanId>) -> Result<()> {
+        let mut table = self.media.table.lock();
+        // A leaf that lost a name stays reachable for those who have it open; one that nobody knows goes.
+        let mut drop_now = kept;
+        let mut lose = |table: &mut super::Table, path: &[u8]| {
+            let Some(node) = table.at(path) else { return };
+            if let Some(held) = table.get_mut(node)
+                && held.paths.len() == 1
+                && held.orphan.is_none()
+                && let Some(orphan) = drop_now.take()
+            {
+                held.orphan = Some(orphan);
+            }
+            table.lose_name(node, path);
+        };
+        match step {
+            Step::Unlink(path) | Step::Rmdir(path) => lose(&mut table, path),
+            Step::Whiteout(path) => {
+                if self.media.upper.stat(path)?.is_none() {
+                    lose(&mut table, path);
+                }
+            }
+            Step::Link(from, to) => {
+                if let Some(node) = table.at(from) {
+                    table.give_name(node, to);
+                }
+            }
+            Step::Rename(from, to, Onto::Exchange) => {
+                let aside = b"\0exchange";
+                table.moved(from, aside);
+                table.moved(to, from);
+                table.moved(aside, to);
+            }
+            Step::Rename(from, to, _) => {
+                lose(&mut table, to);
+                table.moved(from, to);
+            }
+            Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(..) => {}
+        }
+        drop(table);
+        if let Some(orphan) = drop_now {
+            self.media.upper.drop_orphan(orphan);
+        }
+        Ok(())
+    }
+
+    /// The visible names of a directory: number for d_ino, type, name.
+    pub(super) fn entries(&self, path: &[u8]) -> Result<Vec<(NodeId, crate::fs::attr::Type, Vec<u8>)>> {
+        use crate::fs::attr::Type;
+        let upper = &self.media.upper;
+        let mut found = std::collections::BTreeMap::new();
+        let (opaque, hidden) = upper.whiteout(path)?;
+        let manifest = &self.view.release.manifest;
+        if let (false, false, Some(index)) = (opaque, hidden, manifest.find_path(path)?)
+            && manifest.node(index)?.kind == Kind::Dir
+        {
+            let whited = upper.whiteouts_in(path)?;
+            for child in manifest.children(index)? {
+                let (name, node) = (manifest.name(child)?, manifest.node(child)?);
+                if !whited.contains(name) {
+                    found.insert(name.to_vec(), (super::media_of(node.nodeid), Type::from(node.kind)));
+                }
+            }
+        }
+        let table = self.media.table.lock();
+        for (name, id, kind) in upper.list(path)? {
+            let whole = [path, &name[..]].join(&b'/');
+            let (number, kind) = match kind {
+                FileType::Directory => (super::media_of(NodeId::of_dir(&whole)), Type::Dir),
+                FileType::Symlink => (table.number_of_file(id), Type::Symlink),
+                FileType::Fifo => (table.number_of_file(id), Type::Fifo),
+                FileType::Socket => (table.number_of_file(id), Type::Socket),
+                FileType::RegularFile => (table.number_of_file(id), Type::File),
+                _ => (table.number_of_file(id), Type::Device),
+            };
+            found.insert(name, (table.at(&whole).unwrap_or(number), kind));
+        }
+        Ok(found.into_iter().map(|(name, (number, kind))| (number, kind, name)).collect())
+    }
+}
