@@ -7,8 +7,10 @@
 use crate::error::{Errno, Error, Result};
 use crate::fault::{self, Skip};
 use crate::fs::Release;
+use crate::fs::media::media_of;
 use crate::fuse::Kernel;
 use crate::store::settings::Barrier;
+use crate::store::upper::split;
 use crate::tree::{ChangeSet, ChangedEntry, NodeId, Side, Tree, name_key};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use std::collections::HashSet;
@@ -31,9 +33,57 @@ pub struct Change {
     pub new: Arc<Release>,
     /// In what they differ.
     pub changes: ChangeSet,
+    /// Changed directories that lie in scopes: the kernel knows them as media nodes.
+    scoped: HashSet<NodeId>,
 }
 
 impl Change {
+    /// With these scopes. A scope's own name stands for the scope in every release, so it never changes.
+    pub fn new(old: Arc<Release>, new: Arc<Release>, changes: ChangeSet, scopes: &[Vec<u8>]) -> Result<Self> {
+        let mut change = Self { old, new, changes, scoped: HashSet::new() };
+        if scopes.is_empty() {
+            return Ok(change);
+        }
+        let within = |path: &[u8]| {
+            scopes.iter().any(|top| path.strip_prefix(&top[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/'))
+        };
+        for dir in &change.changes.dirs {
+            if within(&change.release(dir.at.0).manifest.path_of(dir.at.1)?) {
+                change.scoped.insert(dir.node);
+            }
+        }
+        let mut entries = std::mem::take(&mut change.changes.entries);
+        let mut tops = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let top = scopes.iter().any(|top| NodeId::of_dir(split(top).0) == entry.dir)
+                && scopes.contains(&change.path_of(entry)?);
+            if top {
+                tops.push(at);
+            }
+        }
+        for at in tops.into_iter().rev() {
+            entries.remove(at);
+        }
+        change.changes.entries = entries;
+        Ok(change)
+    }
+
+    /// The path of a changed name.
+    fn path_of(&self, entry: &ChangedEntry) -> Result<Vec<u8>> {
+        self.release(entry.side).manifest.path_of(entry.index)
+    }
+
+    /// Changed names in scopes, by their paths.
+    pub fn scoped_paths(&self) -> Result<Vec<Vec<u8>>> {
+        let entries = self.changes.entries.iter().filter(|entry| self.scoped.contains(&entry.dir));
+        entries.map(|entry| self.path_of(entry)).collect()
+    }
+
+    /// The number by which the kernel knows a changed directory.
+    pub fn known_as(&self, dir: NodeId) -> NodeId {
+        if self.scoped.contains(&dir) { media_of(dir) } else { dir }
+    }
+
     fn release(&self, side: Side) -> &Release {
         match side {
             Side::Old => &self.old,
@@ -186,7 +236,7 @@ impl Worker {
         if names == Names::Changed {
             for ChangedEntry { dir, side, index } in &changes.entries {
                 self.go_on()?;
-                kernel.drop_entry(*dir, change.release(*side).manifest.name(*index)?)?;
+                kernel.drop_entry(change.known_as(*dir), change.release(*side).manifest.name(*index)?)?;
             }
         }
         let leaves = match names {
@@ -196,6 +246,9 @@ impl Worker {
         for node in changes.dirs.iter().map(|dir| dir.node).chain(leaves.iter().copied()) {
             self.go_on()?;
             kernel.drop_attributes(node)?;
+            if !change.scoped.is_empty() {
+                kernel.drop_attributes(media_of(node))?;
+            }
         }
         Ok(())
     }
@@ -218,7 +271,7 @@ impl Worker {
                     // A directory that cannot be reached by its path now gets the notification after all: what is
                     // said of it has TTL 0.
                     Some(root) if pass_by_rmdir(root, &manifest.path_of(index)?).is_ok() => {}
-                    _ => kernel.pass_lock(node)?,
+                    _ => kernel.pass_lock(change.known_as(node))?,
                 }
             }
         }

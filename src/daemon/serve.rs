@@ -8,7 +8,7 @@ use crate::control::client::Client;
 use crate::control::server::Server;
 use crate::error::{Context, Error, Result};
 use crate::fs::{Fs, Media, Release, View};
-use crate::fuse::{self, MountOptions};
+use crate::fuse::{self, Kernel, MountOptions};
 use crate::store::active::Active;
 use crate::store::journal::{Asker, Line};
 use crate::store::lock::Lock;
@@ -21,9 +21,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long a daemon that was killed may take to let go of its store.
+const DYING: Duration = Duration::from_secs(5);
 
 /// How a store is to be mounted.
 #[derive(Clone, Debug)]
@@ -86,6 +89,7 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     let socket = store.socket_path();
     let mut server = Server::bind(&socket, group)?;
     let session = fuse::mount(fs.clone(), &mountpoint, &how)?;
+    tend_media(&fs, session.kernel.clone())?;
     let dropper = Dropper::new(session.kernel.clone(), mountpoint.clone());
     let switcher = Switcher::new(store, fs.clone(), dropper, mountpoint.clone(), active);
     let service = Arc::new(Service::new(switcher, fs, session.kernel.clone()));
@@ -120,7 +124,10 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
 fn media(store: &Store) -> Result<Option<Media>> {
     let (own, shared): (Vec<_>, Vec<_>) = store.settings().scopes.iter().partition(|scope| scope.per_release);
     for scope in own {
-        log::warn!("the scope {:?} is per release, which this version does not serve: it cannot be written to", scope.path);
+        log::warn!(
+            "the scope {:?} is per release, which this version does not serve: it cannot be written to",
+            scope.path
+        );
     }
     if shared.is_empty() {
         return Ok(None);
@@ -129,6 +136,29 @@ fn media(store: &Store) -> Result<Option<Media>> {
     rustix::process::umask(rustix::fs::Mode::empty());
     let paths: Vec<Vec<u8>> = shared.iter().map(|scope| scope.path.clone().into_bytes()).collect();
     Ok(Some(Media::new(&paths, Upper::open(store.root())?)))
+}
+
+/// What the writable layer needs beside requests: pages dropped that somebody changed behind the mount, and idle
+/// descriptors closed.
+fn tend_media(fs: &Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Result<()> {
+    let Some(media) = &fs.media else { return Ok(()) };
+    media.on_change_behind(move |node| {
+        if let Some(kernel) = kernel.get() {
+            kernel.drop_pages_later(node);
+        }
+    });
+    let fs = Arc::downgrade(fs);
+    std::thread::Builder::new()
+        .name("verfs-idle".into())
+        .spawn(move || {
+            while let Some(fs) = fs.upgrade() {
+                fs.media.iter().for_each(Media::close_idle);
+                drop(fs);
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        })
+        .context(|| "starting a thread")?;
+    Ok(())
 }
 
 /// Raises the limit of open files as far as it goes, and gives how many objects can be kept open under it.
@@ -187,10 +217,18 @@ fn watch_signals(events: Sender<Event>) -> Result<()> {
 
 /// One daemon per store, and no switch without it meanwhile.
 fn take_lock(store: &Store) -> Result<Lock> {
-    if let Some(lock) = store.lock_active()? {
-        return Ok(lock);
-    }
-    let pid = Client::connect(&store.socket_path()).ok().flatten().and_then(|client| client.server_pid().ok());
+    let begun = Instant::now();
+    let pid = loop {
+        if let Some(lock) = store.lock_active()? {
+            return Ok(lock);
+        }
+        let pid = Client::connect(&store.socket_path()).ok().flatten().and_then(|client| client.server_pid().ok());
+        // Who answers keeps the store; one that was killed lets go of it in a moment.
+        if pid.is_some() || begun.elapsed() > DYING {
+            break pid;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
     let who = pid.map_or_else(|| "another verfs".to_owned(), |pid| format!("process {pid}"));
     Err(Error::failed(format!(
         "the store {} is in use by {who}; it can be mounted once: see `verfs status --store {0}`",
@@ -200,7 +238,7 @@ fn take_lock(store: &Store) -> Result<Lock> {
 
 fn check_mountpoint(store: &Store, options: &Options) -> Result<PathBuf> {
     let given = &options.mountpoint;
-    clear_stale(given)?;
+    clear_stale(store, given)?;
     let real = std::fs::canonicalize(given).map_err(|error| {
         Error::request(format!("the mountpoint {} cannot be used: {error}; make it with mkdir -p", given.display()))
     })?;
@@ -227,12 +265,20 @@ fn check_mountpoint(store: &Store, options: &Options) -> Result<PathBuf> {
     Ok(real)
 }
 
-/// A mount whose daemon died answers every call with ENOTCONN. It is taken away here.
-fn clear_stale(mountpoint: &Path) -> Result<()> {
-    while let Err(rustix::io::Errno::NOTCONN) = rustix::fs::stat(mountpoint) {
+/// Takes stale mounts away: those of our own store, whose lock we hold, so that nobody serves them; and whatever of
+/// verfs on the mountpoint answers ENOTCONN, because its daemon died.
+fn clear_stale(store: &Store, mountpoint: &Path) -> Result<()> {
+    let clear = |mountpoint: &Path| -> Result<()> {
         let what = || format!("clearing the stale mount on {}", mountpoint.display());
         unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).context(what)?;
         log::warn!("cleared the stale mount on {}", mountpoint.display());
+        Ok(())
+    };
+    for mount in mounts::mounted()?.iter().rev().filter(|mount| mount.store == store.root()) {
+        clear(&mount.mountpoint)?;
+    }
+    while let Err(rustix::io::Errno::NOTCONN) = rustix::fs::stat(mountpoint) {
+        clear(mountpoint)?;
     }
     Ok(())
 }

@@ -169,8 +169,7 @@ fn report(switched: &Switched) -> Value {
         "swap_us": switched.swap.as_nanos() as f64 / 1000.0,
         "waited_ms": switched.waited.as_millis() as u64,
         "second": switched.second,
-        // The writable layer, which can hide release files, is not served yet.
-        "hidden": 0,
+        "hidden": switched.hidden,
         "tidy": if switched.tidy == Outcome::Done { "done" } else { "pending" },
         "warnings": switched.warnings,
     })

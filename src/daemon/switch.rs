@@ -27,6 +27,8 @@ pub struct Switched {
     pub to: String,
     /// Changed directory entries.
     pub changed: usize,
+    /// How many of them the writable layer hides.
+    pub hidden: usize,
     /// Time of the call, without the wait for a second of its own.
     pub call: Duration,
     /// How long the write lock was held for the swap.
@@ -157,7 +159,9 @@ impl Switcher {
         )?;
         prepared.write_stamps(&self.store)?;
         let Activation { active, changes, stamps, waited } = prepared;
-        let change = Arc::new(Change { old, new, changes });
+        let scopes = self.fs.media.as_ref().map_or(&[][..], |media| media.scopes());
+        let change = Arc::new(Change::new(old, new, changes, scopes)?);
+        let hidden = self.hidden(&change)?;
         view.stamps.put(&stamps, active.switch);
         let warnings = self.warn_of_mounts(&change)?;
 
@@ -172,6 +176,7 @@ impl Switcher {
             from,
             to: name.to_string(),
             changed: change.changes.entries.len(),
+            hidden,
             call: begun.elapsed().saturating_sub(waited),
             swap,
             waited,
@@ -219,7 +224,7 @@ impl Switcher {
             self.fs.board.hang(view.with_transition(None));
             // Names that were told in the transition are forgotten later; until then they hold for no time.
             state.leftover.changes.push((change.clone(), Names::Noted));
-            state.leftover.entries.extend(transition.noted());
+            state.leftover.entries.extend(noted(change, &transition));
             return Err(error);
         }
         fault::point("switch.recorded");
@@ -227,7 +232,7 @@ impl Switcher {
         fault::point("switch.swapped");
 
         // 4. Tidy.
-        let tidy = Drops { changes: vec![(change.clone(), Names::Noted)], entries: transition.noted() };
+        let tidy = Drops { changes: vec![(change.clone(), Names::Noted)], entries: noted(change, &transition) };
         let outcome = match fault::skips(Skip::Tidy) {
             true => Outcome::Done,
             false => self.dropper.work_off(tidy.clone(), barrier, limit).unwrap_or_else(|error| {
@@ -269,6 +274,16 @@ impl Switcher {
         ))
     }
 
+    /// How many changed names in scopes the writable layer hides.
+    fn hidden(&self, change: &Change) -> Result<usize> {
+        let Some(media) = &self.fs.media else { return Ok(0) };
+        let mut hidden = 0;
+        for path in change.scoped_paths()? {
+            hidden += usize::from(media.hides(&path)?);
+        }
+        Ok(hidden)
+    }
+
     /// A file system mounted on a changed name is unmounted by the kernel when the name goes.
     fn warn_of_mounts(&self, change: &Change) -> Result<Vec<String>> {
         let below = mounts::below(&self.mountpoint)?;
@@ -296,11 +311,17 @@ impl Switcher {
     }
 }
 
+/// The names that were told in the transition, as the kernel knows their directories.
+fn noted(change: &Change, transition: &Transition) -> Vec<(NodeId, Vec<u8>)> {
+    transition.noted().into_iter().map(|(dir, name)| (change.known_as(dir), name)).collect()
+}
+
 fn nothing_to_do(state: &State, begun: Instant) -> Switched {
     Switched {
         from: state.active.release.clone(),
         to: state.active.release.clone(),
         changed: 0,
+        hidden: 0,
         call: begun.elapsed(),
         swap: Duration::ZERO,
         waited: Duration::ZERO,

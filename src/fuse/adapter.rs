@@ -399,8 +399,10 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.count(Operation::Getxattr);
-        self.fs
-            .answer(|view| self.fs.getxattr(view, NodeId(ino.0), name.as_bytes()), |value| send_xattr(reply, size, value));
+        self.fs.answer(
+            |view| self.fs.getxattr(view, NodeId(ino.0), name.as_bytes()),
+            |value| send_xattr(reply, size, value),
+        );
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -583,7 +585,16 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn fallocate(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: u64, len: u64, mode: i32, reply: ReplyEmpty) {
+    fn fallocate(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
         self.count(Operation::Fallocate);
         self.done(reply, self.fs.fallocate(caller(req), NodeId(ino.0), (offset, len), mode));
     }

@@ -203,12 +203,11 @@ threads = 8
 # Descriptors of file contents that are kept open.
 descriptors = 1024
 
-# A path of the docroot that may be written to:
+# A path of the docroot that may be written to; everything else is read-only. At the next mount:
 #   [[scope]]
 #   path = "media"           below the docroot
-#   per_release = false      true: each release has its own
+#   per_release = false      true: each release has its own (not served by this version: read-only)
 #   owner = "www-data:www-data"
-# The writable layer is not served by this version yet: every write is refused.
 "#;
 
 #[cfg(test)]

@@ -21,8 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// What a file is known by on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -439,7 +438,9 @@ fn fill(file: &File, object: &File, len: u64, whole: bool) -> rustix::io::Result
         match rustix::fs::copy_file_range(object, Some(&mut from), file, Some(&mut to), chunk) {
             Ok(0) => break,
             Ok(_) => {}
-            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return copy_by_hand(file, object, from, len),
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                return copy_by_hand(file, object, from, len);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -473,11 +474,14 @@ fn dress(dir: &OwnedFd, name: &[u8], node: &Node) -> rustix::io::Result<()> {
     if node.kind != crate::tree::Kind::Symlink {
         rustix::fs::chmodat(dir, name, Mode::from_raw_mode(node.mode.into()), AtFlags::empty())?;
     }
-    let time = Timespec {
-        tv_sec: node.mtime.div_euclid(1_000_000_000),
-        tv_nsec: node.mtime.rem_euclid(1_000_000_000) as _,
-    };
-    rustix::fs::utimensat(dir, name, &Timestamps { last_access: time, last_modification: time }, AtFlags::SYMLINK_NOFOLLOW)
+    let time =
+        Timespec { tv_sec: node.mtime.div_euclid(1_000_000_000), tv_nsec: node.mtime.rem_euclid(1_000_000_000) as _ };
+    rustix::fs::utimensat(
+        dir,
+        name,
+        &Timestamps { last_access: time, last_modification: time },
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
 }
 
 fn names(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {

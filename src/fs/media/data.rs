@@ -107,8 +107,7 @@ impl Media {
     /// Closes descriptors that nobody used for a while.
     pub fn close_idle(&self) {
         let mut open = self.files.open.lock();
-        let idle: Vec<_> =
-            open.iter().filter(|(_, open)| open.used.elapsed() > IDLE).map(|(key, _)| *key).collect();
+        let idle: Vec<_> = open.iter().filter(|(_, open)| open.used.elapsed() > IDLE).map(|(key, _)| *key).collect();
         let gone: Vec<_> = idle.iter().filter_map(|key| open.pop(key)).collect();
         drop(open);
         drop(gone);
@@ -363,7 +362,14 @@ impl Media {
     }
 
     /// Sets an extended attribute, or removes it.
-    pub fn setxattr(&self, view: &View, objects: &Objects, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
+    pub fn setxattr(
+        &self,
+        view: &View,
+        objects: &Objects,
+        node: NodeId,
+        name: &[u8],
+        value: Option<(&[u8], u32)>,
+    ) -> Result<()> {
         user_attribute(name)?;
         self.bring_up(view, objects, node, None)?;
         let handle = self.handle(node)?;
@@ -376,7 +382,15 @@ impl Media {
     }
 
     /// Up to `most` entries of a directory whose cookies are greater than `after`; with attributes for READDIRPLUS.
-    pub fn list(&self, view: &View, dir: NodeId, handle: u64, after: u64, most: usize, plus: bool) -> Result<Vec<Listed>> {
+    pub fn list(
+        &self,
+        view: &View,
+        dir: NodeId,
+        handle: u64,
+        after: u64,
+        most: usize,
+        plus: bool,
+    ) -> Result<Vec<Listed>> {
         let names = self.names(view);
         let path = self.dir_path(dir)?;
         let kept = if after == 0 { None } else { self.files.listings.lock().get(&handle).cloned() };

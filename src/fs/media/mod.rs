@@ -16,7 +16,7 @@ use super::view::View;
 use crate::error::{Errno, Result};
 use crate::store::stamps::Stamp;
 use crate::store::upper::{FileId, Upper, upper_kind};
-use crate::tree::union::{Place, Says, Shown};
+use crate::tree::union::{Place, Says, Shown, Upper as UpperKind};
 use crate::tree::{Kind, Node, NodeId, Owner, Tree};
 use data::Files;
 use parking_lot::{Mutex, MutexGuard};
@@ -38,6 +38,7 @@ pub struct Caller {
 pub struct Media {
     /// Tops of scopes, by directory and name.
     tops: HashMap<(NodeId, Vec<u8>), Vec<u8>>,
+    scopes: Vec<Vec<u8>>,
     upper: Upper,
     names: Mutex<()>,
     table: Mutex<Table>,
@@ -67,6 +68,7 @@ impl Media {
         };
         Self {
             tops: scopes.iter().map(top).collect(),
+            scopes: scopes.to_vec(),
             upper,
             names: Mutex::new(()),
             table: Mutex::default(),
@@ -74,9 +76,15 @@ impl Media {
         }
     }
 
-    /// The writable layer on disk.
-    pub fn upper(&self) -> &Upper {
-        &self.upper
+    /// The paths of the scopes.
+    pub fn scopes(&self) -> &[Vec<u8>] {
+        &self.scopes
+    }
+
+    /// Whether the writable layer hides what a release has at this path.
+    pub fn hides(&self, path: &[u8]) -> Result<bool> {
+        let (whiteout, hidden) = self.upper.whiteout(path)?;
+        Ok(whiteout || hidden || self.upper.stat(path)?.is_some_and(|stat| upper_kind(&stat) == UpperKind::Leaf))
     }
 
     /// The path of the scope whose top this name is, if it is one.
@@ -89,8 +97,7 @@ impl Media {
 
     /// Names of the scope tops in a directory of the release.
     pub fn tops_in(&self, dir: NodeId) -> Vec<&[u8]> {
-        let mut names: Vec<&[u8]> =
-            self.tops.keys().filter(|(of, _)| *of == dir).map(|(_, name)| &name[..]).collect();
+        let mut names: Vec<&[u8]> = self.tops.keys().filter(|(of, _)| *of == dir).map(|(_, name)| &name[..]).collect();
         names.sort_unstable();
         names
     }
@@ -204,16 +211,13 @@ impl Names<'_> {
         let (backing, pure) = match (looked.says.shown(), &looked.stat, &looked.lower) {
             (Shown::Nothing, ..) => return Ok(None),
             (shown, stat, lower) => match (shown, stat, lower) {
-                (Shown::Upper(crate::tree::union::Upper::Leaf), Some(stat), _) => {
+                (Shown::Upper(UpperKind::Leaf), Some(stat), _) => {
                     let id = FileId::of(stat);
                     (Backing::Upper(id), pure_of_file(id))
                 }
                 (Shown::Lower(Kind::File | Kind::Symlink), _, Some((index, node))) => {
-                    let backing = Backing::Lower {
-                        release: self.view.release.clone(),
-                        index: *index,
-                        node: node.nodeid,
-                    };
+                    let backing =
+                        Backing::Lower { release: self.view.release.clone(), index: *index, node: node.nodeid };
                     (backing, media_of(node.nodeid))
                 }
                 _ => (Backing::Dir, media_of(NodeId::of_dir(path))),

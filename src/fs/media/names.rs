@@ -30,7 +30,16 @@ pub enum New<'a> {
 
 impl Media {
     /// Makes a new entry in the caller's name.
-    pub fn make(&self, view: &View, objects: &Objects, caller: Caller, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Attr> {
+    pub fn make(
+        &self,
+        view: &View,
+        objects: &Objects,
+        caller: Caller,
+        dir: NodeId,
+        name: &[u8],
+        new: New<'_>,
+        mode: u32,
+    ) -> Result<Attr> {
         let names = self.names(view);
         let path = names.below_checked(dir, name)?;
         let plan = union::create(names.place(&path)?)?;
@@ -67,7 +76,14 @@ impl Media {
     }
 
     /// rename(2).
-    pub fn rename(&self, view: &View, objects: &Objects, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
+    pub fn rename(
+        &self,
+        view: &View,
+        objects: &Objects,
+        from: (NodeId, &[u8]),
+        to: (NodeId, &[u8]),
+        onto: Onto,
+    ) -> Result<()> {
         let names = self.names(view);
         let from = names.below_checked(from.0, from.1)?;
         let to = names.below_checked(to.0, to.1)?;
@@ -142,7 +158,8 @@ impl Names<'_> {
     /// Whether the path still shows this file of the release.
     fn shows(&self, path: &[u8], node: NodeId) -> Result<bool> {
         let looked = self.look(path)?;
-        Ok(matches!(looked.says.shown(), union::Shown::Lower(_)) && looked.lower.is_some_and(|(_, now)| now.nodeid == node))
+        Ok(matches!(looked.says.shown(), union::Shown::Lower(_))
+            && looked.lower.is_some_and(|(_, now)| now.nodeid == node))
     }
 
     /// Whether a directory shows no entry; anything else counts as empty.
@@ -217,6 +234,10 @@ impl Names<'_> {
 
     /// Notes in the table what a step did to names.
     fn note(&self, step: &Step, kept: Option<OrphanId>) -> Result<()> {
+        let bare = match step {
+            Step::Whiteout(path) => self.media.upper.stat(path)?.is_none(),
+            _ => false,
+        };
         let mut table = self.media.table.lock();
         // A leaf that lost a name stays reachable for those who have it open; one that nobody knows goes.
         let mut drop_now = kept;
@@ -233,11 +254,8 @@ impl Names<'_> {
         };
         match step {
             Step::Unlink(path) | Step::Rmdir(path) => lose(&mut table, path),
-            Step::Whiteout(path) => {
-                if self.media.upper.stat(path)?.is_none() {
-                    lose(&mut table, path);
-                }
-            }
+            Step::Whiteout(path) if bare => lose(&mut table, path),
+            Step::Whiteout(_) => {}
             Step::Link(from, to) => {
                 if let Some(node) = table.at(from) {
                     table.give_name(node, to);
@@ -280,8 +298,9 @@ impl Names<'_> {
                 }
             }
         }
+        let listed = upper.list(path)?;
         let table = self.media.table.lock();
-        for (name, id, kind) in upper.list(path)? {
+        for (name, id, kind) in listed {
             let whole = [path, &name[..]].join(&b'/');
             let (number, kind) = match kind {
                 FileType::Directory => (super::media_of(NodeId::of_dir(&whole)), Type::Dir),

@@ -160,8 +160,12 @@ impl Table {
     /// A directory, or a file, was renamed with all below it.
     pub fn moved(&mut self, from: &[u8], to: &[u8]) {
         let below = [from, b"/"].concat();
-        let mut paths: Vec<Vec<u8>> =
-            self.by_path.range(below.clone()..).map(|(path, _)| path.clone()).take_while(|path| path.starts_with(&below)).collect();
+        let mut paths: Vec<Vec<u8>> = self
+            .by_path
+            .range(below.clone()..)
+            .map(|(path, _)| path.clone())
+            .take_while(|path| path.starts_with(&below))
+            .collect();
         paths.push(from.to_vec());
         let nodes: Vec<(Vec<u8>, NodeId)> =
             paths.into_iter().filter_map(|path| self.by_path.remove(&path).map(|node| (path, node))).collect();

@@ -1,0 +1,338 @@
+//! The writable layer through the mount: as a plain directory does it, over every switch and every end of the daemon.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use support::{Rig, skip_mounted};
+
+/// A store with the scope `media`, and the releases 1 and 2, which both have files in it.
+fn mounted() -> Rig {
+    let mut rig = Rig::with_limit(Duration::from_secs(240));
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media"]);
+    rig.setting("switch", "share_second", "true");
+    for release in ["1", "2"] {
+        let source = source(&rig, release);
+        rig.ok(&["add", release, source.to_str().unwrap()]);
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    rig
+}
+
+fn source(rig: &Rig, release: &str) -> PathBuf {
+    let source = rig.src.join(release);
+    for dir in ["media/a/b", "media/c", "media/empty", "code"] {
+        fs::create_dir_all(source.join(dir)).unwrap();
+    }
+    for (path, content) in [
+        ("code/x", format!("code {release}")),
+        ("media/f", format!("f {release}")),
+        ("media/same", "the same".to_owned()),
+        ("media/a/b/g", format!("g {release}")),
+        ("media/a/h", "h".repeat(9000)),
+        ("media/c/i", String::new()),
+        (&format!("media/only-{release}")[..], release.to_owned()),
+    ] {
+        fs::write(source.join(path), content).unwrap();
+    }
+    std::os::unix::fs::symlink("f", source.join("media/link")).unwrap();
+    source
+}
+
+/// What there is to see below a directory.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Dir(u32),
+    File(u32, u64, Vec<u8>),
+    Link(PathBuf),
+}
+
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Seen> {
+    let (mut seen, mut dirs) = (BTreeMap::new(), vec![dir.to_owned()]);
+    while let Some(at) = dirs.pop() {
+        for entry in fs::read_dir(&at).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let name = path.strip_prefix(dir).unwrap().to_owned();
+            let item = if meta.is_dir() {
+                dirs.push(path);
+                Seen::Dir(meta.mode())
+            } else if meta.is_symlink() {
+                Seen::Link(fs::read_link(&path).unwrap())
+            } else {
+                Seen::File(meta.mode(), meta.nlink(), fs::read(&path).unwrap())
+            };
+            assert!(seen.insert(name.clone(), item).is_none(), "{} is listed twice", name.display());
+        }
+    }
+    seen
+}
+
+/// A small generator (xorshift), so that a failure can be run again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Create(PathBuf, u32),
+    Write(PathBuf, usize),
+    Append(PathBuf, usize),
+    Truncate(PathBuf, u64),
+    Read(PathBuf),
+    Unlink(PathBuf),
+    Mkdir(PathBuf),
+    Rmdir(PathBuf),
+    Rename(PathBuf, PathBuf),
+    Exchange(PathBuf, PathBuf),
+    Link(PathBuf, PathBuf),
+    Symlink(PathBuf, PathBuf),
+    Chmod(PathBuf, u32),
+}
+
+fn random_path(random: &mut Random) -> PathBuf {
+    const NAMES: [&str; 6] = ["a", "b", "c", "f", "g", "h"];
+    (0..=random.below(3)).map(|_| NAMES[random.below(NAMES.len())]).collect()
+}
+
+fn random_operation(random: &mut Random, number: usize) -> Operation {
+    let path = random_path(random);
+    match random.below(24) {
+        0..=2 => Operation::Create(path, [0o644, 0o600, 0o755][random.below(3)]),
+        3..=5 => Operation::Write(path, number),
+        6 | 7 => Operation::Append(path, number),
+        8 => Operation::Truncate(path, [0, 3, 5000][random.below(3)]),
+        9 => Operation::Read(path),
+        10 | 11 => Operation::Unlink(path),
+        12..=14 => Operation::Mkdir(path),
+        15 | 16 => Operation::Rmdir(path),
+        17..=19 => Operation::Rename(path, random_path(random)),
+        20 => Operation::Exchange(path, random_path(random)),
+        21 => Operation::Link(path, random_path(random)),
+        22 => Operation::Symlink(random_path(random), path),
+        _ => Operation::Chmod(path, [0o640, 0o711, 0o444][random.below(3)]),
+    }
+}
+
+/// Does it below a directory; the error number, or what was read.
+fn perform(top: &Path, operation: &Operation) -> Result<Vec<u8>, i32> {
+    let open = |path: &Path, options: &mut fs::OpenOptions| options.open(top.join(path));
+    let done = match operation {
+        Operation::Create(path, mode) => {
+            use std::os::unix::fs::OpenOptionsExt;
+            open(path, File::options().write(true).create_new(true).mode(*mode)).map(|_| Vec::new())
+        }
+        Operation::Write(path, number) => open(path, File::options().write(true).truncate(true))
+            .and_then(|mut f| write!(f, "w{number}"))
+            .map(|()| Vec::new()),
+        Operation::Append(path, number) => {
+            open(path, File::options().append(true)).and_then(|mut f| write!(f, "a{number}")).map(|()| Vec::new())
+        }
+        Operation::Truncate(path, len) => {
+            open(path, File::options().write(true)).and_then(|f| f.set_len(*len)).map(|()| Vec::new())
+        }
+        Operation::Read(path) => fs::read(top.join(path)),
+        Operation::Unlink(path) => fs::remove_file(top.join(path)).map(|()| Vec::new()),
+        Operation::Mkdir(path) => fs::create_dir(top.join(path)).map(|()| Vec::new()),
+        Operation::Rmdir(path) => fs::remove_dir(top.join(path)).map(|()| Vec::new()),
+        Operation::Rename(from, to) => fs::rename(top.join(from), top.join(to)).map(|()| Vec::new()),
+        Operation::Exchange(from, to) => {
+            let flags = rustix::fs::RenameFlags::EXCHANGE;
+            rustix::fs::renameat_with(rustix::fs::CWD, top.join(from), rustix::fs::CWD, top.join(to), flags)
+                .map(|()| Vec::new())
+                .map_err(Into::into)
+        }
+        Operation::Link(from, to) => fs::hard_link(top.join(from), top.join(to)).map(|()| Vec::new()),
+        Operation::Symlink(target, path) => std::os::unix::fs::symlink(target, top.join(path)).map(|()| Vec::new()),
+        Operation::Chmod(path, mode) => {
+            fs::set_permissions(top.join(path), fs::Permissions::from_mode(*mode)).map(|()| Vec::new())
+        }
+    };
+    done.map_err(|error| error.raw_os_error().unwrap())
+}
+
+#[test]
+fn random_operations_do_the_same_in_a_scope_and_in_a_plain_directory() {
+    if skip_mounted() {
+        return;
+    }
+    for seed in 1..=6u64 {
+        let mut rig = mounted();
+        let plain = rig.root().join("plain");
+        let copied = std::process::Command::new("cp").arg("-a").arg(rig.src.join("1/media")).arg(&plain).status();
+        assert!(copied.unwrap().success());
+        let scope = rig.mnt.join("media");
+        let mut random = Random(seed * 0x9e37_79b9);
+        let mut done = Vec::new();
+        for number in 0..600 {
+            let operation = random_operation(&mut random, number);
+            let here = perform(&scope, &operation);
+            done.push(format!("{operation:?} -> {here:?}"));
+            if here == Err(libc::EXDEV) {
+                // A release's directory cannot be renamed; a plain one can.
+                continue;
+            }
+            let there = perform(&plain, &operation);
+            assert_eq!(here, there, "seed {seed}: {operation:?}, after {:#?}", &done[done.len().saturating_sub(12)..]);
+            if number % 20 == 19 {
+                let (here, there) = (tree(&scope), tree(&plain));
+                assert_eq!(here, there, "seed {seed}, after {:#?}", &done[done.len().saturating_sub(20)..]);
+            }
+            if number % 200 == 199 {
+                // Another life of the daemon shows the same.
+                rig.umount();
+                rig.mount();
+                assert_eq!(tree(&scope), tree(&plain), "seed {seed}, after a new mount");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_written_is_there_after_switches_new_mounts_and_a_killed_daemon() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = mounted();
+    let scope = rig.mnt.join("media");
+    fs::write(scope.join("upload"), "mine").unwrap();
+    fs::create_dir(scope.join("dir")).unwrap();
+    fs::write(scope.join("dir/inner"), "inner").unwrap();
+    fs::write(scope.join("f"), "written over").unwrap();
+    fs::remove_file(scope.join("same")).unwrap();
+    fs::remove_dir_all(scope.join("a")).unwrap();
+    let check = |release: &str| {
+        assert_eq!(fs::read_to_string(scope.join("upload")).unwrap(), "mine");
+        assert_eq!(fs::read_to_string(scope.join("dir/inner")).unwrap(), "inner");
+        assert_eq!(fs::read_to_string(scope.join("f")).unwrap(), "written over");
+        assert!(!scope.join("same").exists() && !scope.join("a").exists());
+        assert_eq!(fs::read_to_string(rig.mnt.join("code/x")).unwrap(), format!("code {release}"));
+        let mut names: Vec<_> =
+            fs::read_dir(&scope).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        let only = format!("only-{release}");
+        assert_eq!(names, ["c", "dir", "empty", "f", "link", &only, "upload"], "release {release}");
+        assert_eq!(fs::read_to_string(scope.join(only)).unwrap(), release);
+    };
+    check("1");
+    for to in ["2", "1", "2"] {
+        let switched = rig.json(&["switch", to]);
+        assert!(switched["hidden"].as_u64().unwrap() >= 1, "{switched}");
+        check(to);
+    }
+    rig.ok(&["rollback"]);
+    check("1");
+    let pid = rustix::process::Pid::from_raw(rig.pids()[0] as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    assert_eq!(fs::read_to_string(scope.join("dir/inner")).unwrap(), "inner");
+    assert_eq!(fs::read_to_string(scope.join("f")).unwrap(), "written over");
+    assert!(!scope.join("same").exists() && !scope.join("a").exists());
+    assert_eq!(fs::read_to_string(rig.store.join("media/media/upload")).unwrap(), "mine", "a plain file of the user's");
+}
+
+#[test]
+fn an_opened_file_keeps_its_file_whatever_happens_to_its_name() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let scope = rig.mnt.join("media");
+    fs::write(scope.join("up"), "first").unwrap();
+    let mut upper = File::options().read(true).write(true).open(scope.join("up")).unwrap();
+    let mut lower = File::options().read(true).write(true).open(scope.join("f")).unwrap();
+    fs::remove_file(scope.join("up")).unwrap();
+    fs::write(scope.join("up"), "second").unwrap();
+    rig.ok(&["switch", "2"]);
+    for (file, is) in [(&mut upper, "first"), (&mut lower, "f 1")] {
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, is);
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.write_all(b"CHANGED").unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        text.clear();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "CHANGED");
+    }
+    // What was written went to what was opened, never to the path.
+    assert_eq!(fs::read_to_string(scope.join("up")).unwrap(), "second");
+    assert_eq!(fs::read_to_string(scope.join("f")).unwrap(), "f 2");
+    drop((upper, lower));
+    let orphans = || fs::read_dir(rig.store.join("orphans")).unwrap().count();
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while orphans() > 0 {
+        assert!(std::time::Instant::now() < end, "{} orphans stay", orphans());
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn files_of_a_release_in_a_scope_switch_without_a_stale_read() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let scope = rig.mnt.join("media");
+    for round in 0..40 {
+        let to = if round % 2 == 0 { "2" } else { "1" };
+        assert!(scope.join("f").exists() && scope.join("a/b/g").exists());
+        rig.ok(&["switch", to]);
+        assert_eq!(fs::read_to_string(scope.join("f")).unwrap(), format!("f {to}"));
+        assert_eq!(fs::read_to_string(scope.join("link")).unwrap(), format!("f {to}"));
+        assert_eq!(fs::read_to_string(scope.join("a/b/g")).unwrap(), format!("g {to}"));
+        assert!(scope.join(format!("only-{to}")).exists());
+        assert!(!scope.join(format!("only-{}", if to == "1" { "2" } else { "1" })).exists());
+    }
+}
+
+#[test]
+fn a_symlink_behind_the_mount_leads_nowhere() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let scope = rig.mnt.join("media");
+    let outside = rig.root().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), "secret").unwrap();
+    fs::create_dir(scope.join("dir")).unwrap();
+    fs::write(scope.join("dir/secret"), "mine").unwrap();
+    // The kernel holds the directory open; somebody who can write into media/ puts a symlink where it was.
+    let held = File::open(scope.join("dir")).unwrap();
+    let behind = rig.store.join("media/media/dir");
+    fs::rename(&behind, rig.store.join("media/media/aside")).unwrap();
+    std::os::unix::fs::symlink(&outside, &behind).unwrap();
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    use rustix::fs::{AtFlags, Mode, OFlags};
+    let read = rustix::fs::openat(&held, "secret", OFlags::RDONLY, Mode::empty());
+    let text = read.map(|fd| {
+        let mut text = String::new();
+        let _ = File::from(fd).read_to_string(&mut text);
+        text
+    });
+    assert_ne!(text.as_deref(), Ok("secret"), "nothing outside the store is read");
+    assert!(rustix::fs::mkdirat(&held, "new", Mode::from_raw_mode(0o755)).is_err());
+    assert!(rustix::fs::openat(&held, "new", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644)).is_err());
+    let _ = rustix::fs::unlinkat(&held, "secret", AtFlags::empty());
+    assert_eq!(fs::read_to_string(outside.join("secret")).unwrap(), "secret", "and nothing is removed");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "and nothing is made");
+    // Looked up again, it is shown as what it is.
+    std::thread::sleep(Duration::from_millis(1100));
+    assert!(fs::symlink_metadata(scope.join("dir")).unwrap().is_symlink());
+}
