@@ -71,9 +71,8 @@ fn run(options: &Options) -> Outcome<bool> {
         docroot: scratch.path().join("docroot"),
     };
     let source = scratch.path().join("source");
-    let paths: Vec<PathBuf> = (0..options.files)
-        .map(|i| PathBuf::from(format!("{}/{i}.html", i / options.fanout)))
-        .collect();
+    let paths: Vec<PathBuf> =
+        (0..options.files).map(|i| PathBuf::from(format!("{}/{i}.html", i / options.fanout))).collect();
 
     eprintln!("{} files, {} of them changed", paths.len(), options.changed);
     for (i, path) in paths.iter().enumerate() {
@@ -83,18 +82,12 @@ fn run(options: &Options) -> Outcome<bool> {
     verfs.run(&["add", "01", &source.to_string_lossy()])?;
     let mut changed_directories: Vec<usize> = (0..options.changed)
         .map(|k| k * options.files / options.changed)
-        .map(|i| {
-            write(&source.join(&paths[i]), i, 1, options.size + 1).map(|()| i / options.fanout)
-        })
+        .map(|i| write(&source.join(&paths[i]), i, 1, options.size + 1).map(|()| i / options.fanout))
         .collect::<Outcome<_>>()?;
     changed_directories.dedup();
     verfs.run(&["switch", "01"])?;
     fs::create_dir(&verfs.docroot)?;
-    verfs.run(&[
-        "mount",
-        &verfs.store.to_string_lossy(),
-        &verfs.docroot.to_string_lossy(),
-    ])?;
+    verfs.run(&["mount", &verfs.store.to_string_lossy(), &verfs.docroot.to_string_lossy()])?;
     let mounted = Mounted(&verfs);
     verfs.run(&["add", "02", &source.to_string_lossy()])?;
 
@@ -120,14 +113,8 @@ fn run(options: &Options) -> Outcome<bool> {
     calm.sort_unstable();
     let median = calm.get(calm.len() / 2).copied().unwrap_or(0).max(1);
     let lowest = counts[switched..].iter().min().copied().unwrap_or(0);
-    println!(
-        "lowest step after the switch: {:.2} of the median before it",
-        lowest as f64 / median as f64
-    );
-    println!(
-        "switch: {} entries changed, {} us",
-        answer["changed"], answer["call_us"]
-    );
+    println!("lowest step after the switch: {:.2} of the median before it", lowest as f64 / median as f64);
+    println!("switch: {} entries changed, {} us", answer["changed"], answer["call_us"]);
     // What the design allows: the changed names, their directories, and a few for the walk to them.
     let limit = options.changed as u64 * 11 / 10 + changed_directories.len() as u64 + 50;
     println!("LOOKUPs since before the switch, every file read again: {lookups} (at most {limit})");
@@ -164,9 +151,7 @@ fn measure(options: &Options, paths: &[PathBuf], verfs: &Verfs) -> Outcome<(Vec<
         }
         stop.store(true, Relaxed);
         if let Some(switching) = switching {
-            let output = switching
-                .join()
-                .map_err(|_| "the switching thread died")??;
+            let output = switching.join().map_err(|_| "the switching thread died")??;
             answer = Some(serde_json::from_slice(&output)?);
         }
         Ok((counts, answer.ok_or("no switch")?))
@@ -258,11 +243,6 @@ impl Drop for Mounted<'_> {
 /// `target/release/examples/dip` stands beside `target/release/verfs`.
 fn built_beside_us() -> Outcome<PathBuf> {
     let own = std::env::current_exe()?;
-    let found = own
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|directory| directory.join("verfs"))
-        .find(|path| path.is_file());
+    let found = own.ancestors().skip(1).take(2).map(|directory| directory.join("verfs")).find(|path| path.is_file());
     found.ok_or_else(|| "no verfs beside this program: give --verfs".into())
 }

@@ -86,10 +86,7 @@ fn run(options: &Options) -> Outcome<bool> {
     };
 
     let active = verfs.ask(&["status"])?;
-    let active = active["release"]
-        .as_str()
-        .ok_or("the store has no active release")?
-        .to_owned();
+    let active = active["release"].as_str().ok_or("the store has no active release")?.to_owned();
     let mut names = options.switch.clone();
     if !names.contains(&active) {
         names.push(active.clone());
@@ -123,12 +120,7 @@ fn run(options: &Options) -> Outcome<bool> {
     });
     let took = begun.elapsed();
     let calls = calls?;
-    let report = Report {
-        tally,
-        switches: site.timeline.switches(),
-        took,
-        calls,
-    };
+    let report = Report { tally, switches: site.timeline.switches(), took, calls };
     if options.json {
         println!("{}", report.json());
     } else {
@@ -230,11 +222,7 @@ fn address_of(url: &str) -> Outcome<SocketAddr> {
         .map(|rest| rest.trim_end_matches('/'))
         .filter(|host| !host.contains('/'))
         .ok_or_else(|| format!("not http://HOST:PORT: {url}"))?;
-    let host = if host.contains(':') {
-        host.to_owned()
-    } else {
-        format!("{host}:80")
-    };
+    let host = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
     let first = host.to_socket_addrs()?.next();
     first.ok_or_else(|| format!("no address: {host}").into())
 }
@@ -242,12 +230,8 @@ fn address_of(url: &str) -> Outcome<SocketAddr> {
 /// `target/release/examples/visitors` stands beside `target/release/verfs`.
 fn built_beside_us() -> Outcome<PathBuf> {
     let own = std::env::current_exe()?;
-    let found = own
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|directory: &Path| directory.join("verfs"))
-        .find(|path| path.is_file());
+    let found =
+        own.ancestors().skip(1).take(2).map(|directory: &Path| directory.join("verfs")).find(|path| path.is_file());
     found.ok_or_else(|| "no verfs beside this program: give --verfs".into())
 }
 
@@ -284,10 +268,7 @@ impl Report {
     fn print(&self) {
         let tally = &self.tally;
         let slowest = format!("{:.1} ms", tally.slowest.as_secs_f64() * 1e3);
-        println!(
-            "{:>10} {:>8} {:>6} {:>7} {:>10} {:>9}",
-            "requests", "failed", "torn", "stale", "slowest", "switches"
-        );
+        println!("{:>10} {:>8} {:>6} {:>7} {:>10} {:>9}", "requests", "failed", "torn", "stale", "slowest", "switches");
         println!(
             "{:>10} {:>8} {:>6} {:>7} {:>10} {:>9}",
             tally.requests, tally.failed, tally.torn, tally.stale, slowest, self.switches

@@ -121,7 +121,7 @@ fn stop_at_every_point(verb: &str) {
         assert_serves_whole_release(&rig);
         let again = rig.verfs(&words);
         // A rollback that was done is not done once more; whatever had happened, the outcome is that of one run.
-        let done_already = (verb == "rollback" && after != before) || (verb == "remove" && after != before);
+        let done_already = ["rollback", "remove"].contains(&verb) && after != before;
         assert_eq!(again.code, if done_already { 2 } else { 0 }, "{verb} after {point}: {}", again.stderr);
         match verb {
             "add" => assert!(state(&rig).1.contains(&"new".to_owned())),

@@ -276,7 +276,8 @@ impl Media {
             _ => return Ok(()),
         }
         let file = self.open(descriptors, node, false)?;
-        Ok(if data_only { rustix::fs::fdatasync(&*file)? } else { rustix::fs::fsync(&*file)? })
+        let synced = if data_only { rustix::fs::fdatasync(&*file) } else { rustix::fs::fsync(&*file) };
+        synced.map_err(Into::into)
     }
 
     /// fsync(2) of a directory.

@@ -30,6 +30,7 @@ pub enum New<'a> {
 
 impl Media {
     /// Makes a new entry in the caller's name.
+    #[allow(clippy::too_many_arguments)]
     pub fn make(
         &self,
         view: &View,
