@@ -222,13 +222,17 @@ impl Switcher {
         };
         if let Err(error) = recorded {
             self.fs.board.hang(view.with_transition(None));
+            transition.gate.end();
             // Names that were told in the transition are forgotten later; until then they hold for no time.
             state.leftover.changes.push((change.clone(), Names::Noted));
             state.leftover.entries.extend(noted(change, &transition));
             return Err(error);
         }
         fault::point("switch.recorded");
+        transition.gate.close(settings.switch.settle());
         let swap = self.fs.board.hang(view.after(active.switch, change.new.clone()));
+        // Before the tidying: a lookup that waits keeps its directory's lock.
+        transition.gate.end();
         fault::point("switch.swapped");
 
         // 4. Tidy.

@@ -8,6 +8,7 @@ mod attr;
 mod change;
 mod content;
 mod counters;
+mod gate;
 mod listing;
 pub mod media;
 mod view;
@@ -108,6 +109,28 @@ impl Fs {
             return media.lookup_top(view, top);
         }
         view.entry(dir, name)
+    }
+
+    /// Answers a lookup by `request`: at once, or, where a switch is about to swap and this thread is a newcomer,
+    /// after it.
+    pub fn gated(&self, dir: NodeId, name: &[u8], thread: u32, request: impl FnOnce() + Send + 'static) {
+        let view = self.board.view();
+        let Some(transition) = view.transition.as_ref().filter(|transition| transition.changes(dir, name)) else {
+            return request();
+        };
+        // A name that is not there is answered at once: the kernel keeps others waiting behind such a lookup, those
+        // in the middle of something too.
+        match view.entry(dir, name) {
+            Ok(Entry { attr: Some(_), .. }) => {
+                if let Some(request) = transition.gate.pass(thread, Box::new(request)) {
+                    request();
+                }
+            }
+            _ => {
+                transition.gate.note(thread);
+                request();
+            }
+        }
     }
 
     /// The kernel is being told of a node: a media node counts it.

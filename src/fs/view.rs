@@ -5,6 +5,7 @@
 //! or a shard of the stamps is taken, and nothing is waited for: no disk, no notification.
 
 use super::attr::{Attr, Entry, Ttl};
+use super::gate::Gate;
 use crate::error::{Errno, Result};
 use crate::fault::{self, Skip};
 use crate::store::manifest::Manifest;
@@ -62,6 +63,8 @@ pub struct View {
 pub struct Transition {
     names: HashSet<u64>,
     nodes: HashSet<NodeId>,
+    /// Who may still ask shortly before the swap.
+    pub gate: Gate,
     /// Changed names that were told to the kernel since the transition began.
     noted: Mutex<HashSet<(NodeId, Vec<u8>)>>,
 }
@@ -71,12 +74,17 @@ impl Transition {
     pub fn new(changes: &ChangeSet, names: HashSet<u64>) -> Self {
         let dirs = changes.dirs.iter().map(|dir| dir.node);
         let nodes = dirs.chain(changes.leaves.iter().copied()).collect();
-        Self { names, nodes, noted: Mutex::default() }
+        Self { names, nodes, gate: Gate::default(), noted: Mutex::default() }
+    }
+
+    /// Whether the switch changes what the name stands for.
+    pub fn changes(&self, dir: NodeId, name: &[u8]) -> bool {
+        self.names.contains(&name_key(dir, name))
     }
 
     /// Whether the name changes; if so it is noted as told to the kernel.
     fn tells(&self, dir: NodeId, name: &[u8]) -> bool {
-        if fault::skips(Skip::Ttl0) || !self.names.contains(&name_key(dir, name)) {
+        if fault::skips(Skip::Ttl0) || !self.changes(dir, name) {
             return false;
         }
         self.noted.lock().insert((dir, name.to_vec()));

@@ -155,6 +155,22 @@ fn nothing() -> FileAttr {
     }
 }
 
+fn lookup(fs: &Fs, dir: NodeId, name: &[u8], reply: ReplyEntry) {
+    fs.answer(
+        |view| fs.lookup(view, dir, name),
+        |answer| match answer {
+            Ok(Entry { attr, entry_ttl, attr_ttl }) => {
+                if let Some(attr) = &attr {
+                    fs.told(attr.node);
+                }
+                let attr = attr.as_ref().map_or_else(nothing, file_attr);
+                reply.entry_with_ttls(&ttl(attr_ttl), &ttl(entry_ttl), &attr, Generation(0));
+            }
+            Err(error) => reply.error(errno(&error)),
+        },
+    );
+}
+
 fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid() }
 }
@@ -224,22 +240,11 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Operation::Lookup);
-        let (dir, name) = (NodeId(parent.0), name.as_bytes());
-        self.fs.answer(
-            |view| self.fs.lookup(view, dir, name),
-            |answer| match answer {
-                Ok(Entry { attr, entry_ttl, attr_ttl }) => {
-                    if let Some(attr) = &attr {
-                        self.fs.told(attr.node);
-                    }
-                    let attr = attr.as_ref().map_or_else(nothing, file_attr);
-                    reply.entry_with_ttls(&ttl(attr_ttl), &ttl(entry_ttl), &attr, Generation(0));
-                }
-                Err(error) => reply.error(errno(&error)),
-            },
-        );
+        let (dir, fs, own) = (NodeId(parent.0), self.fs.clone(), name.as_bytes().to_vec());
+        // The number is the thread's (fuse_in_header.pid).
+        self.fs.gated(dir, name.as_bytes(), req.pid(), move || lookup(&fs, dir, &own, reply));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {

@@ -34,6 +34,8 @@ pub struct Switch {
     pub share_second: bool,
     /// How long the kernel may take to drop one thing that changes, in milliseconds.
     pub limit_ms: u64,
+    /// How long, before the swap, threads in the middle of something are let through alone, in milliseconds.
+    pub settle_ms: u64,
     /// How replies in flight are waited for.
     pub barrier: Barrier,
 }
@@ -85,7 +87,7 @@ pub struct Scope {
 
 impl Default for Switch {
     fn default() -> Self {
-        Self { share_second: false, limit_ms: 2000, barrier: Barrier::Auto }
+        Self { share_second: false, limit_ms: 2000, settle_ms: 8, barrier: Barrier::Auto }
     }
 }
 
@@ -99,6 +101,11 @@ impl Switch {
     /// `limit_ms` as a duration.
     pub fn limit(&self) -> Duration {
         Duration::from_millis(self.limit_ms)
+    }
+
+    /// `settle_ms` as a duration.
+    pub fn settle(&self) -> Duration {
+        Duration::from_millis(self.settle_ms)
     }
 }
 
@@ -127,6 +134,7 @@ impl Settings {
             Err(Error::request(format!("{key} = {value} is out of range: use {from} to {to}")))
         };
         range("switch.limit_ms", settings.switch.limit_ms, 10, 600_000)?;
+        range("switch.settle_ms", settings.switch.settle_ms, 0, 1000)?;
         range("serve.threads", settings.serve.threads as u64, 1, 256)?;
         range("serve.descriptors", settings.serve.descriptors as u64, 16, 1_000_000)?;
         for (i, scope) in settings.scopes.iter().enumerate() {
@@ -190,6 +198,10 @@ share_second = false
 # How long the kernel may take to drop one thing that changes, in milliseconds. Then the switch gives up, the
 # old release stays, and the answer names the process that is in the way.
 limit_ms = 2000
+# A web server looks a file up for its length and then opens it. Before the swap, threads that asked for a
+# changed name within this time are let through alone, so that none gets the length of one release with the
+# content of another; the others wait. In milliseconds; 0 swaps at once.
+settle_ms = 8
 # How replies in flight are waited for: "auto", "notify" (Linux up to 6.18) or "rmdir" (any Linux).
 barrier = "auto"
 
