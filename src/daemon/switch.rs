@@ -210,6 +210,7 @@ impl Switcher {
             true => Ok(Outcome::Done),
             false => self.dropper.work_off(drops, barrier, limit),
         };
+        let forgotten = Instant::now();
         fault::point("switch.dropped");
         let recorded = match dropped {
             Ok(Outcome::Done) => {
@@ -229,7 +230,7 @@ impl Switcher {
             return Err(error);
         }
         fault::point("switch.recorded");
-        transition.gate.close(settings.switch.settle());
+        transition.gate.close(settings.switch.settle(), forgotten);
         let swap = self.fs.board.hang(view.after(active.switch, change.new.clone()));
         // Before the tidying: a lookup that waits keeps its directory's lock.
         transition.gate.end();

@@ -81,7 +81,13 @@ impl Gate {
 
     /// Closes the gate to newcomers and returns when nobody has passed for `patience`: at once if nobody asks.
     /// Threads that never pause are given less and less of it, so that this takes four times as long at most.
-    pub fn close(&self, mut patience: Duration) {
+    ///
+    /// `dropped` is when the kernel had forgotten the changed names: a thread whose first call needed no lookup before
+    /// that is not known here, and gets `patience` from then on for its second.
+    pub fn close(&self, mut patience: Duration, dropped: Instant) {
+        if self.0.lock().last.is_some() {
+            std::thread::sleep(patience.saturating_sub(dropped.elapsed()));
+        }
         let mut begun = Instant::now();
         while patience >= LEAST_PATIENCE {
             {
@@ -149,7 +155,7 @@ mod tests {
                 }
             })
         };
-        gate.close(Duration::from_millis(4));
+        gate.close(Duration::from_millis(4), Instant::now());
         stop.store(1, Ordering::Relaxed);
         restless.join().expect("it ends");
     }
