@@ -68,6 +68,12 @@ impl Change {
         Ok(change)
     }
 
+    /// Whether it is between the same two releases.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let same = |a: &Release, b: &Release| a.manifest.identity() == b.manifest.identity();
+        same(&self.old, &other.old) && same(&self.new, &other.new)
+    }
+
     /// The path of a changed name.
     fn path_of(&self, entry: &ChangedEntry) -> Result<Vec<u8>> {
         self.release(entry.side).manifest.path_of(entry.index)

@@ -224,8 +224,11 @@ impl Switcher {
         if let Err(error) = recorded {
             self.fs.board.hang(view.with_transition(None));
             transition.gate.end();
+            self.restore_active(&state.active);
             // Names that were told in the transition are forgotten later; until then they hold for no time.
-            state.leftover.changes.push((change.clone(), Names::Noted));
+            if !state.leftover.changes.iter().any(|(other, _)| other.is_like(change)) {
+                state.leftover.changes.push((change.clone(), Names::Noted));
+            }
             state.leftover.entries.extend(noted(change, &transition));
             return Err(error);
         }
@@ -254,6 +257,17 @@ impl Switcher {
         }
         fault::point("switch.tidied");
         Ok((swap, outcome))
+    }
+
+    /// After a failed write of `active`: the disk may have taken it all the same, and must say what is served.
+    fn restore_active(&self, active: &Active) {
+        let there = self.store.active();
+        if matches!(&there, Ok(Some(there)) if there == active) {
+            return;
+        }
+        if let Err(error) = self.store.set_active(active) {
+            log::error!("{error}: the next mount may serve another release than {}", active.release);
+        }
     }
 
     /// The release of this name: one that is mapped already, if it is still the same.
