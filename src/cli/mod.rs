@@ -76,7 +76,10 @@ pub fn main() -> ExitCode {
     if arguments.is_empty() {
         arguments.push("verfs".into());
     }
-    let args = Args::parse_from(arguments);
+    let args = match Args::try_parse_from(&arguments) {
+        Ok(args) => args,
+        Err(error) => return refuse(&error, arguments.iter().any(|word| word == "--json")),
+    };
     let output = Output { json: args.json };
     match run(&args, output) {
         Ok(code) => code,
@@ -85,6 +88,19 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// What clap says of a wrong call, or the help that was asked for.
+fn refuse(error: &clap::Error, json: bool) -> ExitCode {
+    if json && error.use_stderr() {
+        let text = error.render().to_string();
+        let text = text.trim().trim_start_matches("error: ").to_owned();
+        Output { json }.error(&crate::error::Error::request(text));
+    } else {
+        // Nothing can be done about a standard error that is closed.
+        let _ = error.print();
+    }
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
 
 fn run(args: &Args, output: Output) -> Result<ExitCode> {

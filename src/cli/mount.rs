@@ -204,12 +204,16 @@ pub fn umount(verb: &Umount, store: Option<&Path>, output: Output) -> Result<()>
         Ok(())
     };
     // A daemon that died, or a store that is gone, still leaves a mount that can be taken away.
-    let daemon = match Store::open(&found.store) {
-        Ok(store) => which::daemon(&store)?,
-        Err(_) => None,
+    let (daemon, dead) = match Store::open(&found.store) {
+        Ok(store) => match which::daemon(&store)? {
+            // Nobody has the lock that a daemon holds for its life.
+            None => (None, store.lock_active()?.is_some()),
+            daemon => (daemon, false),
+        },
+        Err(_) => (None, false),
     };
     let Some(mut daemon) = daemon else {
-        take_away(&found.mountpoint, verb.lazy)?;
+        take_away(&found.mountpoint, verb.lazy || dead)?;
         return done();
     };
     let pid = daemon.server_pid()?;

@@ -9,7 +9,7 @@ use crate::control::server::Server;
 use crate::error::{Context, Error, Result};
 use crate::fs::{Fs, Media, Release, View};
 use crate::fuse::{self, Kernel, MountOptions};
-use crate::store::active::Active;
+use crate::store::activate::Activation;
 use crate::store::journal::{Asker, Line};
 use crate::store::lock::Lock;
 use crate::store::objects::Objects;
@@ -55,6 +55,9 @@ enum Event {
 
 /// Mounts a store and serves it until it is unmounted. `ready` is called once it answers.
 pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::failed("mounting needs root: it makes a mount that everybody can use; run it with sudo"));
+    }
     let lock = take_lock(&store)?;
     let mountpoint = check_mountpoint(&store, options)?;
     if !Path::new("/dev/fuse").exists() {
@@ -66,7 +69,11 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     store.mend_journal()?;
     crate::store::durable::make_reserve(store.dir())?;
 
-    let active = activate_first(&store)?;
+    let first = first_release(&store)?;
+    let active = match &first {
+        Some(first) => first.active.clone(),
+        None => store.active()?.ok_or_else(|| Error::failed("the active release went away"))?,
+    };
     let name = active.release()?;
     let manifest = store.manifest(&name)?;
     let view = View {
@@ -89,6 +96,10 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     let socket = store.socket_path();
     let mut server = Server::bind(&socket, group)?;
     let session = fuse::mount(fs.clone(), &mountpoint, &how)?;
+    if let Some(first) = &first {
+        // Only now: a mount that fails changes nothing.
+        note_first(&store, first)?;
+    }
     tend_media(&fs, session.kernel.clone())?;
     let dropper = Dropper::new(session.kernel.clone(), mountpoint.clone());
     let switcher = Switcher::new(store, fs.clone(), dropper, mountpoint.clone(), active);
@@ -283,25 +294,27 @@ fn clear_stale(store: &Store, mountpoint: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is active; if nothing ever was, the newest release becomes it.
-fn activate_first(store: &Store) -> Result<Active> {
-    if let Some(active) = store.active()? {
-        return Ok(active);
+/// If no release was ever active, the newest becomes it.
+fn first_release(store: &Store) -> Result<Option<Activation>> {
+    if store.active()?.is_some() {
+        return Ok(None);
     }
-    let Some(newest) = store.newest()? else {
-        return Err(Error::request(format!(
+    let newest = store.newest()?.ok_or_else(|| {
+        Error::request(format!(
             "the store {} has no release yet; add one with `verfs add NAME SOURCE`",
             store.root().display()
-        )));
-    };
-    let first = activate::first(&newest);
+        ))
+    })?;
+    Ok(Some(activate::first(&newest)))
+}
+
+fn note_first(store: &Store, first: &Activation) -> Result<()> {
     first.record(store)?;
     let mut line = Line::done("switch", Asker::this_process());
-    line.to = Some(newest.to_string());
+    line.to = Some(first.active.release.clone());
     line.switch = Some(first.active.switch);
     line.note = Some("first release to be mounted".to_owned());
-    store.write_journal(&line)?;
-    Ok(first.active)
+    store.write_journal(&line)
 }
 
 fn group_id(name: &str) -> Result<Option<u32>> {

@@ -17,9 +17,13 @@ use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// Hashes in one reply to `pinned`: 64 digits and punctuation each, within a line of the protocol.
 const PAGE: usize = 800;
+
+/// How long a busy mount is tried again.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Answers requests for a mounted store.
 pub struct Service {
@@ -39,7 +43,17 @@ impl Service {
     pub fn unmount(&self, lazy: bool) -> Result<()> {
         let mountpoint = self.switcher.mountpoint();
         let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
-        match unmount(mountpoint, flags | UnmountFlags::NOFOLLOW) {
+        let begun = Instant::now();
+        let done = loop {
+            match unmount(mountpoint, flags | UnmountFlags::NOFOLLOW) {
+                // A request that is being served, or a process that is just being started, holds it for a moment.
+                Err(rustix::io::Errno::BUSY) if begun.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                done => break done,
+            }
+        };
+        match done {
             Ok(()) => Ok(()),
             Err(rustix::io::Errno::BUSY) => {
                 let names: Vec<String> = holders(mountpoint).iter().map(ToString::to_string).collect();

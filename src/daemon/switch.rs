@@ -156,7 +156,8 @@ impl Switcher {
             (name, &new.manifest),
             rollback,
             &view.stamps,
-        )?;
+        )
+        .map_err(|error| way_out(error, &old, name))?;
         prepared.write_stamps(&self.store)?;
         let Activation { active, changes, stamps, waited } = prepared;
         let scopes = self.fs.media.as_ref().map_or(&[][..], |media| media.scopes());
@@ -333,6 +334,17 @@ impl Switcher {
 /// The names that were told in the transition, as the kernel knows their directories.
 fn noted(change: &Change, transition: &Transition) -> Vec<(NodeId, Vec<u8>)> {
     transition.noted().into_iter().map(|(dir, name)| (change.known_as(dir), name)).collect()
+}
+
+/// What to do when the release that is served cannot be compared with the next one any more.
+fn way_out(error: Error, served: &Release, next: &ReleaseName) -> Error {
+    match &error {
+        Error::Damaged(text) if served.manifest.verify().is_err() => Error::damaged(format!(
+            "{text}. It is the release that is served, so it can be left only without a mount: `verfs umount`, `verfs switch \
+             {next}`, `verfs mount`"
+        )),
+        _ => error,
+    }
 }
 
 fn nothing_to_do(state: &State, begun: Instant) -> Switched {

@@ -7,6 +7,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,14 +53,19 @@ impl Descriptors {
 }
 
 /// Reads `len` bytes, which the object must have.
-pub fn read_exactly(object: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
+pub fn read_exactly(object: &File, offset: u64, len: usize, path: impl Fn() -> PathBuf) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let at = offset + bytes.len() as u64;
         match rustix::io::pread(object, rustix::buffer::spare_capacity(&mut bytes), at) {
-            Ok(0) => return Err(Error::damaged("an object became shorter while it was read")),
+            Ok(0) => {
+                return Err(Error::damaged(format!(
+                    "the object {} became shorter while it was open; restore it from a backup",
+                    path().display()
+                )));
+            }
             Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(Error::io("reading an object", error)),
+            Err(error) => return Err(Error::io(format!("reading the object {}", path().display()), error)),
         }
     }
     bytes.truncate(len);

@@ -22,7 +22,7 @@ pub use view::{Board, Release, Transition, View};
 
 use crate::error::{Errno, Error, Result};
 use crate::store::objects::Objects;
-use crate::tree::{EntryName, Kind, NodeId, Tree};
+use crate::tree::{Digest, EntryName, Kind, NodeId, Tree};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -168,13 +168,16 @@ impl Fs {
         }
     }
 
-    /// The open object behind a file and its length. They belong to the node, so no view is asked.
-    pub fn open_content(&self, node: NodeId) -> Result<(Arc<File>, u64)> {
+    /// The open object behind a file, its length and its hash. They belong to the node, so no view is asked.
+    pub fn open_content(&self, node: NodeId) -> Result<(Arc<File>, u64, Digest)> {
         let view = self.board.view();
         let at = view.find(node)?;
         let found = at.manifest().node(at.index)?;
         match found.kind {
-            Kind::File => Ok((self.descriptors.open(at.manifest().digest(at.index)?, found.size)?, found.size)),
+            Kind::File => {
+                let digest = at.manifest().digest(at.index)?;
+                Ok((self.descriptors.open(digest, found.size)?, found.size, digest))
+            }
             Kind::Dir => Err(Errno::ISDIR.into()),
             Kind::Symlink => Err(Errno::INVAL.into()),
         }
@@ -185,9 +188,9 @@ impl Fs {
         if let Some(media) = self.media_of(node) {
             return media.read(&self.descriptors, node, offset, len);
         }
-        let (object, size) = self.open_content(node)?;
+        let (object, size, digest) = self.open_content(node)?;
         let len = u64::from(len).min(size.saturating_sub(offset)) as usize;
-        content::read_exactly(&object, offset, len)
+        content::read_exactly(&object, offset, len, || self.objects.path(digest))
     }
 
     /// lseek(2) with SEEK_DATA and SEEK_HOLE.
@@ -195,7 +198,7 @@ impl Fs {
         if let Some(media) = self.media_of(node) {
             return media.seek(&self.descriptors, node, offset, whence);
         }
-        let (object, size) = self.open_content(node)?;
+        let (object, size, _) = self.open_content(node)?;
         content::seek(&object, size, offset, whence)
     }
 

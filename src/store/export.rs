@@ -2,6 +2,7 @@
 
 use super::Store;
 use super::objects::Objects;
+use super::sparse;
 use crate::error::{Context, Error, Result};
 use crate::tree::{Kind, Node, ReleaseName, Tree};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
@@ -50,7 +51,7 @@ pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
                 let file =
                     File::from(rustix::fs::openat(&root, &path[..], flags, Mode::from_raw_mode(0o600)).context(what)?);
                 if rustix::fs::ioctl_ficlone(&file, &object).is_err() {
-                    std::io::copy(&mut &object, &mut &file).context(what)?;
+                    sparse::copy(&object, Some(&file), |_| {}).context(what)?;
                 }
                 set_xattrs(&file, &manifest.xattrs(index)?).context(what)?;
                 dress(&root, &path, &node, Some(node.mode)).context(what)?;

@@ -26,6 +26,7 @@ pub mod lock;
 pub mod manifest;
 pub mod objects;
 pub mod settings;
+pub mod sparse;
 pub mod stamps;
 pub mod upper;
 pub mod verify;

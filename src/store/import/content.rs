@@ -10,13 +10,13 @@ use crate::fault;
 use crate::store::durable::Dir;
 use crate::store::lock::{Hold, Lock};
 use crate::store::objects::{Objects, place};
-use crate::store::{Store, make_dir};
+use crate::store::{Store, make_dir, sparse};
 use crate::tree::{Digest, Kind};
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -224,32 +224,16 @@ fn copy_small(mut file: &File, size: u64, staging: &Staging) -> Result<Option<Di
 fn copy_large(file: &File, size: u64, staging: &Staging, progress: &dyn Progress) -> Result<Option<Digest>> {
     let (path, out) = staging.temporary()?;
     let cloned = rustix::fs::ioctl_ficlone(&out, file).is_ok();
-    let what = || format!("writing {}", path.display());
-    let from = if cloned { &out } else { file };
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; SMALL as usize];
-    let mut at = 0;
-    loop {
-        let len = match from.read_at(&mut buffer, at) {
-            Ok(0) => break,
-            Ok(len) => len,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Error::io("reading the source", error)),
-        };
-        hasher.update(&buffer[..len]);
-        // A hole stays a hole.
-        if !cloned && buffer[..len].iter().any(|byte| *byte != 0) {
-            out.write_all_at(&buffer[..len], at).context(what)?;
-        }
-        at += len as u64;
-        progress.read(len as u64);
-    }
-    if at != size {
-        fs::remove_file(&path).context(what)?;
+    let each = |piece: &[u8]| {
+        hasher.update(piece);
+        progress.read(piece.len() as u64);
+    };
+    let (from, to) = if cloned { (&out, None) } else { (file, Some(&out)) };
+    let read = sparse::copy(from, to, each).context(|| format!("copying the source to {}", path.display()))?;
+    if read != size {
+        fs::remove_file(&path).context(|| format!("removing {}", path.display()))?;
         return Ok(None);
-    }
-    if !cloned {
-        out.set_len(size).context(what)?;
     }
     let digest = Digest(*hasher.finalize().as_bytes());
     staging.keep(&path, &out, digest, size)?;

@@ -81,7 +81,6 @@ pub fn add(
 
     let (walk, new_bytes) = read_source(store, &source, options, &staging, progress)?;
     let mut summary = Summary { new_bytes, warnings: warnings::of(&walk), ..Summary::default() };
-    staging.place()?;
 
     // One publisher at a time: the mtimes of a release depend on all the others.
     let _publish = Lock::take(&store.root().join("tmp"), Hold::Exclusive)?;
@@ -101,6 +100,7 @@ pub fn add(
         summary.seconds = begun.elapsed().as_secs_f64();
         return Ok(summary);
     }
+    staging.place()?;
     let releases = durable::Dir::open(&store.root().join("releases"))?;
     releases.create(name.as_str(), made.bytes(), 0o400)?;
     fault::point("add.manifest-placed");
