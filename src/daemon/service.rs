@@ -7,6 +7,7 @@ use crate::control::protocol::Request;
 use crate::control::server::{Answer, Peer};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
+use crate::fs::media::media_of;
 use crate::fuse::{Kernel, Use};
 use crate::store::Store;
 use crate::store::activate;
@@ -144,7 +145,9 @@ impl Service {
             }
             for index in 0..manifest.len() {
                 let node = manifest.node(index)?;
-                if node.kind == Kind::File && kernel.asks(node.nodeid)? == Use::Held {
+                // In a scope the kernel knows it as a media node.
+                let held_by_kernel = |node| Ok::<_, Error>(kernel.asks(node)? == Use::Held);
+                if node.kind == Kind::File && (held_by_kernel(node.nodeid)? || held_by_kernel(media_of(node.nodeid))?) {
                     held.insert(manifest.digest(index)?);
                 }
             }

@@ -1,31 +1,26 @@
-//! Each operation of the FUSE protocol: call, match, reply. What a release refuses stands together at the end.
+//! Each operation of the FUSE protocol: call, match, reply. What changes something stands together at the end.
 
+use super::convert::{MEDIA, file_attr, file_type, nothing, times, ttl};
 use super::notify::Kernel;
 use crate::error::{Errno, Error, Result};
 use crate::fs::media::{Caller, Changes, New, Writing};
-use crate::fs::{self, Attr, Entry, Fs, Listed, Operation, Position, Ttl, Type};
-use crate::store::stamps::Stamp;
+use crate::fs::{self, Attr, Entry, Fs, Listed, Operation, Position};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
 use fuser::{
-    AccessFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::{Timespec, Timestamps};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-/// "For ever", as far as the kernel's clock counts: ten years.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// How long media entries are believed: somebody may change them behind the mount.
-const MEDIA: Duration = Duration::from_secs(1);
 /// Most entries that are computed for one reply to a listing.
 const MOST_ENTRIES: usize = 1024;
 
@@ -87,74 +82,6 @@ fn fail(error: &Error) -> fuser::Errno {
     errno(error)
 }
 
-fn ttl(ttl: Ttl) -> Duration {
-    match ttl {
-        Ttl::Zero => Duration::ZERO,
-        Ttl::Media => MEDIA,
-        Ttl::Forever => FOREVER,
-    }
-}
-
-fn time(stamp: Stamp) -> SystemTime {
-    let nanos = Duration::from_nanos(stamp.nanos.into());
-    match u64::try_from(stamp.second) {
-        Ok(second) => UNIX_EPOCH + Duration::from_secs(second) + nanos,
-        Err(_) => UNIX_EPOCH - Duration::from_secs(stamp.second.unsigned_abs()) + nanos,
-    }
-}
-
-fn file_type(kind: Type) -> FileType {
-    match kind {
-        Type::Dir => FileType::Directory,
-        Type::File => FileType::RegularFile,
-        Type::Symlink => FileType::Symlink,
-        Type::Fifo => FileType::NamedPipe,
-        Type::Socket => FileType::Socket,
-        Type::Device => FileType::CharDevice,
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.node.0),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: time(attr.atime),
-        mtime: time(attr.mtime),
-        ctime: time(attr.ctime),
-        crtime: time(attr.ctime),
-        kind: file_type(attr.kind),
-        perm: attr.mode,
-        nlink: attr.links,
-        uid: attr.owner.uid,
-        gid: attr.owner.gid,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-/// An entry that says "nothing here": nodeid 0 with a TTL, which the kernel keeps.
-fn nothing() -> FileAttr {
-    FileAttr {
-        ino: INodeNo(NodeId::NONE.0),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
-
 fn lookup(fs: &Fs, dir: NodeId, name: &[u8], reply: ReplyEntry) {
     fs.answer(
         |view| fs.lookup(view, dir, name),
@@ -180,25 +107,6 @@ fn empty(reply: ReplyEmpty, result: Result<()>) {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(fail(&error)),
     }
-}
-
-fn times(atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>) -> Option<Timestamps> {
-    if atime.is_none() && mtime.is_none() {
-        return None;
-    }
-    let spec = |time: Option<TimeOrNow>| match time {
-        None => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-        Some(TimeOrNow::Now) => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
-        Some(TimeOrNow::SpecificTime(at)) => match at.duration_since(UNIX_EPOCH) {
-            Ok(since) => Timespec { tv_sec: since.as_secs() as i64, tv_nsec: since.subsec_nanos().into() },
-            // fuser 0.18 takes the nanoseconds off where they must be added: -1.5 s arrives as -2.5 s.
-            Err(before) => {
-                let before = before.duration();
-                Timespec { tv_sec: -(before.as_secs() as i64), tv_nsec: before.subsec_nanos().into() }
-            }
-        },
-    };
-    Some(Timestamps { last_access: spec(atime), last_modification: spec(mtime) })
 }
 
 fn send_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
@@ -634,18 +542,5 @@ impl Filesystem for Adapter {
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Operation::Removexattr);
         self.done(reply, self.fs.setxattr(NodeId(ino.0), name.as_bytes(), None));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_before_1970_are_those_of_the_stamp() {
-        let before = time(Stamp { second: -2, nanos: 500_000_000 });
-        assert_eq!(UNIX_EPOCH.duration_since(before).expect("before"), Duration::from_millis(1500));
-        assert_eq!(time(Stamp { second: 3, nanos: 7 }), UNIX_EPOCH + Duration::new(3, 7));
-        assert_eq!(errno(&Error::Errno(crate::error::Errno::ROFS)), fuser::Errno::EROFS);
     }
 }

@@ -1,6 +1,7 @@
 //! The adapter to the kernel: decode, one call into `fs`, reply. It decides nothing.
 
 mod adapter;
+mod convert;
 mod notify;
 mod session;
 
