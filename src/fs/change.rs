@@ -2,7 +2,7 @@
 
 use super::Fs;
 use super::attr::{Attr, Ttl, Type};
-use super::media::{Caller, Changes, Media, New, Writing, is_media};
+use super::media::{Caller, Changes, Media, New, Task, Writing, is_media};
 use super::view::View;
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
@@ -12,7 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Handles of listings in scopes: past every number of a switch.
 static LISTINGS: AtomicU64 = AtomicU64::new(1 << 32);
 
+/// Renames and removals are done as root: the kernel has checked that the caller may.
+const ROOT: Caller = Caller { uid: 0, gid: 0 };
+
 impl Fs {
+    fn task<'a>(&'a self, view: &'a View, caller: Caller) -> Task<'a> {
+        Task { view, contents: &self.descriptors, caller }
+    }
+
     /// The handle of a listing that begins.
     pub fn begin_listing(&self, view: &View, dir: NodeId) -> Result<u64> {
         if is_media(dir) {
@@ -30,7 +37,7 @@ impl Fs {
 
     /// Makes an entry.
     pub fn make(&self, caller: Caller, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Attr> {
-        self.writable(dir)?.make(&self.board.view(), self.objects(), caller, dir, name, new, mode)
+        self.writable(dir)?.make(self.task(&self.board.view(), caller), dir, name, new, mode)
     }
 
     /// open(2) with O_CREAT. The kernel believed that there was nothing; somebody may have made it meanwhile.
@@ -50,18 +57,18 @@ impl Fs {
 
     /// unlink(2).
     pub fn unlink(&self, dir: NodeId, name: &[u8]) -> Result<()> {
-        self.writable(dir)?.unlink(&self.board.view(), self.objects(), dir, name)
+        self.writable(dir)?.unlink(self.task(&self.board.view(), ROOT), dir, name)
     }
 
     /// rmdir(2).
     pub fn rmdir(&self, dir: NodeId, name: &[u8]) -> Result<()> {
-        self.writable(dir)?.rmdir(&self.board.view(), self.objects(), dir, name)
+        self.writable(dir)?.rmdir(self.task(&self.board.view(), ROOT), dir, name)
     }
 
     /// rename(2) and renameat2(2). Into a scope and out of one is another device's.
     pub fn rename(&self, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
         match (is_media(from.0), is_media(to.0)) {
-            (true, true) => self.writable(from.0)?.rename(&self.board.view(), self.objects(), from, to, onto),
+            (true, true) => self.writable(from.0)?.rename(self.task(&self.board.view(), ROOT), from, to, onto),
             (false, false) => Err(Errno::ROFS.into()),
             _ => Err(Errno::XDEV.into()),
         }
@@ -73,25 +80,25 @@ impl Fs {
         if !is_media(node) {
             return Err(Errno::XDEV.into());
         }
-        media.link(&self.board.view(), self.objects(), node, dir, name)
+        media.link(self.task(&self.board.view(), ROOT), node, dir, name)
     }
 
     /// chmod, chown, truncate, utimens.
     pub fn setattr(&self, caller: Caller, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
         let media = self.writable(node)?;
-        media.setattr(&self.board.view(), self.objects(), &self.descriptors, caller, node, changes)
+        media.setattr(self.task(&self.board.view(), caller), node, changes)
     }
 
     /// write(2).
     pub fn write(&self, caller: Caller, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
         let media = self.writable(node)?;
-        media.write(&self.board.view(), self.objects(), &self.descriptors, caller, node, offset, bytes, how)
+        media.write(self.task(&self.board.view(), caller), node, offset, bytes, how)
     }
 
     /// fallocate(2).
     pub fn fallocate(&self, caller: Caller, node: NodeId, range: (u64, u64), mode: i32) -> Result<()> {
         let media = self.writable(node)?;
-        media.fallocate(&self.board.view(), self.objects(), &self.descriptors, caller, node, range, mode)
+        media.fallocate(self.task(&self.board.view(), caller), node, range, mode)
     }
 
     /// copy_file_range(2), from anywhere into a scope.
@@ -101,12 +108,12 @@ impl Fs {
             true => media.open_for_reading(&self.descriptors, from.0)?,
             false => self.open_content(from.0)?.0,
         };
-        media.copy_range(&self.board.view(), self.objects(), &self.descriptors, caller, (source, from.1), to, len)
+        media.copy_range(self.task(&self.board.view(), caller), (source, from.1), to, len)
     }
 
     /// Sets an extended attribute, or removes it.
     pub fn setxattr(&self, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
-        self.writable(node)?.setxattr(&self.board.view(), self.objects(), node, name, value)
+        self.writable(node)?.setxattr(self.task(&self.board.view(), ROOT), node, name, value)
     }
 
     /// fsync(2); what a release holds is on disk.

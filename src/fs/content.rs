@@ -26,6 +26,11 @@ impl Descriptors {
         Self { objects, open: Mutex::new(LruCache::new(limit)), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
+    /// Where the objects lie.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     /// An open object.
     pub fn open(&self, digest: Digest, len: u64) -> Result<Arc<File>> {
         if let Some(file) = self.open.lock().get(&digest) {

@@ -36,7 +36,6 @@ pub struct Fs {
     pub descriptors: Descriptors,
     /// The writable layer, if the store has scopes.
     pub media: Option<Media>,
-    objects: Objects,
     store: File,
 }
 
@@ -53,9 +52,8 @@ impl Fs {
         Self {
             board: Board::new(view),
             counters: Counters::default(),
-            descriptors: Descriptors::new(objects.clone(), descriptors),
+            descriptors: Descriptors::new(objects, descriptors),
             media,
-            objects,
             store,
         }
     }
@@ -88,11 +86,6 @@ impl Fs {
     /// The writable layer, for a change in this directory or of this node: outside the scopes EROFS.
     pub fn writable(&self, node: NodeId) -> Result<&Media> {
         self.media_of(node).ok_or(Error::Errno(Errno::ROFS))
-    }
-
-    /// The objects of the store.
-    pub fn objects(&self) -> &Objects {
-        &self.objects
     }
 
     /// What a name in a directory stands for.
@@ -190,7 +183,7 @@ impl Fs {
         }
         let (object, size, digest) = self.open_content(node)?;
         let len = u64::from(len).min(size.saturating_sub(offset)) as usize;
-        content::read_exactly(&object, offset, len, || self.objects.path(digest))
+        content::read_exactly(&object, offset, len, || self.descriptors.objects().path(digest))
     }
 
     /// lseek(2) with SEEK_DATA and SEEK_HOLE.

@@ -1,14 +1,13 @@
 //! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
 
 use super::table::Backing;
-use super::{Caller, Media, print_of};
+use super::{Media, Task, print_of};
 use crate::error::{Errno, Error, Result};
 use crate::fs::Descriptors;
 use crate::fs::attr::{Attr, Ttl, Type};
 use crate::fs::content;
 use crate::fs::listing::Listed;
 use crate::fs::view::View;
-use crate::store::objects::Objects;
 use crate::sys::AsCaller;
 use crate::tree::{NodeId, Tree};
 use lru::LruCache;
@@ -155,28 +154,17 @@ impl Media {
     }
 
     /// The file behind a node for a change of its content, copied up if it must be.
-    fn writable(&self, view: &View, objects: &Objects, descriptors: &Descriptors, node: NodeId) -> Result<Arc<File>> {
-        self.bring_up(view, objects, node, None)?;
-        self.open(descriptors, node, true)
+    fn writable(&self, task: Task<'_>, node: NodeId) -> Result<Arc<File>> {
+        self.bring_up(task, node, None)?;
+        self.open(task.contents, node, true)
     }
 
     /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
-    #[allow(clippy::too_many_arguments)]
-    pub fn write(
-        &self,
-        view: &View,
-        objects: &Objects,
-        descriptors: &Descriptors,
-        caller: Caller,
-        node: NodeId,
-        offset: u64,
-        bytes: &[u8],
-        how: Writing,
-    ) -> Result<u32> {
-        let file = self.writable(view, objects, descriptors, node)?;
+    pub fn write(&self, task: Task<'_>, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
+        let file = self.writable(task, node)?;
         let mut done = 0;
         {
-            let _caller = AsCaller::new(caller.uid, caller.gid);
+            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             while done < bytes.len() {
                 let flags = if how.append { ReadWriteFlags::APPEND } else { ReadWriteFlags::empty() };
                 let slice = [std::io::IoSlice::new(&bytes[done..])];
@@ -209,48 +197,28 @@ impl Media {
     }
 
     /// fallocate(2).
-    #[allow(clippy::too_many_arguments)]
-    pub fn fallocate(
-        &self,
-        view: &View,
-        objects: &Objects,
-        descriptors: &Descriptors,
-        caller: Caller,
-        node: NodeId,
-        (offset, len): (u64, u64),
-        mode: i32,
-    ) -> Result<()> {
-        let file = self.writable(view, objects, descriptors, node)?;
+    pub fn fallocate(&self, task: Task<'_>, node: NodeId, (offset, len): (u64, u64), mode: i32) -> Result<()> {
+        let file = self.writable(task, node)?;
         {
-            let _caller = AsCaller::new(caller.uid, caller.gid);
+            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode as u32), offset, len)?;
         }
-        if caller.uid != 0 {
+        if task.caller.uid != 0 {
             drop_privileges(&file)?;
         }
         self.note_own_change(node, &file)
     }
 
     /// copy_file_range(2) between two media files.
-    #[allow(clippy::too_many_arguments)]
-    pub fn copy_range(
-        &self,
-        view: &View,
-        objects: &Objects,
-        descriptors: &Descriptors,
-        caller: Caller,
-        from: (Arc<File>, u64),
-        to: (NodeId, u64),
-        len: u64,
-    ) -> Result<u32> {
-        let target = self.writable(view, objects, descriptors, to.0)?;
+    pub fn copy_range(&self, task: Task<'_>, from: (Arc<File>, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
+        let target = self.writable(task, to.0)?;
         let (mut at, mut into) = (from.1, to.1);
         let len = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
         let copied = {
-            let _caller = AsCaller::new(caller.uid, caller.gid);
+            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             rustix::fs::copy_file_range(&*from.0, Some(&mut at), &*target, Some(&mut into), len)?
         };
-        if caller.uid != 0 {
+        if task.caller.uid != 0 {
             drop_privileges(&target)?;
         }
         self.note_own_change(to.0, &target)?;
@@ -298,23 +266,15 @@ impl Media {
     }
 
     /// chmod, chown, truncate, utimens. The kernel has checked that the caller may.
-    pub fn setattr(
-        &self,
-        view: &View,
-        objects: &Objects,
-        descriptors: &Descriptors,
-        caller: Caller,
-        node: NodeId,
-        changes: Changes,
-    ) -> Result<(Attr, Ttl)> {
-        self.bring_up(view, objects, node, changes.size)?;
+    pub fn setattr(&self, task: Task<'_>, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
+        self.bring_up(task, node, changes.size)?;
         if let Some(size) = changes.size {
-            let file = self.open(descriptors, node, true)?;
+            let file = self.open(task.contents, node, true)?;
             {
-                let _caller = AsCaller::new(caller.uid, caller.gid);
+                let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
                 rustix::fs::ftruncate(&*file, size)?;
             }
-            if caller.uid != 0 {
+            if task.caller.uid != 0 {
                 drop_privileges(&file)?;
             }
             self.note_own_change(node, &file)?;
@@ -338,7 +298,7 @@ impl Media {
                 held.print = Some(print_of(&stat));
             }
         }
-        self.getattr(view, node)
+        self.getattr(task.view, node)
     }
 
     /// Extended attributes of the user's, of what is behind a node.
@@ -363,16 +323,9 @@ impl Media {
     }
 
     /// Sets an extended attribute, or removes it.
-    pub fn setxattr(
-        &self,
-        view: &View,
-        objects: &Objects,
-        node: NodeId,
-        name: &[u8],
-        value: Option<(&[u8], u32)>,
-    ) -> Result<()> {
+    pub fn setxattr(&self, task: Task<'_>, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
         user_attribute(name)?;
-        self.bring_up(view, objects, node, None)?;
+        self.bring_up(task, node, None)?;
         let handle = self.handle(node)?;
         crate::store::upper::set_user_xattr(&handle, name, value)?;
         let stat = rustix::fs::fstat(&handle)?;

@@ -12,6 +12,7 @@ pub use names::New;
 pub use table::{is_media, media_of};
 
 use super::attr::{Attr, Entry, Ttl, Type};
+use super::content::Descriptors;
 use super::view::View;
 use crate::error::{Errno, Result};
 use crate::store::stamps::Stamp;
@@ -31,6 +32,17 @@ pub struct Caller {
     pub uid: u32,
     /// File system group id.
     pub gid: u32,
+}
+
+/// A change that is asked for: what it is seen against, and in whose name it is done.
+#[derive(Clone, Copy)]
+pub struct Task<'a> {
+    /// The view that it is seen against.
+    pub view: &'a View,
+    /// The contents of releases, for copies.
+    pub contents: &'a Descriptors,
+    /// Who asks.
+    pub caller: Caller,
 }
 
 /// The scopes of a mount.

@@ -1,11 +1,10 @@
 //! Changes of names: each asks `tree::union` for a plan and carries it out, on disk and in the table.
 
 use super::table::Backing;
-use super::{Caller, Media, Names};
+use super::{Media, Names, Task};
 use crate::error::{Errno, Result};
 use crate::fs::attr::Attr;
-use crate::fs::view::View;
-use crate::store::objects::Objects;
+use crate::fs::content::Descriptors;
 use crate::store::upper::{FileId, OrphanId};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
@@ -30,22 +29,12 @@ pub enum New<'a> {
 
 impl Media {
     /// Makes a new entry in the caller's name.
-    #[allow(clippy::too_many_arguments)]
-    pub fn make(
-        &self,
-        view: &View,
-        objects: &Objects,
-        caller: Caller,
-        dir: NodeId,
-        name: &[u8],
-        new: New<'_>,
-        mode: u32,
-    ) -> Result<Attr> {
-        let names = self.names(view);
+    pub fn make(&self, task: Task<'_>, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Attr> {
+        let names = self.names(task.view);
         let path = names.below_checked(dir, name)?;
         let plan = union::create(names.place(&path)?)?;
-        names.carry_out(objects, plan, |dir, name| {
-            let _caller = AsCaller::new(caller.uid, caller.gid);
+        names.carry_out(task.contents, plan, |dir, name| {
+            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             let mode = Mode::from_raw_mode(mode & 0o7777);
             match new {
                 New::File => {
@@ -62,30 +51,23 @@ impl Media {
     }
 
     /// unlink(2).
-    pub fn unlink(&self, view: &View, objects: &Objects, dir: NodeId, name: &[u8]) -> Result<()> {
-        let names = self.names(view);
+    pub fn unlink(&self, task: Task<'_>, dir: NodeId, name: &[u8]) -> Result<()> {
+        let names = self.names(task.view);
         let path = names.below_checked(dir, name)?;
-        names.carry_out(objects, union::unlink(names.place(&path)?)?, nothing_new)
+        names.carry_out(task.contents, union::unlink(names.place(&path)?)?, nothing_new)
     }
 
     /// rmdir(2). The top of a scope stays.
-    pub fn rmdir(&self, view: &View, objects: &Objects, dir: NodeId, name: &[u8]) -> Result<()> {
-        let names = self.names(view);
+    pub fn rmdir(&self, task: Task<'_>, dir: NodeId, name: &[u8]) -> Result<()> {
+        let names = self.names(task.view);
         let path = names.below_checked(dir, name)?;
         let empty = names.is_empty(&path)?;
-        names.carry_out(objects, union::rmdir(names.place(&path)?, empty)?, nothing_new)
+        names.carry_out(task.contents, union::rmdir(names.place(&path)?, empty)?, nothing_new)
     }
 
     /// rename(2).
-    pub fn rename(
-        &self,
-        view: &View,
-        objects: &Objects,
-        from: (NodeId, &[u8]),
-        to: (NodeId, &[u8]),
-        onto: Onto,
-    ) -> Result<()> {
-        let names = self.names(view);
+    pub fn rename(&self, task: Task<'_>, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
+        let names = self.names(task.view);
         let from = names.below_checked(from.0, from.1)?;
         let to = names.below_checked(to.0, to.1)?;
         let (source, target) = (names.place(&from)?, names.place(&to)?);
@@ -98,37 +80,37 @@ impl Media {
             return Ok(());
         }
         let empty = names.is_empty(&to)?;
-        names.carry_out(objects, union::rename(source, target, onto, empty)?, nothing_new)
+        names.carry_out(task.contents, union::rename(source, target, onto, empty)?, nothing_new)
     }
 
     /// link(2).
-    pub fn link(&self, view: &View, objects: &Objects, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Attr> {
-        let names = self.names(view);
+    pub fn link(&self, task: Task<'_>, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Attr> {
+        let names = self.names(task.view);
         let from = self.path(node)?.ok_or(Errno::NOENT)?;
         let to = names.below_checked(dir, name)?;
         let plan = union::link(names.place(&from)?, names.place(&to)?)?;
-        names.carry_out(objects, plan, nothing_new)?;
+        names.carry_out(task.contents, plan, nothing_new)?;
         names.resolve(&to)?.ok_or_else(|| Errno::NOENT.into())
     }
 
     /// Brings what is behind a node into the upper layer, so that it can be changed; of a file only `keep` bytes.
     /// If its name has moved on, the copy gets none: what is written goes to what was opened, never to the path.
-    pub fn bring_up(&self, view: &View, objects: &Objects, node: NodeId, keep: Option<u64>) -> Result<()> {
-        let names = self.names(view);
+    pub fn bring_up(&self, task: Task<'_>, node: NodeId, keep: Option<u64>) -> Result<()> {
+        let names = self.names(task.view);
         let held = self.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
         match (&held.backing, held.paths.first()) {
             (Backing::Upper(_), _) => Ok(()),
             (Backing::Dir, None) => Err(Errno::NOENT.into()),
             (Backing::Dir, Some(path)) => {
-                names.carry_out(objects, union::bring_up(names.place(path)?, None)?, nothing_new)
+                names.carry_out(task.contents, union::bring_up(names.place(path)?, None)?, nothing_new)
             }
             (Backing::Lower { node: was, .. }, Some(path)) if names.shows(path, *was)? => {
-                names.carry_out(objects, union::bring_up(names.place(path)?, keep)?, nothing_new)
+                names.carry_out(task.contents, union::bring_up(names.place(path)?, keep)?, nothing_new)
             }
             (Backing::Lower { release, index, .. }, _) => {
                 let manifest = &release.manifest;
                 let below = manifest.node(*index)?;
-                let object = objects.open(manifest.digest(*index)?, below.size)?;
+                let object = task.contents.open(manifest.digest(*index)?, below.size)?;
                 let orphan = self.upper.copy_up_orphan(&below, &object, &manifest.xattrs(*index)?)?;
                 let id = FileId::of(&self.upper.stat_orphan(orphan)?);
                 let mut table = self.table.lock();
@@ -173,7 +155,7 @@ impl Names<'_> {
 
     fn carry_out(
         &self,
-        objects: &Objects,
+        contents: &Descriptors,
         plan: Plan,
         mut place: impl FnMut(&OwnedFd, &[u8]) -> rustix::io::Result<()>,
     ) -> Result<()> {
@@ -181,7 +163,7 @@ impl Names<'_> {
         for step in &plan {
             match step {
                 Step::MakeDirs(path) => self.make_dirs(path)?,
-                Step::CopyUp(path, keep) => self.copy_up(objects, path, *keep)?,
+                Step::CopyUp(path, keep) => self.copy_up(contents, path, *keep)?,
                 Step::Place(path) => {
                     let (dir, name) = upper.parent_of(path)?;
                     place(&dir, &name)?;
@@ -208,7 +190,7 @@ impl Names<'_> {
         Ok(())
     }
 
-    fn copy_up(&self, objects: &Objects, path: &[u8], keep: Option<u64>) -> Result<()> {
+    fn copy_up(&self, contents: &Descriptors, path: &[u8], keep: Option<u64>) -> Result<()> {
         let manifest = &self.view.release.manifest;
         let (index, mut node) = self.look(path)?.lower.ok_or(Errno::NOENT)?;
         // The copy keeps the mtime that was served.
@@ -219,7 +201,7 @@ impl Names<'_> {
         match node.kind {
             Kind::Symlink => upper.copy_up_symlink(path, &node, manifest.target(index)?)?,
             Kind::File => {
-                let object = objects.open(manifest.digest(index)?, node.size)?;
+                let object = contents.open(manifest.digest(index)?, node.size)?;
                 upper.copy_up(path, &node, &object, &manifest.xattrs(index)?, keep.unwrap_or(node.size))?;
             }
             Kind::Dir => return Err(Errno::ISDIR.into()),
