@@ -1,6 +1,6 @@
 //! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
 
-use super::table::Backing;
+use super::table::{Backing, Print};
 use super::{Media, Task, print_of};
 use crate::error::{Errno, Error, Result};
 use crate::fs::Descriptors;
@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, OFlags, Timestamps, Uid};
 use rustix::io::ReadWriteFlags;
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,10 @@ use std::time::{Duration, Instant};
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// How long an idle one is kept: a file that is open for writing cannot be executed (ETXTBSY).
 const IDLE: Duration = Duration::from_secs(1);
+/// How long after a truncation was answered the kernel may take to see it.
+const TRUNCATION_SEEN: Duration = Duration::from_millis(2);
+/// How long a read waits at most for truncations that follow one another.
+const LONGEST_TRUNCATION: Duration = Duration::from_millis(100);
 /// Listings that are kept between two calls.
 const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
@@ -140,17 +144,30 @@ impl Media {
     /// Reads from a file.
     pub fn read(&self, descriptors: &Descriptors, node: NodeId, offset: u64, len: u32) -> Result<Vec<u8>> {
         let file = self.open(descriptors, node, false)?;
-        let mut bytes = Vec::with_capacity(len as usize);
-        while bytes.len() < len as usize {
-            let at = offset + bytes.len() as u64;
-            match rustix::io::pread(&*file, rustix::buffer::spare_capacity(&mut bytes), at) {
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+        let bytes = read_to(&file, offset, len as usize)?;
+        if bytes.len() == len as usize || !self.wait_for_truncation(node) {
+            return Ok(bytes);
         }
-        bytes.truncate(len as usize);
-        Ok(bytes)
+        read_to(&file, offset, len as usize)
+    }
+
+    /// A read that met a file's end while the file was being truncated: the kernel would show its reader zeros up to
+    /// the length that it believes in until it has seen that the truncation is done. So the answer waits for that, and
+    /// is read again. Says whether there was anything to wait for.
+    fn wait_for_truncation(&self, node: NodeId) -> bool {
+        let under_way = || {
+            let table = self.table.lock();
+            table.get(node).is_some_and(|held| {
+                held.shrinking > 0 || held.shrunk.is_some_and(|over| over.elapsed() < TRUNCATION_SEEN)
+            })
+        };
+        let mut waited = false;
+        let begun = Instant::now();
+        while under_way() && begun.elapsed() < LONGEST_TRUNCATION {
+            waited = true;
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        waited
     }
 
     /// The file behind a node for a change of its content, copied up if it must be.
@@ -162,6 +179,7 @@ impl Media {
     /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
     pub fn write(&self, task: Task<'_>, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
         let file = self.writable(task, node)?;
+        let change = self.begin_change(node);
         let mut done = 0;
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
@@ -183,22 +201,29 @@ impl Media {
         if how.sync {
             rustix::fs::fdatasync(&*file)?;
         }
-        self.note_own_change(node, &file)?;
+        change.done(&*file)?;
         Ok(done as u32)
     }
 
-    /// What we did ourselves is nobody's change behind the mount.
-    fn note_own_change(&self, node: NodeId, file: &File) -> Result<()> {
-        let stat = rustix::fs::fstat(file)?;
+    /// Says that a change of ours begins; it is over when what this gives is dropped.
+    fn begin_change(&self, node: NodeId) -> OwnChange<'_> {
         if let Some(held) = self.table.lock().get_mut(node) {
-            held.print = Some(print_of(&stat));
+            held.changing += 1;
         }
-        Ok(())
+        OwnChange { media: self, node, print: None }
+    }
+
+    fn begin_truncation(&self, node: NodeId) -> Truncation<'_> {
+        if let Some(held) = self.table.lock().get_mut(node) {
+            held.shrinking += 1;
+        }
+        Truncation { media: self, node }
     }
 
     /// fallocate(2).
     pub fn fallocate(&self, task: Task<'_>, node: NodeId, (offset, len): (u64, u64), mode: i32) -> Result<()> {
         let file = self.writable(task, node)?;
+        let change = self.begin_change(node);
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode as u32), offset, len)?;
@@ -206,12 +231,13 @@ impl Media {
         if task.caller.uid != 0 {
             drop_privileges(&file)?;
         }
-        self.note_own_change(node, &file)
+        change.done(&*file)
     }
 
     /// copy_file_range(2) between two media files.
     pub fn copy_range(&self, task: Task<'_>, from: (Arc<File>, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
         let target = self.writable(task, to.0)?;
+        let change = self.begin_change(to.0);
         let (mut at, mut into) = (from.1, to.1);
         let len = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
         let copied = {
@@ -221,7 +247,7 @@ impl Media {
         if task.caller.uid != 0 {
             drop_privileges(&target)?;
         }
-        self.note_own_change(to.0, &target)?;
+        change.done(&*target)?;
         Ok(copied as u32)
     }
 
@@ -268,8 +294,10 @@ impl Media {
     /// chmod, chown, truncate, utimens. The kernel has checked that the caller may.
     pub fn setattr(&self, task: Task<'_>, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
         self.bring_up(task, node, changes.size)?;
+        let _truncation = changes.size.map(|_| self.begin_truncation(node));
         if let Some(size) = changes.size {
             let file = self.open(task.contents, node, true)?;
+            let change = self.begin_change(node);
             {
                 let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
                 rustix::fs::ftruncate(&*file, size)?;
@@ -277,10 +305,11 @@ impl Media {
             if task.caller.uid != 0 {
                 drop_privileges(&file)?;
             }
-            self.note_own_change(node, &file)?;
+            change.done(&*file)?;
         }
         if changes.uid.is_some() || changes.gid.is_some() || changes.mode.is_some() || changes.times.is_some() {
             let handle = self.handle(node)?;
+            let change = self.begin_change(node);
             let owner = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
             if owner.0.is_some() || owner.1.is_some() {
                 rustix::fs::chownat(&handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH)?;
@@ -293,10 +322,7 @@ impl Media {
             if let Some(times) = &changes.times {
                 rustix::fs::utimensat(&handle, "", times, AtFlags::EMPTY_PATH)?;
             }
-            let stat = rustix::fs::fstat(&handle)?;
-            if let Some(held) = self.table.lock().get_mut(node) {
-                held.print = Some(print_of(&stat));
-            }
+            change.done(&handle)?;
         }
         self.getattr(task.view, node)
     }
@@ -327,12 +353,9 @@ impl Media {
         user_attribute(name)?;
         self.bring_up(task, node, None)?;
         let handle = self.handle(node)?;
+        let change = self.begin_change(node);
         crate::store::upper::set_user_xattr(&handle, name, value)?;
-        let stat = rustix::fs::fstat(&handle)?;
-        if let Some(held) = self.table.lock().get_mut(node) {
-            held.print = Some(print_of(&stat));
-        }
-        Ok(())
+        change.done(&handle)
     }
 
     /// Up to `most` entries of a directory whose cookies are greater than `after`; with attributes for READDIRPLUS.
@@ -393,6 +416,61 @@ impl Media {
     pub fn end_listing(&self, handle: u64) {
         let gone = self.files.listings.lock().pop(&handle);
         drop(gone);
+    }
+}
+
+/// A change of our own, under way.
+struct OwnChange<'a> {
+    media: &'a Media,
+    node: NodeId,
+    print: Option<Print>,
+}
+
+impl OwnChange<'_> {
+    /// It was done, and the file looks so now.
+    fn done(mut self, file: impl AsFd) -> Result<()> {
+        self.print = Some(print_of(&rustix::fs::fstat(file)?));
+        Ok(())
+    }
+}
+
+impl Drop for OwnChange<'_> {
+    fn drop(&mut self) {
+        if let Some(held) = self.media.table.lock().get_mut(self.node) {
+            held.changing -= 1;
+            // Of two at once, or of one that failed half-way, neither can say how the file looks.
+            held.print = self.print.filter(|_| held.changing == 0);
+        }
+    }
+}
+
+/// Reads up to `len` bytes; fewer only at the end.
+fn read_to(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// A truncation under way.
+struct Truncation<'a> {
+    media: &'a Media,
+    node: NodeId,
+}
+
+impl Drop for Truncation<'_> {
+    fn drop(&mut self) {
+        if let Some(held) = self.media.table.lock().get_mut(self.node) {
+            held.shrinking -= 1;
+            held.shrunk = Some(Instant::now());
+        }
     }
 }
 

@@ -236,10 +236,10 @@ impl Names<'_> {
             },
         };
         let node = self.media.table.lock().settle(path, backing, pure);
-        self.attr(node, &looked).map(Some)
+        self.attr(node, path, &looked).map(Some)
     }
 
-    fn attr(&self, node: NodeId, looked: &Looked) -> Result<Attr> {
+    fn attr(&self, node: NodeId, path: &[u8], looked: &Looked) -> Result<Attr> {
         match (&looked.stat, &looked.lower) {
             (Some(stat), lower) => {
                 let mut attr = attr_of_stat(node, stat);
@@ -251,7 +251,7 @@ impl Names<'_> {
                     attr.mtime = attr.mtime.max(lower.mtime);
                     attr.ctime = attr.ctime.max(lower.mtime);
                 }
-                self.notice(node, stat);
+                self.notice(node, path, stat);
                 Ok(attr)
             }
             (None, Some((index, _))) => {
@@ -278,7 +278,7 @@ impl Names<'_> {
     fn attr_of(&self, node: NodeId) -> Result<Attr> {
         let held = self.media.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
         match (&held.backing, held.paths.first(), held.orphan) {
-            (Backing::Dir, Some(path), _) => self.attr(node, &self.look(path)?),
+            (Backing::Dir, Some(path), _) => self.attr(node, path, &self.look(path)?),
             (Backing::Dir, None, _) => Err(Errno::NOENT.into()),
             (Backing::Lower { release, index, .. }, ..) => {
                 Ok(Attr { node, ..self.lower_attr(&release.manifest, *index)? })
@@ -292,7 +292,7 @@ impl Names<'_> {
             }
             (Backing::Upper(id), Some(path), None) => match self.media.upper.stat(path)? {
                 Some(stat) if FileId::of(&stat) == *id => {
-                    self.notice(node, &stat);
+                    self.notice(node, path, &stat);
                     Ok(attr_of_stat(node, &stat))
                 }
                 // Replaced or removed behind the mount.
@@ -302,18 +302,23 @@ impl Names<'_> {
         }
     }
 
-    /// Sees whether somebody changed a file behind the mount; then its pages are dropped.
-    fn notice(&self, node: NodeId, stat: &Stat) {
+    /// Sees whether somebody changed a file behind the mount; then its pages are dropped. They must not be for a change
+    /// of our own: a reader beside the writer would find zeros that nobody wrote.
+    fn notice(&self, node: NodeId, path: &[u8], stat: &Stat) {
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
             return;
         }
-        let now = print_of(stat);
         let mut table = self.media.table.lock();
-        if let Some(held) = table.get_mut(node) {
-            let before = held.print.replace(now);
-            if before.is_some_and(|before| before != now) {
-                self.media.files.changed_behind(node);
-            }
+        let Some(held) = table.get_mut(node).filter(|held| held.changing == 0) else { return };
+        if held.print == Some(print_of(stat)) {
+            return;
+        }
+        // The look may be older than our last change. With the table locked no change of ours can begin, so this
+        // one tells.
+        let Ok(Some(now)) = self.media.upper.stat(path) else { return };
+        let before = held.print.replace(print_of(&now));
+        if before.is_some_and(|before| before != print_of(&now)) {
+            self.media.files.changed_behind(node);
         }
     }
 }

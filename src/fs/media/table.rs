@@ -9,6 +9,7 @@ use crate::store::upper::{FileId, OrphanId};
 use crate::tree::NodeId;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 const MEDIA: u64 = 1 << 63;
 
@@ -63,8 +64,14 @@ pub struct MediaNode {
     pub orphan: Option<OrphanId>,
     /// What is behind it.
     pub backing: Backing,
-    /// How its file looked last.
+    /// How its file looked after our own last change or look.
     pub print: Option<Print>,
+    /// Changes of ours that are under way: until they are over, nobody can say whose a change is.
+    pub changing: u32,
+    /// Truncations under way, and when the last one was over.
+    pub shrinking: u32,
+    /// See [`MediaNode::shrinking`].
+    pub shrunk: Option<Instant>,
     lookups: u64,
 }
 
@@ -122,7 +129,19 @@ impl Table {
         if let Backing::Upper(id) = &backing {
             self.by_file.insert(*id, number);
         }
-        self.nodes.insert(number, MediaNode { paths: Vec::new(), orphan: None, backing, print: None, lookups: 0 });
+        self.nodes.insert(
+            number,
+            MediaNode {
+                paths: Vec::new(),
+                orphan: None,
+                backing,
+                print: None,
+                changing: 0,
+                shrinking: 0,
+                shrunk: None,
+                lookups: 0,
+            },
+        );
         number
     }
 
@@ -132,6 +151,8 @@ impl Table {
             && !node.paths.iter().any(|known| known == path)
         {
             node.paths.push(path.to_vec());
+            // A new name moves the ctime.
+            node.print = None;
         }
     }
 
@@ -142,6 +163,7 @@ impl Table {
         }
         if let Some(held) = self.nodes.get_mut(&node) {
             held.paths.retain(|known| known != path);
+            held.print = None;
             if held.paths.is_empty() && held.lookups == 0 && held.orphan.is_none() {
                 self.forget_node(node);
             }

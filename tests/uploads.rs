@@ -1,0 +1,235 @@
+//! What goes on in a scope while releases switch: uploads, deletions, rewriting, appending, listing.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use support::{Rig, skip_mounted};
+
+/// A mounted store with the scope `media` and two releases that differ in it.
+fn mounted() -> Rig {
+    let mut rig = Rig::with_limit(Duration::from_secs(300));
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media"]);
+    rig.setting("switch", "share_second", "true");
+    for release in ["1", "2"] {
+        let source = rig.src.join(release);
+        fs::create_dir_all(source.join("media/theme")).unwrap();
+        fs::write(source.join("media/theme/logo"), release.repeat(3000)).unwrap();
+        fs::write(source.join("page"), release).unwrap();
+        rig.ok(&["add", release, source.to_str().unwrap()]);
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    rig
+}
+
+/// Does `work` in a loop, with the number of the round, until told to stop.
+fn until(stop: &AtomicBool, mut work: impl FnMut(usize)) -> usize {
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        work(round);
+        round += 1;
+    }
+    round
+}
+
+/// What an uploader knows to be there: written, and acknowledged by every call.
+type Acknowledged = BTreeMap<PathBuf, Vec<u8>>;
+
+fn create_write_rename(dir: &Path, stop: &AtomicBool) -> Acknowledged {
+    let mut there = Acknowledged::new();
+    until(stop, |round| {
+        let (partial, name) = (dir.join("renamed.part"), dir.join(format!("renamed-{}", round % 200)));
+        let content = format!("{round} ").repeat(500).into_bytes();
+        fs::write(&partial, &content).unwrap();
+        fs::rename(&partial, &name).unwrap();
+        there.insert(name, content);
+    });
+    there
+}
+
+fn create_and_truncate(dir: &Path, stop: &AtomicBool) -> Acknowledged {
+    let mut there = Acknowledged::new();
+    until(stop, |round| {
+        let name = dir.join(format!("truncated-{}", round % 50));
+        let content = vec![b'a' + (round % 26) as u8; 100 + round % 9000];
+        let mut file = File::options().write(true).create(true).truncate(true).open(&name).unwrap();
+        file.write_all(&content).unwrap();
+        if round % 7 == 0 {
+            file.sync_all().unwrap();
+        }
+        there.insert(name, content);
+    });
+    there
+}
+
+fn append(dir: &Path, stop: &AtomicBool) -> Acknowledged {
+    let name = dir.join("appended");
+    let mut content = Vec::new();
+    until(stop, |round| {
+        let line = format!("line {round}\n");
+        File::options().append(true).create(true).open(&name).unwrap().write_all(line.as_bytes()).unwrap();
+        content.extend(line.into_bytes());
+    });
+    Acknowledged::from([(name, content)])
+}
+
+/// Makes and removes; what it removed last must stay away. Gives the names that are gone.
+fn make_and_delete(dir: &Path, prefix: &str, stop: &AtomicBool) -> BTreeSet<PathBuf> {
+    let mut gone = BTreeSet::new();
+    until(stop, |round| {
+        let name = dir.join(format!("{prefix}-{}", round % 60));
+        fs::write(&name, "soon gone").unwrap();
+        fs::remove_file(&name).unwrap();
+        gone.insert(name);
+    });
+    gone
+}
+
+#[test]
+fn every_acknowledged_upload_is_there_after_60_switches_and_nothing_deleted_comes_back() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = mounted();
+    let scope = rig.mnt.join("media");
+    let stop = AtomicBool::new(false);
+    let (mut there, mut gone) = (Acknowledged::new(), BTreeSet::new());
+    std::thread::scope(|threads| {
+        for dir in ["u1", "u2", "u3", "u4", "d1", "d2"] {
+            fs::create_dir(scope.join(dir)).unwrap();
+        }
+        let (scope, stop) = (&scope, &stop);
+        let uploads = [
+            threads.spawn(|| create_write_rename(&scope.join("u1"), stop)),
+            threads.spawn(|| create_and_truncate(&scope.join("u2"), stop)),
+            threads.spawn(|| append(&scope.join("u3"), stop)),
+            threads.spawn(|| create_write_rename(&scope.join("u4"), stop)),
+        ];
+        let deletions = [
+            threads.spawn(|| make_and_delete(&scope.join("d1"), "x", stop)),
+            threads.spawn(|| make_and_delete(&scope.join("d2"), "y", stop)),
+        ];
+        for round in 0..60 {
+            let to = if round % 2 == 0 { "2" } else { "1" };
+            rig.ok(&["switch", to]);
+            assert_eq!(fs::read_to_string(rig.mnt.join("page")).unwrap(), to);
+            assert_eq!(fs::read_to_string(scope.join("theme/logo")).unwrap(), to.repeat(3000));
+        }
+        stop.store(true, Ordering::Relaxed);
+        uploads.into_iter().for_each(|thread| there.extend(thread.join().unwrap()));
+        deletions.into_iter().for_each(|thread| gone.extend(thread.join().unwrap()));
+    });
+    println!("{} files uploaded, {} names deleted", there.len(), gone.len());
+    assert!(there.len() > 20 && gone.len() > 20);
+    for life in ["this life", "the next one"] {
+        for (name, content) in &there {
+            assert_eq!(fs::read(name).unwrap(), *content, "{} in {life}", name.display());
+        }
+        for name in &gone {
+            assert!(!name.exists(), "{} came back in {life}", name.display());
+        }
+        rig.umount();
+        rig.mount();
+    }
+}
+
+#[test]
+fn a_file_that_is_rewritten_beside_readers_never_shows_a_byte_that_nobody_wrote() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let name = rig.mnt.join("media/page");
+    fs::write(&name, "a".repeat(20_000)).unwrap();
+    let stop = AtomicBool::new(false);
+    let reads: usize = std::thread::scope(|threads| {
+        let (name, stop) = (&name, &stop);
+        let readers: Vec<_> = (0..4)
+            .map(|_| {
+                threads.spawn(move || {
+                    until(stop, |_| {
+                        let mut bytes = Vec::new();
+                        File::open(name).unwrap().read_to_end(&mut bytes).unwrap();
+                        let strange = bytes.iter().find(|byte| !byte.is_ascii_lowercase());
+                        assert_eq!(strange, None, "among {} bytes", bytes.len());
+                    })
+                })
+            })
+            .collect();
+        for round in 0..3000usize {
+            let byte = b'a' + (round % 26) as u8;
+            let mut file = File::options().write(true).truncate(true).open(name).unwrap();
+            file.write_all(&vec![byte; 1000 + round * 37 % 30_000]).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        readers.into_iter().map(|reader| reader.join().unwrap()).sum()
+    });
+    println!("{reads} reads beside 3000 rewritings");
+    assert!(reads > 100);
+}
+
+#[test]
+fn no_line_is_lost_when_one_appends_through_the_mount_and_one_behind_it() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let through = rig.mnt.join("media/log");
+    let behind = rig.store.join("media/media/log");
+    fs::write(&through, "").unwrap();
+    const LINES: usize = 3000;
+    std::thread::scope(|threads| {
+        for (path, who) in [(&through, "through"), (&behind, "behind")] {
+            threads.spawn(move || {
+                let mut file = File::options().append(true).open(path).unwrap();
+                for line in 0..LINES {
+                    file.write_all(format!("{who} {line}\n").as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    let text = fs::read_to_string(&behind).unwrap();
+    let lines: BTreeSet<&str> = text.lines().collect();
+    assert_eq!(text.lines().count(), 2 * LINES);
+    for line in 0..LINES {
+        assert!(lines.contains(&format!("through {line}")[..]) && lines.contains(&format!("behind {line}")[..]));
+    }
+}
+
+#[test]
+fn a_listing_loses_and_doubles_no_name_while_others_go() {
+    if skip_mounted() {
+        return;
+    }
+    const FILES: usize = 120_000;
+    const GONE: usize = 3000;
+    let rig = mounted();
+    // Put there behind the mount, as a restore of a backup would.
+    let behind = rig.store.join("media/media/many");
+    fs::create_dir(&behind).unwrap();
+    for n in 0..FILES {
+        File::create(behind.join(format!("file-{n}"))).unwrap();
+    }
+    let dir = rig.mnt.join("media/many");
+    let mut seen = BTreeSet::new();
+    let mut removed = 0;
+    for (at, entry) in fs::read_dir(&dir).unwrap().enumerate() {
+        assert!(seen.insert(entry.unwrap().file_name()), "listed twice");
+        if at % 30 == 0 && removed < GONE {
+            // From the end of the names, which may or may not have been listed.
+            fs::remove_file(dir.join(format!("file-{}", FILES - 1 - removed))).unwrap();
+            removed += 1;
+        }
+    }
+    assert_eq!(removed, GONE);
+    for n in 0..FILES - GONE {
+        assert!(seen.contains(std::ffi::OsStr::new(&format!("file-{n}"))), "file-{n} is lost");
+    }
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), FILES - GONE);
+}
