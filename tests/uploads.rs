@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::{Rig, skip_mounted};
@@ -232,4 +233,75 @@ fn a_listing_loses_and_doubles_no_name_while_others_go() {
         assert!(seen.contains(std::ffi::OsStr::new(&format!("file-{n}"))), "file-{n} is lost");
     }
     assert_eq!(fs::read_dir(&dir).unwrap().count(), FILES - GONE);
+}
+
+/// A small ext4 of its own under the store, a third of it kept for root; it goes with the value.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn under(rig: &Rig) -> Self {
+        let image = rig.root().join("disk.img");
+        File::create(&image).unwrap().set_len(24 << 20).unwrap();
+        fs::create_dir(&rig.store).unwrap();
+        let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
+        run(Command::new("mkfs.ext4").args(["-q", "-m", "33", "-E", "root_owner=0:0"]).arg(&image));
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&rig.store));
+        fs::remove_dir(rig.store.join("lost+found")).unwrap();
+        Self(rig.store.clone())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH) {
+            eprintln!("unmounting {}: {error}", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_to_the_writer_and_its_reserve_is_left_to_root() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::with_limit(Duration::from_secs(120));
+    let disk = SmallDisk::under(&rig);
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media"]);
+    let source = rig.src.join("1");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("page"), "page").unwrap();
+    rig.ok(&["add", "1", source.to_str().unwrap()]);
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    fs::set_permissions(&scope, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    for dir in rig.mnt.ancestors().skip(1).chain([rig.store.as_path()]) {
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(dir).unwrap());
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(mode | 0o011)).unwrap();
+    }
+    // As nobody, until it fails.
+    let told = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "dd", "if=/dev/zero", "bs=64k", "of=big"])
+        .current_dir(&scope)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&told.stderr);
+    assert!(said.contains("No space left on device"), "{said}");
+    let stat = rustix::fs::statvfs(&disk.0).unwrap();
+    assert!(
+        stat.f_bfree * 4 > stat.f_blocks,
+        "{} of {} blocks are free: the reserve is untouched",
+        stat.f_bfree,
+        stat.f_blocks
+    );
+    // What is full can be emptied, and then written to again; the release is served all the while.
+    assert_eq!(fs::read(rig.mnt.join("page")).unwrap(), b"page");
+    fs::remove_file(scope.join("big")).unwrap();
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while fs::write(scope.join("small"), vec![7; 1 << 20]).is_err() {
+        assert!(std::time::Instant::now() < end, "there is no room again");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(fs::read(scope.join("small")).unwrap().len(), 1 << 20);
+    rig.umount();
+    drop(disk);
 }

@@ -17,6 +17,7 @@ use crate::store::upper::Upper;
 use crate::store::{Store, activate, import};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs::File;
@@ -143,10 +144,21 @@ fn media(store: &Store) -> Result<Option<Media>> {
     if shared.is_empty() {
         return Ok(None);
     }
+    // With it the disk's reserve for root would be everybody's who writes through us (setfsuid(2) leaves it in place).
+    drop_capability(CapabilitySet::SYS_RESOURCE)?;
     // Modes come from the kernel with the caller's umask taken off.
     rustix::process::umask(rustix::fs::Mode::empty());
     let paths: Vec<Vec<u8>> = shared.iter().map(|scope| scope.path.clone().into_bytes()).collect();
     Ok(Some(Media::new(&paths, Upper::open(store.root())?)))
+}
+
+/// Gives up a capability, before any other thread is there: threads have their own.
+fn drop_capability(which: CapabilitySet) -> Result<()> {
+    let what = || "giving up a capability";
+    let mut sets = capabilities(None).context(what)?;
+    sets.effective.remove(which);
+    sets.permitted.remove(which);
+    set_capabilities(None, sets).context(what)
 }
 
 /// What the writable layer needs beside requests: pages dropped that somebody changed behind the mount, and idle
