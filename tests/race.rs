@@ -118,7 +118,7 @@ fn two_thousand_switches_under_readers_show_nothing_stale_torn_mixed_or_gone_bac
 #[test]
 fn switches_with_the_rmdir_barrier_show_nothing_wrong_either() {
     if !support::skip_mounted() {
-        race(&[("barrier", "\"rmdir\""), ("settle_ms", "8")], 300);
+        race(&[("barrier", "\"rmdir\""), ("settle_ms", "40")], 300);
     }
 }
 

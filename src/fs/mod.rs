@@ -22,7 +22,7 @@ pub use view::{Board, Release, Transition, View};
 
 use crate::error::{Errno, Error, Result};
 use crate::store::objects::Objects;
-use crate::tree::{Digest, EntryName, Kind, NodeId, Tree};
+use crate::tree::{Digest, EntryName, Kind, NodeId, Tree, name_key};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -113,16 +113,11 @@ impl Fs {
         };
         // A name that is not there is answered at once: the kernel keeps others waiting behind such a lookup, those
         // in the middle of something too.
-        match view.entry(dir, name) {
-            Ok(Entry { attr: Some(_), .. }) => {
-                if let Some(request) = transition.gate.pass(thread, Box::new(request)) {
-                    request();
-                }
-            }
-            _ => {
-                transition.gate.note(thread);
-                request();
-            }
+        if !matches!(view.entry(dir, name), Ok(Entry { attr: Some(_), .. })) {
+            return request();
+        }
+        if let Some(request) = transition.gate.pass(thread, name_key(dir, name), Box::new(request)) {
+            request();
         }
     }
 

@@ -34,7 +34,7 @@ pub struct Switch {
     pub share_second: bool,
     /// How long the kernel may take to drop one thing that changes, in milliseconds.
     pub limit_ms: u64,
-    /// How long, before the swap, threads in the middle of something are let through alone, in milliseconds.
+    /// How long a thread may take over one file before the swap, in milliseconds.
     pub settle_ms: u64,
     /// How replies in flight are waited for.
     pub barrier: Barrier,
@@ -87,7 +87,7 @@ pub struct Scope {
 
 impl Default for Switch {
     fn default() -> Self {
-        Self { share_second: false, limit_ms: 2000, settle_ms: 8, barrier: Barrier::Auto }
+        Self { share_second: false, limit_ms: 2000, settle_ms: 40, barrier: Barrier::Auto }
     }
 }
 
@@ -198,10 +198,10 @@ share_second = false
 # How long the kernel may take to drop one thing that changes, in milliseconds. Then the switch gives up, the
 # old release stays, and the answer names the process that is in the way.
 limit_ms = 2000
-# A web server looks a file up for its length and then opens it. Before the swap, threads that asked for a
-# changed name within this time are let through alone, so that none gets the length of one release with the
-# content of another; the others wait. In milliseconds; 0 swaps at once.
-settle_ms = 8
+# A web server looks a file up for its length and then opens it. Before the swap, threads that are in the middle
+# of a file finish with it, so that none gets the length of one release with the content of another; other lookups
+# of changed names wait meanwhile. How long one may take over a file, in milliseconds; 0 swaps at once.
+settle_ms = 40
 # How replies in flight are waited for: "auto", "notify" (Linux up to 6.18) or "rmdir" (any Linux).
 barrier = "auto"
 
