@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 static LISTINGS: AtomicU64 = AtomicU64::new(1 << 32);
 
 /// Renames and removals are done as root: the kernel has checked that the caller may.
-const ROOT: Caller = Caller { uid: 0, gid: 0 };
+const ROOT: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
 impl Fs {
     fn task<'a>(&'a self, view: &'a View, caller: Caller) -> Task<'a> {

@@ -99,7 +99,7 @@ fn lookup(fs: &Fs, dir: NodeId, name: &[u8], reply: ReplyEntry) {
 }
 
 fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
+    Caller { uid: req.uid(), gid: req.gid(), thread: req.pid() }
 }
 
 fn empty(reply: ReplyEmpty, result: Result<()>) {

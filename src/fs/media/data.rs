@@ -1,7 +1,7 @@
 //! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
 
 use super::table::{Backing, Print};
-use super::{Media, Task, print_of};
+use super::{Caller, Media, Task, print_of};
 use crate::error::{Errno, Error, Result};
 use crate::fs::Descriptors;
 use crate::fs::attr::{Attr, Ttl, Type};
@@ -18,16 +18,21 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Descriptors of media files that are kept open.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// How long an idle one is kept: a file that is open for writing cannot be executed (ETXTBSY).
 const IDLE: Duration = Duration::from_secs(1);
-/// How long after a truncation was answered the kernel may take to see it.
-const TRUNCATION_SEEN: Duration = Duration::from_millis(2);
+/// How long after a truncation was answered the one who asked may take to get the answer, if nothing tells earlier.
+const TRUNCATION_SEEN: Duration = Duration::from_millis(50);
+/// The same where many reads wait already: they must not keep all threads from answering others.
+const TRUNCATION_SEEN_BY_MANY: Duration = Duration::from_millis(2);
+/// How many reads may wait for long.
+const MANY: usize = 3;
 /// How long a read waits at most for truncations that follow one another.
-const LONGEST_TRUNCATION: Duration = Duration::from_millis(100);
+const LONGEST_TRUNCATION: Duration = Duration::from_millis(200);
 /// Listings that are kept between two calls.
 const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
@@ -52,6 +57,8 @@ pub struct Files {
     open: Mutex<LruCache<(NodeId, bool), Open>>,
     listings: Mutex<LruCache<u64, Arc<Vec<Shown>>>>,
     notice: std::sync::OnceLock<Notice>,
+    /// Reads that wait for a truncation.
+    waiting: AtomicUsize,
 }
 
 impl Default for Files {
@@ -60,6 +67,7 @@ impl Default for Files {
             open: Mutex::new(LruCache::new(OPEN_FILES)),
             listings: Mutex::new(LruCache::new(LISTINGS)),
             notice: std::sync::OnceLock::new(),
+            waiting: AtomicUsize::new(0),
         }
     }
 }
@@ -152,13 +160,18 @@ impl Media {
     }
 
     /// A read that met a file's end while the file was being truncated: the kernel would show its reader zeros up to
-    /// the length that it believes in until it has seen that the truncation is done. So the answer waits for that, and
-    /// is read again. Says whether there was anything to wait for.
+    /// the length that it believes in until the one who truncates has the answer. So this read waits for that, and is
+    /// done again: until that thread asks for something else of the file, or for a time in which it surely runs.
+    /// Says whether there was anything to wait for.
     fn wait_for_truncation(&self, node: NodeId) -> bool {
+        let seen = match self.files.waiting.fetch_add(1, Ordering::Relaxed) {
+            ..MANY => TRUNCATION_SEEN,
+            _ => TRUNCATION_SEEN_BY_MANY,
+        };
         let under_way = || {
             let table = self.table.lock();
             table.get(node).is_some_and(|held| {
-                held.shrinking > 0 || held.shrunk.is_some_and(|over| over.elapsed() < TRUNCATION_SEEN)
+                held.shrinking > 0 || held.shrunk.is_some_and(|(answered, _)| answered.elapsed() < seen)
             })
         };
         let mut waited = false;
@@ -167,6 +180,7 @@ impl Media {
             waited = true;
             std::thread::sleep(Duration::from_micros(200));
         }
+        self.files.waiting.fetch_sub(1, Ordering::Relaxed);
         waited
     }
 
@@ -179,7 +193,7 @@ impl Media {
     /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
     pub fn write(&self, task: Task<'_>, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
         let file = self.writable(task, node)?;
-        let change = self.begin_change(node);
+        let change = self.begin_change(node, task.caller);
         let mut done = 0;
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
@@ -206,24 +220,26 @@ impl Media {
     }
 
     /// Says that a change of ours begins; it is over when what this gives is dropped.
-    fn begin_change(&self, node: NodeId) -> OwnChange<'_> {
+    fn begin_change(&self, node: NodeId, caller: Caller) -> OwnChange<'_> {
         if let Some(held) = self.table.lock().get_mut(node) {
             held.changing += 1;
+            // Who asks for the next thing has the answer to the last.
+            held.shrunk = held.shrunk.filter(|(_, thread)| *thread != caller.thread);
         }
         OwnChange { media: self, node, print: None }
     }
 
-    fn begin_truncation(&self, node: NodeId) -> Truncation<'_> {
+    fn begin_truncation(&self, node: NodeId, caller: Caller) -> Truncation<'_> {
         if let Some(held) = self.table.lock().get_mut(node) {
             held.shrinking += 1;
         }
-        Truncation { media: self, node }
+        Truncation { media: self, node, thread: caller.thread }
     }
 
     /// fallocate(2).
     pub fn fallocate(&self, task: Task<'_>, node: NodeId, (offset, len): (u64, u64), mode: i32) -> Result<()> {
         let file = self.writable(task, node)?;
-        let change = self.begin_change(node);
+        let change = self.begin_change(node, task.caller);
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode as u32), offset, len)?;
@@ -237,7 +253,7 @@ impl Media {
     /// copy_file_range(2) between two media files.
     pub fn copy_range(&self, task: Task<'_>, from: (Arc<File>, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
         let target = self.writable(task, to.0)?;
-        let change = self.begin_change(to.0);
+        let change = self.begin_change(to.0, task.caller);
         let (mut at, mut into) = (from.1, to.1);
         let len = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
         let copied = {
@@ -294,10 +310,10 @@ impl Media {
     /// chmod, chown, truncate, utimens. The kernel has checked that the caller may.
     pub fn setattr(&self, task: Task<'_>, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
         self.bring_up(task, node, changes.size)?;
-        let _truncation = changes.size.map(|_| self.begin_truncation(node));
+        let _truncation = changes.size.map(|_| self.begin_truncation(node, task.caller));
         if let Some(size) = changes.size {
             let file = self.open(task.contents, node, true)?;
-            let change = self.begin_change(node);
+            let change = self.begin_change(node, task.caller);
             {
                 let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
                 rustix::fs::ftruncate(&*file, size)?;
@@ -309,7 +325,7 @@ impl Media {
         }
         if changes.uid.is_some() || changes.gid.is_some() || changes.mode.is_some() || changes.times.is_some() {
             let handle = self.handle(node)?;
-            let change = self.begin_change(node);
+            let change = self.begin_change(node, task.caller);
             let owner = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
             if owner.0.is_some() || owner.1.is_some() {
                 rustix::fs::chownat(&handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH)?;
@@ -353,7 +369,7 @@ impl Media {
         user_attribute(name)?;
         self.bring_up(task, node, None)?;
         let handle = self.handle(node)?;
-        let change = self.begin_change(node);
+        let change = self.begin_change(node, task.caller);
         crate::store::upper::set_user_xattr(&handle, name, value)?;
         change.done(&handle)
     }
@@ -463,13 +479,14 @@ fn read_to(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
 struct Truncation<'a> {
     media: &'a Media,
     node: NodeId,
+    thread: u32,
 }
 
 impl Drop for Truncation<'_> {
     fn drop(&mut self) {
         if let Some(held) = self.media.table.lock().get_mut(self.node) {
             held.shrinking -= 1;
-            held.shrunk = Some(Instant::now());
+            held.shrunk = Some((Instant::now(), self.thread));
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Caller {
     pub uid: u32,
     /// File system group id.
     pub gid: u32,
+    /// The thread, as the kernel numbers it.
+    pub thread: u32,
 }
 
 /// A change that is asked for: what it is seen against, and in whose name it is done.

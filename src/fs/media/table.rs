@@ -68,10 +68,10 @@ pub struct MediaNode {
     pub print: Option<Print>,
     /// Changes of ours that are under way: until they are over, nobody can say whose a change is.
     pub changing: u32,
-    /// Truncations under way, and when the last one was over.
+    /// Truncations under way.
     pub shrinking: u32,
-    /// See [`MediaNode::shrinking`].
-    pub shrunk: Option<Instant>,
+    /// When the last one was answered, and to which thread, until that thread is known to have the answer.
+    pub shrunk: Option<(Instant, u32)>,
     lookups: u64,
 }
 
