@@ -3,7 +3,8 @@
 //! Programs look a file up more than once: for its length, then to open it (Apache, nginx, rsync). A swap in between
 //! gives the length of one release with the content of another: for a web server's visitor a torn file. So before the
 //! swap a thread gets answers for names that it has asked for before, and for others while it is at it; every other
-//! lookup of a changed name waits some milliseconds. No thread of ours is blocked: a request that waits is kept, and answered after the swap.
+//! lookup of a changed name waits some milliseconds. No thread of ours is blocked: a request that waits is kept, and
+//! answered after the swap.
 
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
