@@ -171,10 +171,10 @@ impl Fs {
         }
     }
 
-    /// Reads up to `len` bytes of a file's content.
-    pub fn read(&self, node: NodeId, offset: u64, len: u32) -> Result<Vec<u8>> {
+    /// Reads up to `len` bytes of a file's content, for this thread.
+    pub fn read(&self, node: NodeId, offset: u64, len: u32, thread: u32) -> Result<Vec<u8>> {
         if let Some(media) = self.media_of(node) {
-            return media.read(&self.descriptors, node, offset, len);
+            return media.read(&self.descriptors, node, offset, len, thread);
         }
         let (object, size, digest) = self.open_content(node)?;
         let len = u64::from(len).min(size.saturating_sub(offset)) as usize;

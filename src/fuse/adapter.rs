@@ -187,7 +187,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -197,7 +197,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.count(Operation::Read);
-        match self.fs.read(NodeId(ino.0), offset, size) {
+        match self.fs.read(NodeId(ino.0), offset, size, req.pid()) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(fail(&error)),
         }

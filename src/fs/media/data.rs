@@ -149,11 +149,11 @@ impl Media {
         Ok(file)
     }
 
-    /// Reads from a file.
-    pub fn read(&self, descriptors: &Descriptors, node: NodeId, offset: u64, len: u32) -> Result<Vec<u8>> {
+    /// Reads from a file, for this thread.
+    pub fn read(&self, descriptors: &Descriptors, node: NodeId, offset: u64, len: u32, thread: u32) -> Result<Vec<u8>> {
         let file = self.open(descriptors, node, false)?;
         let bytes = read_to(&file, offset, len as usize)?;
-        if bytes.len() == len as usize || !self.wait_for_truncation(node) {
+        if bytes.len() == len as usize || !self.wait_for_truncation(node, thread) {
             return Ok(bytes);
         }
         read_to(&file, offset, len as usize)
@@ -163,7 +163,10 @@ impl Media {
     /// the length that it believes in until the one who truncates has the answer. So this read waits for that, and is
     /// done again: until that thread asks for something else of the file, or for a time in which it surely runs.
     /// Says whether there was anything to wait for.
-    fn wait_for_truncation(&self, node: NodeId) -> bool {
+    fn wait_for_truncation(&self, node: NodeId, thread: u32) -> bool {
+        if let Some(held) = self.table.lock().get_mut(node) {
+            held.has_the_answer(thread);
+        }
         let seen = match self.files.waiting.fetch_add(1, Ordering::Relaxed) {
             ..MANY => TRUNCATION_SEEN,
             _ => TRUNCATION_SEEN_BY_MANY,
@@ -223,8 +226,7 @@ impl Media {
     fn begin_change(&self, node: NodeId, caller: Caller) -> OwnChange<'_> {
         if let Some(held) = self.table.lock().get_mut(node) {
             held.changing += 1;
-            // Who asks for the next thing has the answer to the last.
-            held.shrunk = held.shrunk.filter(|(_, thread)| *thread != caller.thread);
+            held.has_the_answer(caller.thread);
         }
         OwnChange { media: self, node, print: None }
     }

@@ -75,6 +75,13 @@ pub struct MediaNode {
     lookups: u64,
 }
 
+impl MediaNode {
+    /// This thread asks for something: so it has the answer to what it asked before.
+    pub fn has_the_answer(&mut self, thread: u32) {
+        self.shrunk = self.shrunk.filter(|(_, of)| *of != thread);
+    }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Table {
