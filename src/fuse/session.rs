@@ -54,11 +54,6 @@ pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &MountOptions) -> Result<S
 }
 
 impl Session {
-    /// Whether the kernel closed the connection, by an unmount.
-    pub fn has_ended(&self) -> bool {
-        self.inner.guard.is_finished()
-    }
-
     /// Waits for the end and gives its reason.
     pub fn join(self) -> Result<()> {
         self.inner.join().context(|| "serving the mount")

@@ -390,11 +390,6 @@ impl Upper {
         }
         placed
     }
-
-    /// Free space and the like, of the disk that media is on.
-    pub fn statfs(&self) -> Result<rustix::fs::StatVfs> {
-        rustix::fs::fstatvfs(&self.media).map_err(|error| Error::io("asking for the free space of media", error))
-    }
 }
 
 impl OrphanId {
