@@ -141,7 +141,6 @@ fn every_acknowledged_upload_is_there_after_60_switches_and_nothing_deleted_come
 }
 
 #[test]
-#[ignore = "fails now and then on a busy machine: docs/SEMANTICS.md, What is not promised"]
 fn a_file_that_is_rewritten_beside_readers_never_shows_a_byte_that_nobody_wrote() {
     if skip_mounted() {
         return;
@@ -158,13 +157,15 @@ fn a_file_that_is_rewritten_beside_readers_never_shows_a_byte_that_nobody_wrote(
                     until(stop, |_| {
                         let mut bytes = Vec::new();
                         File::open(name).unwrap().read_to_end(&mut bytes).unwrap();
-                        let strange = bytes.iter().find(|byte| !byte.is_ascii_lowercase());
-                        assert_eq!(strange, None, "among {} bytes", bytes.len());
+                        let strange = bytes.iter().position(|byte| !byte.is_ascii_lowercase());
+                        let runs: Vec<(u8, usize)> =
+                            bytes.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
+                        assert_eq!(strange, None, "among {} bytes: {runs:?}", bytes.len());
                     })
                 })
             })
             .collect();
-        for round in 0..3000usize {
+        for round in 0..2000usize {
             let byte = b'a' + (round % 26) as u8;
             let mut file = File::options().write(true).truncate(true).open(name).unwrap();
             file.write_all(&vec![byte; 1000 + round * 37 % 30_000]).unwrap();
@@ -172,7 +173,7 @@ fn a_file_that_is_rewritten_beside_readers_never_shows_a_byte_that_nobody_wrote(
         stop.store(true, Ordering::Relaxed);
         readers.into_iter().map(|reader| reader.join().unwrap()).sum()
     });
-    println!("{reads} reads beside 3000 rewritings");
+    println!("{reads} reads beside 2,000 rewritings");
     assert!(reads > 100);
 }
 

@@ -6,6 +6,7 @@
 //! lookup of a changed name waits some milliseconds. No thread of ours is blocked: a request that waits is kept, and
 //! answered after the swap.
 
+use super::threads::is_running;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -120,13 +121,6 @@ impl State {
     }
 }
 
-/// Whether a thread runs, or would if the scheduler let it, or waits for a disk (proc_pid_stat(5), state R or D): then
-/// it is still on its way. One that sleeps has ended its work and waits for more.
-fn is_running(thread: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{thread}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['R', 'D']))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,25 +161,5 @@ mod tests {
         assert!(gate.pass(own, 5, Box::new(|| {})).is_some());
         gate.close(Duration::from_millis(20), Instant::now());
         assert!(begun.elapsed() >= Duration::from_millis(20));
-    }
-
-    #[test]
-    fn a_thread_that_runs_is_told_from_one_that_is_gone() {
-        let (tell, told) = std::sync::mpsc::channel();
-        let stop = Arc::new(AtomicU32::new(0));
-        let busy = {
-            let stop = stop.clone();
-            std::thread::spawn(move || {
-                tell.send(rustix::thread::gettid().as_raw_nonzero().get() as u32).expect("somebody listens");
-                while stop.load(Ordering::Relaxed) == 0 {
-                    std::hint::spin_loop();
-                }
-            })
-        };
-        let thread = told.recv().expect("its number");
-        assert!(is_running(thread));
-        stop.store(1, Ordering::Relaxed);
-        busy.join().expect("it ends");
-        assert!(!is_running(thread));
     }
 }

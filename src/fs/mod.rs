@@ -11,6 +11,7 @@ mod counters;
 mod gate;
 mod listing;
 pub mod media;
+mod threads;
 mod view;
 
 pub use attr::{Attr, Entry, Ttl, Type};
@@ -21,8 +22,10 @@ pub use media::Media;
 pub use view::{Board, Release, Transition, View};
 
 use crate::error::{Errno, Error, Result};
+
 use crate::store::objects::Objects;
 use crate::tree::{Digest, EntryName, Kind, NodeId, Tree, name_key};
+use media::Reading;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -171,10 +174,10 @@ impl Fs {
         }
     }
 
-    /// Reads up to `len` bytes of a file's content, for this thread.
-    pub fn read(&self, node: NodeId, offset: u64, len: u32, thread: u32) -> Result<Vec<u8>> {
+    /// Reads up to `len` bytes of a file's content.
+    pub fn read(&self, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<Vec<u8>> {
         if let Some(media) = self.media_of(node) {
-            return media.read(&self.descriptors, node, offset, len, thread);
+            return media.read(&self.descriptors, node, offset, len, how);
         }
         let (object, size, digest) = self.open_content(node)?;
         let len = u64::from(len).min(size.saturating_sub(offset)) as usize;

@@ -3,7 +3,7 @@
 use super::convert::{MEDIA, file_attr, file_type, nothing, times, ttl};
 use super::notify::Kernel;
 use crate::error::{Errno, Error, Result};
-use crate::fs::media::{Caller, Changes, New, Writing};
+use crate::fs::media::{Caller, Changes, New, Reading, Writing};
 use crate::fs::{self, Attr, Entry, Fs, Listed, Operation, Position};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
@@ -192,12 +192,13 @@ impl Filesystem for Adapter {
         _fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         self.count(Operation::Read);
-        match self.fs.read(NodeId(ino.0), offset, size, req.pid()) {
+        let how = Reading { thread: req.pid(), direct: flags.0 & libc::O_DIRECT != 0 };
+        match self.fs.read(NodeId(ino.0), offset, size, how) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(fail(&error)),
         }

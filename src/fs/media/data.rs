@@ -1,7 +1,8 @@
 //! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
 
 use super::table::{Backing, Print};
-use super::{Caller, Media, Task, print_of};
+use super::truncation::Truncations;
+use super::{Media, Task, print_of};
 use crate::error::{Errno, Error, Result};
 use crate::fs::Descriptors;
 use crate::fs::attr::{Attr, Ttl, Type};
@@ -18,21 +19,12 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Descriptors of media files that are kept open.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// How long an idle one is kept: a file that is open for writing cannot be executed (ETXTBSY).
 const IDLE: Duration = Duration::from_secs(1);
-/// How long after a truncation was answered the one who asked may take to get the answer, if nothing tells earlier.
-const TRUNCATION_SEEN: Duration = Duration::from_millis(50);
-/// The same where many reads wait already: they must not keep all threads from answering others.
-const TRUNCATION_SEEN_BY_MANY: Duration = Duration::from_millis(2);
-/// How many reads may wait for long.
-const MANY: usize = 3;
-/// How long a read waits at most for truncations that follow one another.
-const LONGEST_TRUNCATION: Duration = Duration::from_millis(200);
 /// Listings that are kept between two calls.
 const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
@@ -57,8 +49,7 @@ pub struct Files {
     open: Mutex<LruCache<(NodeId, bool), Open>>,
     listings: Mutex<LruCache<u64, Arc<Vec<Shown>>>>,
     notice: std::sync::OnceLock<Notice>,
-    /// Reads that wait for a truncation.
-    waiting: AtomicUsize,
+    truncations: Truncations,
 }
 
 impl Default for Files {
@@ -67,7 +58,7 @@ impl Default for Files {
             open: Mutex::new(LruCache::new(OPEN_FILES)),
             listings: Mutex::new(LruCache::new(LISTINGS)),
             notice: std::sync::OnceLock::new(),
-            waiting: AtomicUsize::new(0),
+            truncations: Truncations::default(),
         }
     }
 }
@@ -115,8 +106,9 @@ impl Media {
         let _ = self.files.notice.set(Box::new(notice));
     }
 
-    /// Closes descriptors that nobody used for a while.
+    /// Closes descriptors that nobody used for a while, and lets go of what truncations took.
     pub fn close_idle(&self) {
+        self.files.truncations.forget_old();
         let mut open = self.files.open.lock();
         let idle: Vec<_> = open.iter().filter(|(_, open)| open.used.elapsed() > IDLE).map(|(key, _)| *key).collect();
         let gone: Vec<_> = idle.iter().filter_map(|key| open.pop(key)).collect();
@@ -149,42 +141,24 @@ impl Media {
         Ok(file)
     }
 
-    /// Reads from a file, for this thread.
-    pub fn read(&self, descriptors: &Descriptors, node: NodeId, offset: u64, len: u32, thread: u32) -> Result<Vec<u8>> {
+    /// Reads from a file.
+    pub fn read(
+        &self,
+        descriptors: &Descriptors,
+        node: NodeId,
+        offset: u64,
+        len: u32,
+        how: Reading,
+    ) -> Result<Vec<u8>> {
         let file = self.open(descriptors, node, false)?;
-        let bytes = read_to(&file, offset, len as usize)?;
-        if bytes.len() == len as usize || !self.wait_for_truncation(node, thread) {
-            return Ok(bytes);
+        let truncations = &self.files.truncations;
+        truncations.asks(node, how.thread);
+        let mut bytes = read_to(&file, offset, len as usize)?;
+        if bytes.len() < len as usize && !how.direct {
+            let met = offset + bytes.len() as u64;
+            bytes.extend(truncations.beyond(node, how.thread, met, offset + u64::from(len)));
         }
-        read_to(&file, offset, len as usize)
-    }
-
-    /// A read that met a file's end while the file was being truncated: the kernel would show its reader zeros up to
-    /// the length that it believes in until the one who truncates has the answer. So this read waits for that, and is
-    /// done again: until that thread asks for something else of the file, or for a time in which it surely runs.
-    /// Says whether there was anything to wait for.
-    fn wait_for_truncation(&self, node: NodeId, thread: u32) -> bool {
-        if let Some(held) = self.table.lock().get_mut(node) {
-            held.has_the_answer(thread);
-        }
-        let seen = match self.files.waiting.fetch_add(1, Ordering::Relaxed) {
-            ..MANY => TRUNCATION_SEEN,
-            _ => TRUNCATION_SEEN_BY_MANY,
-        };
-        let under_way = || {
-            let table = self.table.lock();
-            table.get(node).is_some_and(|held| {
-                held.shrinking > 0 || held.shrunk.is_some_and(|(answered, _)| answered.elapsed() < seen)
-            })
-        };
-        let mut waited = false;
-        let begun = Instant::now();
-        while under_way() && begun.elapsed() < LONGEST_TRUNCATION {
-            waited = true;
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        self.files.waiting.fetch_sub(1, Ordering::Relaxed);
-        waited
+        Ok(bytes)
     }
 
     /// The file behind a node for a change of its content, copied up if it must be.
@@ -196,7 +170,7 @@ impl Media {
     /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
     pub fn write(&self, task: Task<'_>, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
         let file = self.writable(task, node)?;
-        let change = self.begin_change(node, task.caller);
+        let change = self.begin_change(node);
         let mut done = 0;
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
@@ -223,25 +197,18 @@ impl Media {
     }
 
     /// Says that a change of ours begins; it is over when what this gives is dropped.
-    fn begin_change(&self, node: NodeId, caller: Caller) -> OwnChange<'_> {
+    fn begin_change(&self, node: NodeId) -> OwnChange<'_> {
+        self.files.truncations.end(node);
         if let Some(held) = self.table.lock().get_mut(node) {
             held.changing += 1;
-            held.has_the_answer(caller.thread);
         }
         OwnChange { media: self, node, print: None }
-    }
-
-    fn begin_truncation(&self, node: NodeId, caller: Caller) -> Truncation<'_> {
-        if let Some(held) = self.table.lock().get_mut(node) {
-            held.shrinking += 1;
-        }
-        Truncation { media: self, node, thread: caller.thread }
     }
 
     /// fallocate(2).
     pub fn fallocate(&self, task: Task<'_>, node: NodeId, (offset, len): (u64, u64), mode: i32) -> Result<()> {
         let file = self.writable(task, node)?;
-        let change = self.begin_change(node, task.caller);
+        let change = self.begin_change(node);
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode as u32), offset, len)?;
@@ -255,7 +222,7 @@ impl Media {
     /// copy_file_range(2) between two media files.
     pub fn copy_range(&self, task: Task<'_>, from: (Arc<File>, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
         let target = self.writable(task, to.0)?;
-        let change = self.begin_change(to.0, task.caller);
+        let change = self.begin_change(to.0);
         let (mut at, mut into) = (from.1, to.1);
         let len = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
         let copied = {
@@ -312,37 +279,42 @@ impl Media {
     /// chmod, chown, truncate, utimens. The kernel has checked that the caller may.
     pub fn setattr(&self, task: Task<'_>, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
         self.bring_up(task, node, changes.size)?;
-        let _truncation = changes.size.map(|_| self.begin_truncation(node, task.caller));
+        let change = self.begin_change(node);
         if let Some(size) = changes.size {
-            let file = self.open(task.contents, node, true)?;
-            let change = self.begin_change(node, task.caller);
-            {
-                let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
-                rustix::fs::ftruncate(&*file, size)?;
-            }
-            if task.caller.uid != 0 {
-                drop_privileges(&file)?;
-            }
-            change.done(&*file)?;
+            self.truncate(task, node, size)?;
         }
-        if changes.uid.is_some() || changes.gid.is_some() || changes.mode.is_some() || changes.times.is_some() {
-            let handle = self.handle(node)?;
-            let change = self.begin_change(node, task.caller);
-            let owner = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
-            if owner.0.is_some() || owner.1.is_some() {
-                rustix::fs::chownat(&handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH)?;
-            }
-            if let Some(mode) = changes.mode {
-                // An O_PATH descriptor has no fchmod; its link in /proc leads to the very file.
-                let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
-                rustix::fs::chmod(link, Mode::from_raw_mode(mode & 0o7777))?;
-            }
-            if let Some(times) = &changes.times {
-                rustix::fs::utimensat(&handle, "", times, AtFlags::EMPTY_PATH)?;
-            }
-            change.done(&handle)?;
+        let handle = self.handle(node)?;
+        let owner = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
+        if owner.0.is_some() || owner.1.is_some() {
+            rustix::fs::chownat(&handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH)?;
         }
+        if let Some(mode) = changes.mode {
+            // An O_PATH descriptor has no fchmod; its link in /proc leads to the very file.
+            let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
+            rustix::fs::chmod(link, Mode::from_raw_mode(mode & 0o7777))?;
+        }
+        if let Some(times) = &changes.times {
+            rustix::fs::utimensat(&handle, "", times, AtFlags::EMPTY_PATH)?;
+        }
+        change.done(&handle)?;
         self.getattr(task.view, node)
+    }
+
+    fn truncate(&self, task: Task<'_>, node: NodeId, size: u64) -> Result<()> {
+        let file = self.open(task.contents, node, true)?;
+        self.files.truncations.begin(node, task.caller.thread, &file, size)?;
+        let truncated = {
+            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
+            rustix::fs::ftruncate(&*file, size)
+        };
+        if let Err(error) = truncated {
+            self.files.truncations.cancel(node);
+            return Err(error.into());
+        }
+        if task.caller.uid != 0 {
+            drop_privileges(&file)?;
+        }
+        Ok(())
     }
 
     /// Extended attributes of the user's, of what is behind a node.
@@ -371,7 +343,7 @@ impl Media {
         user_attribute(name)?;
         self.bring_up(task, node, None)?;
         let handle = self.handle(node)?;
-        let change = self.begin_change(node, task.caller);
+        let change = self.begin_change(node);
         crate::store::upper::set_user_xattr(&handle, name, value)?;
         change.done(&handle)
     }
@@ -463,7 +435,7 @@ impl Drop for OwnChange<'_> {
 }
 
 /// Reads up to `len` bytes; fewer only at the end.
-fn read_to(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
+pub(super) fn read_to(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let at = offset + bytes.len() as u64;
@@ -477,20 +449,13 @@ fn read_to(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A truncation under way.
-struct Truncation<'a> {
-    media: &'a Media,
-    node: NodeId,
-    thread: u32,
-}
-
-impl Drop for Truncation<'_> {
-    fn drop(&mut self) {
-        if let Some(held) = self.media.table.lock().get_mut(self.node) {
-            held.shrinking -= 1;
-            held.shrunk = Some((Instant::now(), self.thread));
-        }
-    }
+/// How bytes are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// The thread that reads, as the kernel numbers it.
+    pub thread: u32,
+    /// Past the kernel's pages (O_DIRECT).
+    pub direct: bool,
 }
 
 /// How bytes are written.

@@ -6,8 +6,9 @@
 mod data;
 mod names;
 mod table;
+mod truncation;
 
-pub use data::{Changes, Writing};
+pub use data::{Changes, Reading, Writing};
 pub use names::New;
 pub use table::{is_media, media_of};
 

@@ -9,7 +9,6 @@ use crate::store::upper::{FileId, OrphanId};
 use crate::tree::NodeId;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
 
 const MEDIA: u64 = 1 << 63;
 
@@ -68,18 +67,7 @@ pub struct MediaNode {
     pub print: Option<Print>,
     /// Changes of ours that are under way: until they are over, nobody can say whose a change is.
     pub changing: u32,
-    /// Truncations under way.
-    pub shrinking: u32,
-    /// When the last one was answered, and to which thread, until that thread is known to have the answer.
-    pub shrunk: Option<(Instant, u32)>,
     lookups: u64,
-}
-
-impl MediaNode {
-    /// This thread asks for something: so it has the answer to what it asked before.
-    pub fn has_the_answer(&mut self, thread: u32) {
-        self.shrunk = self.shrunk.filter(|(_, of)| *of != thread);
-    }
 }
 
 /// All of them.
@@ -138,16 +126,7 @@ impl Table {
         }
         self.nodes.insert(
             number,
-            MediaNode {
-                paths: Vec::new(),
-                orphan: None,
-                backing,
-                print: None,
-                changing: 0,
-                shrinking: 0,
-                shrunk: None,
-                lookups: 0,
-            },
+            MediaNode { paths: Vec::new(), orphan: None, backing, print: None, changing: 0, lookups: 0 },
         );
         number
     }
