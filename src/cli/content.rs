@@ -4,12 +4,12 @@ use super::output::{Output, show_bytes};
 use super::progress::Bar;
 use super::{switch, which};
 use crate::control::protocol::Request;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::store::import::{self, Options};
-use crate::store::settings::{Scope, Settings, check_scope_path};
+use crate::store::scope::{Scope, parse_owner};
+use crate::store::settings::Settings;
 use crate::store::{Store, export as exporting, gc as collecting, verify as verifying};
-use crate::tree::{Digest, Owner, ReleaseName};
-use nix::unistd::{Group, User};
+use crate::tree::{Digest, ReleaseName};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,9 @@ pub struct Init {
     /// Owner of these paths' top directories
     #[arg(long, value_name = "USER:GROUP")]
     owner: Option<String>,
+    /// Where what is written goes, if not into the store: a directory, on another disk perhaps
+    #[arg(long, value_name = "DIR")]
+    media: Option<PathBuf>,
 }
 
 /// Freeze a directory as a release
@@ -98,19 +101,15 @@ pub struct Verify {
 
 pub fn init(verb: &Init, store: Option<&Path>, output: Output) -> Result<()> {
     let path = which::agreed(&verb.path, store)?;
-    let owner = verb.owner.as_deref().map(parse_owner).transpose()?;
-    let scope = |path: &String, per_release| {
-        let path = path.trim_end_matches('/').to_owned();
-        check_scope_path(&path)?;
-        Ok(Scope { path, per_release, owner: verb.owner.clone().unwrap_or_default() })
-    };
-    let scopes = verb
-        .writable
-        .iter()
-        .map(|path| scope(path, false))
-        .chain(verb.per_release.iter().map(|path| scope(path, true)))
-        .collect::<Result<Vec<_>>>()?;
-    let store = Store::init(&path, &Settings::text(&scopes), owner)?;
+    let owner = verb.owner.as_deref().unwrap_or_default();
+    if !owner.is_empty() {
+        parse_owner(owner)?;
+    }
+    let scope = |path: &String, per_release| Scope::new(path.trim_end_matches('/'), per_release, owner);
+    let shared = verb.writable.iter().map(|path| scope(path, false));
+    let scopes: Vec<Scope> = shared.chain(verb.per_release.iter().map(|path| scope(path, true))).collect();
+    let media = verb.media.as_deref().map(std::path::absolute).transpose().context(|| "reading --media")?;
+    let store = Store::init(&path, &Settings::text(&scopes, media.as_deref()))?;
     let value = json!({ "store": store.root().display().to_string() });
     output.result(&value, || format!("made the store {}\n", store.root().display()));
     Ok(())
@@ -238,31 +237,6 @@ pub fn verify(verb: &Verify, store: Option<&Path>, output: Output) -> Result<Exi
     Ok(if report.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// `user:group`, `user`, or numbers.
-fn parse_owner(text: &str) -> Result<Owner> {
-    let wrong = |what: String| Error::request(format!("{text:?} is no owner: {what}; use USER:GROUP"));
-    let (user, group) = match text.split_once(':') {
-        Some((user, group)) => (user, Some(group)),
-        None => (text, None),
-    };
-    let (uid, own_group) = match user.parse::<u32>() {
-        Ok(uid) => (uid, None),
-        Err(_) => match User::from_name(user) {
-            Ok(Some(user)) => (user.uid.as_raw(), Some(user.gid.as_raw())),
-            _ => return Err(wrong(format!("there is no user {user:?}"))),
-        },
-    };
-    let gid = match group {
-        Some(group) => match (group.parse::<u32>(), Group::from_name(group)) {
-            (Ok(gid), _) => gid,
-            (_, Ok(Some(group))) => group.gid.as_raw(),
-            _ => return Err(wrong(format!("there is no group {group:?}"))),
-        },
-        None => own_group.ok_or_else(|| wrong("a group is missing".to_owned()))?,
-    };
-    Ok(Owner { uid, gid })
-}
-
 /// Modes of files and of directories. For files alone, directories get the same, with search where it has read.
 fn parse_mode(text: &str) -> Result<(u16, u16)> {
     let octal = |text: &str| {
@@ -284,13 +258,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modes_and_owners_are_read_as_typed() {
+    fn modes_are_read_as_typed() {
         assert_eq!(parse_mode("0644").expect("mode"), (0o644, 0o755));
         assert_eq!(parse_mode("0640,0750").expect("modes"), (0o640, 0o750));
         assert!(parse_mode("u+r").is_err() && parse_mode("77777").is_err());
-        assert_eq!(parse_owner("root:root").expect("names"), Owner { uid: 0, gid: 0 });
-        assert_eq!(parse_owner("5:7").expect("numbers"), Owner { uid: 5, gid: 7 });
-        assert_eq!(parse_owner("root").expect("user alone"), Owner { uid: 0, gid: 0 });
-        assert!(parse_owner("no-such-user:root").is_err() && parse_owner("5").is_err());
     }
 }

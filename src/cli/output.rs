@@ -1,7 +1,6 @@
 //! Text for people, JSON for scripts.
 
 use crate::error::Error;
-use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 
@@ -55,15 +54,6 @@ pub fn table(lines: &[Vec<String>]) -> String {
     String::from_utf8_lossy(&bytes).lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// A path for JSON: as it is if it is UTF-8 without a percent sign's ambiguity, else percent-encoded.
-pub fn json_path(path: &[u8]) -> String {
-    const BYTES: &AsciiSet = &CONTROLS.add(b'%');
-    match std::str::from_utf8(path) {
-        Ok(text) => text.to_owned(),
-        Err(_) => percent_encode(path, BYTES).to_string(),
-    }
-}
-
 /// A path for people.
 pub fn show_path(path: &[u8]) -> String {
     match std::str::from_utf8(path) {
@@ -82,9 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_not_utf8_are_percent_encoded() {
-        assert_eq!(json_path("ä/b%".as_bytes()), "ä/b%");
-        assert_eq!(json_path(b"a%/\xff\n"), "a%25/%FF%0A");
+    fn names_for_people_hold_no_control_characters() {
         assert_eq!(show_path(b"a\nb"), "\"a\\nb\"");
     }
 

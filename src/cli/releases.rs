@@ -1,8 +1,8 @@
 //! Verbs that show what there is.
 
-use super::output::{Output, json_path, show_bytes, show_path, table};
+use super::output::{Output, show_bytes, show_path, table};
 use super::which;
-use crate::control::protocol::Request;
+use crate::control::protocol::{Request, json_path};
 use crate::error::Result;
 use crate::store::Store;
 use crate::store::journal::{Line, rfc3339};

@@ -1,9 +1,9 @@
 //! `switch` and `rollback`: by the daemon if the store is mounted, else on disk alone.
 
-use super::output::{Output, json_path, show_path};
+use super::output::{Output, show_path};
 use super::releases::{Difference, differences};
 use super::which;
-use crate::control::protocol::Request;
+use crate::control::protocol::{Request, json_path};
 use crate::error::{Error, Result};
 use crate::store::activate::{self, Request as Target};
 use crate::store::journal::{Asker, Line};

@@ -16,6 +16,7 @@
 //! [`MAX_LINE`], and no bytes make a decoder panic.
 
 use crate::error::{Error, Result};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -182,6 +183,15 @@ pub fn decode_reply(line: &[u8]) -> Result<Value> {
     }
 }
 
+/// A path for JSON: as it is if it is UTF-8 without a percent sign's ambiguity, else percent-encoded.
+pub fn json_path(path: &[u8]) -> String {
+    const BYTES: &AsciiSet = &CONTROLS.add(b'%');
+    match std::str::from_utf8(path) {
+        Ok(text) => text.to_owned(),
+        Err(_) => percent_encode(path, BYTES).to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -193,6 +203,12 @@ mod tests {
 
     fn rollback(release: Option<&str>) -> Request {
         Request::Rollback { release: release.map(Into::into), message: None, uid: None }
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_are_percent_encoded() {
+        assert_eq!(json_path("ä/b%".as_bytes()), "ä/b%");
+        assert_eq!(json_path(b"a%/\xff\n"), "a%25/%FF%0A");
     }
 
     #[test]

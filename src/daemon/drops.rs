@@ -7,7 +7,7 @@
 use crate::error::{Errno, Error, Result};
 use crate::fault::{self, Skip};
 use crate::fs::Release;
-use crate::fs::media::media_of;
+use crate::fs::media::{Scopes, media_of};
 use crate::fuse::Kernel;
 use crate::store::settings::Barrier;
 use crate::store::upper::split;
@@ -33,19 +33,23 @@ pub struct Change {
     pub new: Arc<Release>,
     /// In what they differ.
     pub changes: ChangeSet,
-    /// Changed directories that lie in scopes: the kernel knows them as media nodes.
+    /// Changed directories that lie in shared scopes: the kernel knows them as media nodes.
     scoped: HashSet<NodeId>,
+    /// Tops of the scopes that each release has to itself: the name stands for another directory in each.
+    tops: Vec<(NodeId, Vec<u8>)>,
 }
 
 impl Change {
-    /// With these scopes. A scope's own name stands for the scope in every release, so it never changes.
-    pub fn new(old: Arc<Release>, new: Arc<Release>, changes: ChangeSet, scopes: &[Vec<u8>]) -> Result<Self> {
-        let mut change = Self { old, new, changes, scoped: HashSet::new() };
-        if scopes.is_empty() {
-            return Ok(change);
-        }
+    /// With these scopes. A shared scope's own name stands for the scope in every release, so it never changes.
+    pub fn new(old: Arc<Release>, new: Arc<Release>, changes: ChangeSet, scopes: Option<&Scopes>) -> Result<Self> {
+        let mut change = Self { old, new, changes, scoped: HashSet::new(), tops: Vec::new() };
+        let Some(declared) = scopes else { return Ok(change) };
+        let path = |scope| declared.path(scope);
+        let own = declared.ids().filter(|scope| declared.is_per_release(*scope)).map(path);
+        change.tops = own.map(split).map(|(dir, name)| (NodeId::of_dir(dir), name.to_vec())).collect();
+        let scopes: Vec<&[u8]> = declared.ids().filter(|scope| !declared.is_per_release(*scope)).map(path).collect();
         let within = |path: &[u8]| {
-            scopes.iter().any(|top| path.strip_prefix(&top[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/'))
+            scopes.iter().any(|top| path.strip_prefix(*top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/'))
         };
         for dir in &change.changes.dirs {
             if within(&change.release(dir.at.0).manifest.path_of(dir.at.1)?) {
@@ -56,7 +60,7 @@ impl Change {
         let mut tops = Vec::new();
         for (at, entry) in entries.iter().enumerate() {
             let top = scopes.iter().any(|top| NodeId::of_dir(split(top).0) == entry.dir)
-                && scopes.contains(&change.path_of(entry)?);
+                && scopes.contains(&&change.path_of(entry)?[..]);
             if top {
                 tops.push(at);
             }
@@ -100,7 +104,8 @@ impl Change {
     /// The keys of all changed names.
     pub fn keys(&self) -> Result<HashSet<u64>> {
         let key = |entry: &ChangedEntry| Ok(name_key(entry.dir, self.release(entry.side).manifest.name(entry.index)?));
-        self.changes.entries.iter().map(key).collect()
+        let tops = self.tops.iter().map(|(dir, name)| Ok(name_key(*dir, name)));
+        self.changes.entries.iter().map(key).chain(tops).collect()
     }
 }
 
@@ -240,6 +245,10 @@ impl Worker {
     fn drop_change(&self, kernel: &Kernel, change: &Change, names: Names) -> Result<()> {
         let changes = &change.changes;
         if names == Names::Changed {
+            for (dir, name) in &change.tops {
+                self.go_on()?;
+                kernel.drop_entry(*dir, name)?;
+            }
             for ChangedEntry { dir, side, index } in &changes.entries {
                 self.go_on()?;
                 kernel.drop_entry(change.known_as(*dir), change.release(*side).manifest.name(*index)?)?;
@@ -279,6 +288,15 @@ impl Worker {
                     Some(root) if pass_by_rmdir(root, &manifest.path_of(index)?).is_ok() => {}
                     _ => kernel.pass_lock(change.known_as(node))?,
                 }
+            }
+        }
+        for (dir, _) in change.tops.iter().filter(|(dir, _)| !passed.contains(dir)) {
+            self.go_on()?;
+            let path =
+                change.new.manifest.find_node(*dir)?.map(|index| change.new.manifest.path_of(index)).transpose()?;
+            match (&root, path) {
+                (Some(root), Some(path)) if pass_by_rmdir(root, &path).is_ok() => {}
+                _ => kernel.pass_lock(*dir)?,
             }
         }
         Ok(())

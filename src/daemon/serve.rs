@@ -7,11 +7,12 @@ use super::switch::Switcher;
 use crate::control::client::Client;
 use crate::control::server::Server;
 use crate::error::{Context, Error, Result};
+use crate::fs::refused::Refused;
 use crate::fs::{Fs, Media, Release, View};
 use crate::fuse::{self, Kernel, MountOptions};
 use crate::store::activate::Activation;
 use crate::store::journal::{Asker, Line};
-use crate::store::lock::Lock;
+use crate::store::lock::{Hold, Lock};
 use crate::store::objects::Objects;
 use crate::store::upper::Upper;
 use crate::store::{Store, activate, import};
@@ -61,6 +62,7 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     }
     let lock = take_lock(&store)?;
     let mountpoint = check_mountpoint(&store, options)?;
+    let _media_lock = lock_media(&store)?;
     if !Path::new("/dev/fuse").exists() {
         return Err(Error::failed("there is no /dev/fuse; load it with `modprobe fuse`, or give it to the container"));
     }
@@ -77,9 +79,12 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     };
     let name = active.release()?;
     let manifest = store.manifest(&name)?;
+    let release = Arc::new(Release { name: name.clone(), manifest });
+    let refused = Arc::new(Refused::default());
+    let media = media(&store, &release, refused.clone())?;
     let view = View {
         switch: active.switch,
-        release: Arc::new(Release { name: name.clone(), manifest }),
+        release,
         earlier: Vec::new(),
         stamps: Arc::new(store.read_stamps(active.stamps_len)?),
         transition: None,
@@ -87,7 +92,7 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     let settings = store.settings().clone();
     let descriptors = room_for_descriptors(settings.serve.descriptors);
     let root = File::open(store.root()).context(|| format!("opening {}", store.root().display()))?;
-    let fs = Arc::new(Fs::new(view, Objects::of(store.root()), root, descriptors, media(&store)?));
+    let fs = Arc::new(Fs::new(view, Objects::of(store.root()), root, descriptors, media, refused));
     let how = MountOptions {
         source: store.root().display().to_string(),
         threads: settings.serve.threads,
@@ -133,23 +138,20 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
 }
 
 /// The writable layer, if the store has scopes.
-fn media(store: &Store) -> Result<Option<Media>> {
-    let (own, shared): (Vec<_>, Vec<_>) = store.settings().scopes.iter().partition(|scope| scope.per_release);
-    for scope in own {
-        log::warn!(
-            "the scope {:?} is per release, which this version does not serve: it cannot be written to",
-            scope.path
-        );
-    }
-    if shared.is_empty() {
+fn media(store: &Store, release: &Release, refused: Arc<Refused>) -> Result<Option<Media>> {
+    let scopes = &store.settings().scopes;
+    if scopes.is_empty() {
         return Ok(None);
     }
     // With it the disk's reserve for root would be everybody's who writes through us (setfsuid(2) leaves it in place).
     drop_capability(CapabilitySet::SYS_RESOURCE)?;
     // Modes come from the kernel with the caller's umask taken off.
     rustix::process::umask(rustix::fs::Mode::empty());
-    let paths: Vec<Vec<u8>> = shared.iter().map(|scope| scope.path.clone().into_bytes()).collect();
-    Ok(Some(Media::new(&paths, Upper::open(store.root())?)))
+    store.make_layer()?;
+    store.make_own_layer(&release.name)?;
+    let media = Media::new(scopes, Upper::open(store.media_home())?, refused);
+    media.unreachable(release)?.iter().for_each(|warning| log::warn!("{warning}"));
+    Ok(Some(media))
 }
 
 /// Gives up a capability, before any other thread is there: threads have their own.
@@ -257,6 +259,22 @@ fn take_lock(store: &Store) -> Result<Lock> {
         "the store {} is in use by {who}; it can be mounted once: see `verfs status --store {0}`",
         store.root().display()
     )))
+}
+
+/// One daemon per writable layer: two stores may name the same directory for theirs.
+fn lock_media(store: &Store) -> Result<Option<Lock>> {
+    let home = store.media_home();
+    if home == store.root() {
+        return Ok(None);
+    }
+    store.make_layer()?;
+    match Lock::try_take(&home.join("orphans"), Hold::Exclusive)? {
+        Some(lock) => Ok(Some(lock)),
+        None => Err(Error::failed(format!(
+            "{} is in use as the writable layer of another store; name another directory in verfs.toml (media)",
+            home.display()
+        ))),
+    }
 }
 
 fn check_mountpoint(store: &Store, options: &Options) -> Result<PathBuf> {

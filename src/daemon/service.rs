@@ -3,15 +3,17 @@
 use super::drops::Outcome;
 use super::holders::holders;
 use super::switch::{Switched, Switcher};
-use crate::control::protocol::Request;
+use crate::control::protocol::{Request, json_path};
 use crate::control::server::{Answer, Peer};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::fs::media::media_of;
+use crate::fs::refused::Refusal;
 use crate::fuse::{Kernel, Use};
 use crate::store::Store;
 use crate::store::activate;
 use crate::store::journal::{Asker, rfc3339};
+use crate::store::scope::Scope;
 use crate::tree::{Digest, Kind, Tree};
 use parking_lot::Mutex;
 use rustix::mount::{UnmountFlags, unmount};
@@ -22,6 +24,10 @@ use std::time::{Duration, Instant};
 
 /// Hashes in one reply to `pinned`: 64 digits and punctuation each, within a line of the protocol.
 const PAGE: usize = 800;
+
+/// How many refused writes the status shows, and how much of a path: all within a line of the protocol.
+const SHOWN: usize = 10;
+const LONGEST: usize = 1500;
 
 /// How long a busy mount is tried again.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -79,8 +85,16 @@ impl Service {
         if now.access != was.access {
             later.push("access");
         }
-        if now.scopes != was.scopes {
+        if now.media != was.media {
+            later.push("media");
+        }
+        // What can change while it is mounted is set; where a scope is, and what it is made with, cannot.
+        let fixed = |scope: &Scope| (scope.path.clone(), scope.per_release, scope.owner.clone(), scope.mode);
+        let same = |a: &[Scope], b: &[Scope]| a.iter().map(fixed).eq(b.iter().map(fixed));
+        if !same(&now.scopes, self.switcher.store().settings().scopes.as_slice()) {
             later.push("scope");
+        } else if let Some(media) = &self.fs.media {
+            media.scopes.set_rules(&now.scopes);
         }
         self.switcher.set_settings(now);
         log::info!("settings read again");
@@ -94,6 +108,8 @@ impl Service {
             self.fs.counters.all().map(|(name, count)| (name.to_owned(), count.into())).collect();
         let (open, limit) = self.fs.descriptors.occupancy();
         let (hits, misses) = self.fs.descriptors.hits_and_misses();
+        let (refused, most) = self.fs.refused.most(SHOWN);
+        let most: Vec<Value> = most.iter().map(show_refusal).collect();
         let mut degraded = Vec::new();
         if let Some(bad) = self.fs.board.view().bad() {
             degraded.push(bad.damaged("a page of it cannot be read").to_string());
@@ -115,6 +131,7 @@ impl Service {
             "worker_pid": std::process::id(),
             "upcalls": upcalls,
             "descriptors": { "open": open, "limit": limit, "hits": hits, "misses": misses },
+            "refused": { "total": refused, "most": most },
             "inflight_tidy": snapshot.tidy_pending,
             "degraded": degraded,
         })
@@ -175,6 +192,16 @@ impl Answer for Service {
             Request::Pinned { after } => self.pinned(after),
         }
     }
+}
+
+fn show_refusal(refusal: &Refusal) -> Value {
+    json!({
+        "path": json_path(&refusal.path[..refusal.path.len().min(LONGEST)]),
+        "uid": refusal.uid,
+        "count": refusal.count,
+        "why": refusal.why.text(),
+        "last": rfc3339(refusal.last),
+    })
 }
 
 fn report(switched: &Switched) -> Value {

@@ -149,6 +149,7 @@ impl Switcher {
         // Until it is active, it must not be removed.
         let _releases = self.store.lock_releases(Hold::Shared)?;
         let new = self.open(&view, name)?;
+        self.store.make_own_layer(name)?;
         let old = view.release.clone();
         let mut prepared = activate::prepare(
             &settings.switch,
@@ -160,11 +161,12 @@ impl Switcher {
         .map_err(|error| way_out(error, &old, name))?;
         prepared.write_stamps(&self.store)?;
         let Activation { active, changes, stamps, waited } = prepared;
-        let scopes = self.fs.media.as_ref().map_or(&[][..], |media| media.scopes());
+        let scopes = self.fs.media.as_ref().map(|media| &media.scopes);
         let change = Arc::new(Change::new(old, new, changes, scopes)?);
         let hidden = self.hidden(&change)?;
         view.stamps.put(&stamps, active.switch);
-        let warnings = self.warn_of_mounts(&change)?;
+        let mut warnings = self.warn_of_mounts(&change)?;
+        warnings.extend(self.warn_of_scopes(&change.new)?);
 
         let swapped = self.steps(state, &view, &change, &active, &settings);
         if swapped.is_err() {
@@ -302,6 +304,13 @@ impl Switcher {
             hidden += usize::from(media.hides(&path)?);
         }
         Ok(hidden)
+    }
+
+    /// A scope needs the directory that it lies in.
+    fn warn_of_scopes(&self, release: &Release) -> Result<Vec<String>> {
+        let warnings = self.fs.media.as_ref().map_or(Ok(Vec::new()), |media| media.unreachable(release))?;
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(warnings)
     }
 
     /// A file system mounted on a changed name is unmounted by the kernel when the name goes.

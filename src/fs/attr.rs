@@ -2,14 +2,15 @@
 
 use crate::store::stamps::Stamp;
 use crate::tree::{Kind, Node, NodeId, Owner};
+use std::time::Duration;
 
 /// How long the kernel may keep what it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ttl {
     /// Not at all: it asks again at the next use.
     Zero,
-    /// For the time that media entries have: somebody may change them behind the mount.
-    Media,
+    /// For this time: somebody may change a media entry behind the mount.
+    For(Duration),
     /// Until a switch says otherwise.
     Forever,
 }

@@ -1,7 +1,7 @@
 //! Changes, by whichever layer answers for the node: in a scope the writable one, elsewhere EROFS.
 
 use super::Fs;
-use super::attr::{Attr, Ttl, Type};
+use super::attr::{Attr, Entry, Ttl, Type};
 use super::media::{Caller, Changes, Media, New, Task, Writing, is_media};
 use super::view::View;
 use crate::error::{Errno, Error, Result};
@@ -11,9 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Handles of listings in scopes: past every number of a switch.
 static LISTINGS: AtomicU64 = AtomicU64::new(1 << 32);
-
-/// Renames and removals are done as root: the kernel has checked that the caller may.
-const ROOT: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
 impl Fs {
     fn task<'a>(&'a self, view: &'a View, caller: Caller) -> Task<'a> {
@@ -30,80 +27,81 @@ impl Fs {
 
     /// A listing is over.
     pub fn end_listing(&self, dir: NodeId, handle: u64) {
-        if let Ok(media) = self.writable(dir) {
+        if let Some(media) = self.media_of(dir) {
             media.end_listing(handle);
         }
     }
 
     /// Makes an entry.
-    pub fn make(&self, caller: Caller, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Attr> {
-        self.writable(dir)?.make(self.task(&self.board.view(), caller), dir, name, new, mode)
+    pub fn make(&self, caller: Caller, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Entry> {
+        self.writable(caller, dir, name)?.make(self.task(&self.board.view(), caller), dir, name, new, mode)
     }
 
     /// open(2) with O_CREAT. The kernel believed that there was nothing; somebody may have made it meanwhile.
-    pub fn create(&self, caller: Caller, dir: NodeId, name: &[u8], mode: u32, flags: i32) -> Result<Attr> {
+    pub fn create(&self, caller: Caller, dir: NodeId, name: &[u8], mode: u32, flags: i32) -> Result<Entry> {
         match self.make(caller, dir, name, New::File, mode) {
             Err(error) if error.errno() == Errno::EXIST && flags & libc::O_EXCL == 0 => {}
             made => return made,
         }
-        let entry = self.writable(dir)?.lookup(&self.board.view(), dir, name)?;
+        let entry = self.writable(caller, dir, name)?.lookup(&self.board.view(), dir, name)?;
         let attr = entry.attr.ok_or(Error::Errno(Errno::NOENT))?;
         if flags & libc::O_TRUNC == 0 || attr.kind != Type::File {
-            return Ok(attr);
+            return Ok(entry);
         }
         let changes = Changes { size: Some(0), ..Changes::default() };
-        self.setattr(caller, attr.node, changes).map(|(attr, _)| attr)
+        let (attr, _) = self.setattr(caller, attr.node, changes)?;
+        Ok(Entry { attr: Some(attr), ..entry })
     }
 
     /// unlink(2).
-    pub fn unlink(&self, dir: NodeId, name: &[u8]) -> Result<()> {
-        self.writable(dir)?.unlink(self.task(&self.board.view(), ROOT), dir, name)
+    pub fn unlink(&self, caller: Caller, dir: NodeId, name: &[u8]) -> Result<()> {
+        self.writable(caller, dir, name)?.unlink(self.task(&self.board.view(), caller), dir, name)
     }
 
     /// rmdir(2).
-    pub fn rmdir(&self, dir: NodeId, name: &[u8]) -> Result<()> {
-        self.writable(dir)?.rmdir(self.task(&self.board.view(), ROOT), dir, name)
+    pub fn rmdir(&self, caller: Caller, dir: NodeId, name: &[u8]) -> Result<()> {
+        self.writable(caller, dir, name)?.rmdir(self.task(&self.board.view(), caller), dir, name)
     }
 
     /// rename(2) and renameat2(2). Into a scope and out of one is another device's.
-    pub fn rename(&self, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
-        match (is_media(from.0), is_media(to.0)) {
-            (true, true) => self.writable(from.0)?.rename(self.task(&self.board.view(), ROOT), from, to, onto),
-            (false, false) => Err(Errno::ROFS.into()),
-            _ => Err(Errno::XDEV.into()),
+    pub fn rename(&self, caller: Caller, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
+        if is_media(from.0) != is_media(to.0) {
+            return Err(Errno::XDEV.into());
         }
+        let media = self.writable(caller, from.0, from.1)?;
+        media.rename(self.task(&self.board.view(), caller), from, to, onto)
     }
 
     /// link(2).
-    pub fn link(&self, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Attr> {
-        let media = self.writable(dir)?;
+    pub fn link(&self, caller: Caller, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Entry> {
+        let media = self.writable(caller, dir, name)?;
         if !is_media(node) {
             return Err(Errno::XDEV.into());
         }
-        media.link(self.task(&self.board.view(), ROOT), node, dir, name)
+        media.link(self.task(&self.board.view(), caller), node, dir, name)
     }
 
     /// chmod, chown, truncate, utimens.
     pub fn setattr(&self, caller: Caller, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
-        let media = self.writable(node)?;
+        let media = self.writable(caller, node, b"")?;
         media.setattr(self.task(&self.board.view(), caller), node, changes)
     }
 
     /// write(2).
     pub fn write(&self, caller: Caller, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
-        let media = self.writable(node)?;
+        let media = self.writable(caller, node, b"")?;
         media.write(self.task(&self.board.view(), caller), node, offset, bytes, how)
     }
 
     /// fallocate(2).
     pub fn fallocate(&self, caller: Caller, node: NodeId, range: (u64, u64), mode: i32) -> Result<()> {
-        let media = self.writable(node)?;
+        let media = self.writable(caller, node, b"")?;
         media.fallocate(self.task(&self.board.view(), caller), node, range, mode)
     }
 
     /// copy_file_range(2), from anywhere into a scope.
     pub fn copy_range(&self, caller: Caller, from: (NodeId, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
-        let media = self.writable(to.0)?;
+        let media = self.writable(caller, to.0, b"")?;
         let source = match is_media(from.0) {
             true => media.open_for_reading(&self.descriptors, from.0)?,
             false => self.open_content(from.0)?.0,
@@ -112,8 +110,9 @@ impl Fs {
     }
 
     /// Sets an extended attribute, or removes it.
-    pub fn setxattr(&self, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
-        self.writable(node)?.setxattr(self.task(&self.board.view(), ROOT), node, name, value)
+    pub fn setxattr(&self, caller: Caller, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
+        let media = self.writable(caller, node, b"")?;
+        media.setxattr(self.task(&self.board.view(), caller), node, name, value)
     }
 
     /// fsync(2); what a release holds is on disk.

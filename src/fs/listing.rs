@@ -91,7 +91,7 @@ impl Fs {
     fn tops_beside(&self, dir: NodeId, release: &Release, children: Range<u32>) -> Result<Vec<Vec<u8>>> {
         let Some(media) = &self.media else { return Ok(Vec::new()) };
         let mut beside = Vec::new();
-        for name in media.tops_in(dir) {
+        for name in media.scopes.tops_in(dir) {
             let has = |child: u32| release.manifest.name(child).is_ok_and(|other| other == name);
             if !children.clone().any(has) {
                 beside.push(name.to_vec());
@@ -103,8 +103,8 @@ impl Fs {
     /// A name that is the top of a scope, as it is listed in a directory of the release.
     fn top_listed(&self, view: &View, dir: NodeId, name: &[u8]) -> Result<Option<Listed>> {
         let Some(media) = &self.media else { return Ok(None) };
-        let Some(path) = media.top(dir, name) else { return Ok(None) };
-        let entry = media.lookup_top(view, path)?;
+        let Some(scope) = media.scopes.top(dir, name) else { return Ok(None) };
+        let entry = media.lookup_top(view, scope)?;
         Ok(entry.attr.map(|attr| Listed { name: name.to_vec(), cookie: 0, attr, ttl: entry.entry_ttl }))
     }
 }

@@ -11,6 +11,7 @@ mod counters;
 mod gate;
 mod listing;
 pub mod media;
+pub mod refused;
 mod threads;
 mod view;
 
@@ -25,7 +26,8 @@ use crate::error::{Errno, Error, Result};
 
 use crate::store::objects::Objects;
 use crate::tree::{Digest, EntryName, Kind, NodeId, Tree, name_key};
-use media::Reading;
+use media::{Caller, Reading};
+use refused::{Refused, Why};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -39,6 +41,8 @@ pub struct Fs {
     pub descriptors: Descriptors,
     /// The writable layer, if the store has scopes.
     pub media: Option<Media>,
+    /// Writes that were refused.
+    pub refused: Arc<Refused>,
     store: File,
 }
 
@@ -51,12 +55,20 @@ impl std::fmt::Debug for Fs {
 impl Fs {
     /// Serves this view; `store` is the open directory of the store, `descriptors` how many objects are kept
     /// open.
-    pub fn new(view: View, objects: Objects, store: File, descriptors: usize, media: Option<Media>) -> Self {
+    pub fn new(
+        view: View,
+        objects: Objects,
+        store: File,
+        descriptors: usize,
+        media: Option<Media>,
+        refused: Arc<Refused>,
+    ) -> Self {
         Self {
             board: Board::new(view),
             counters: Counters::default(),
             descriptors: Descriptors::new(objects, descriptors),
             media,
+            refused,
             store,
         }
     }
@@ -86,9 +98,19 @@ impl Fs {
         self.media.as_ref().filter(|_| media::is_media(node))
     }
 
-    /// The writable layer, for a change in this directory or of this node: outside the scopes EROFS.
-    pub fn writable(&self, node: NodeId) -> Result<&Media> {
-        self.media_of(node).ok_or(Error::Errno(Errno::ROFS))
+    /// The writable layer, for a change of this node or of a name in it: outside the scopes EROFS, and noted.
+    fn writable(&self, caller: Caller, node: NodeId, name: &[u8]) -> Result<&Media> {
+        if let Some(media) = self.media_of(node) {
+            return Ok(media);
+        }
+        let view = self.board.view();
+        let mut path = view.find(node).and_then(|at| at.manifest().path_of(at.index)).unwrap_or_default();
+        if !path.is_empty() && !name.is_empty() {
+            path.push(b'/');
+        }
+        path.extend(name);
+        self.refused.note(&path, caller.uid, Why::Outside);
+        Err(Errno::ROFS.into())
     }
 
     /// What a name in a directory stands for.
@@ -100,9 +122,9 @@ impl Fs {
             return media.lookup(view, dir, name);
         }
         if let Some(media) = &self.media
-            && let Some(top) = media.top(dir, name)
+            && let Some(scope) = media.scopes.top(dir, name)
         {
-            return media.lookup_top(view, top);
+            return media.lookup_top(view, scope);
         }
         view.entry(dir, name)
     }

@@ -115,6 +115,11 @@ impl View {
         Err(Errno::STALE.into())
     }
 
+    /// The release of this name, if it was active in this mount.
+    pub fn named(&self, name: &[u8]) -> Option<&Arc<Release>> {
+        std::iter::once(&self.release).chain(&self.earlier).find(|release| release.name.as_str().as_bytes() == name)
+    }
+
     /// What a name in a directory stands for.
     pub fn entry(&self, dir: NodeId, name: &[u8]) -> Result<Entry> {
         let at = self.find(dir)?;

@@ -1,10 +1,10 @@
 //! Each operation of the FUSE protocol: call, match, reply. What changes something stands together at the end.
 
-use super::convert::{MEDIA, file_attr, file_type, nothing, times, ttl};
+use super::convert::{file_attr, file_type, nothing, times, ttl};
 use super::notify::Kernel;
 use crate::error::{Errno, Error, Result};
 use crate::fs::media::{Caller, Changes, New, Reading, Writing};
-use crate::fs::{self, Attr, Entry, Fs, Listed, Operation, Position};
+use crate::fs::{self, Entry, Fs, Listed, Operation, Position};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
 use fuser::{
@@ -62,12 +62,9 @@ impl Adapter {
         self.entry(reply, self.fs.make(caller(req), NodeId(dir.0), name.as_bytes(), new, mode));
     }
 
-    fn entry(&self, reply: ReplyEntry, made: Result<Attr>) {
+    fn entry(&self, reply: ReplyEntry, made: Result<Entry>) {
         match made {
-            Ok(attr) => {
-                self.fs.told(attr.node);
-                reply.entry(&MEDIA, &file_attr(&attr), Generation(0));
-            }
+            Ok(entry) => told(&self.fs, &entry, reply),
             Err(error) => reply.error(self.refuse(&error)),
         }
     }
@@ -86,16 +83,19 @@ fn lookup(fs: &Fs, dir: NodeId, name: &[u8], reply: ReplyEntry) {
     fs.answer(
         |view| fs.lookup(view, dir, name),
         |answer| match answer {
-            Ok(Entry { attr, entry_ttl, attr_ttl }) => {
-                if let Some(attr) = &attr {
-                    fs.told(attr.node);
-                }
-                let attr = attr.as_ref().map_or_else(nothing, file_attr);
-                reply.entry_with_ttls(&ttl(attr_ttl), &ttl(entry_ttl), &attr, Generation(0));
-            }
+            Ok(entry) => told(fs, &entry, reply),
             Err(error) => reply.error(errno(&error)),
         },
     );
+}
+
+/// Tells the kernel of an entry.
+fn told(fs: &Fs, entry: &Entry, reply: ReplyEntry) {
+    if let Some(attr) = &entry.attr {
+        fs.told(attr.node);
+    }
+    let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
+    reply.entry_with_ttls(&ttl(entry.attr_ttl), &ttl(entry.entry_ttl), &attr, Generation(0));
 }
 
 fn caller(req: &Request) -> Caller {
@@ -422,28 +422,30 @@ impl Filesystem for Adapter {
     fn create(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, _: u32, flags: i32, reply: ReplyCreate) {
         self.count(Operation::Create);
         match self.fs.create(caller(req), NodeId(dir.0), name.as_bytes(), mode, flags) {
-            Ok(attr) => {
-                self.fs.told(attr.node);
-                let (attr, handle) = (file_attr(&attr), FileHandle(0));
-                reply.created(&MEDIA, &attr, Generation(0), handle, FopenFlags::FOPEN_KEEP_CACHE);
+            Ok(entry) => {
+                let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
+                self.fs.told(NodeId(attr.ino.0));
+                // fuser has one time for both here.
+                let valid = ttl(entry.entry_ttl.min(entry.attr_ttl));
+                reply.created(&valid, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
             }
             Err(error) => reply.error(self.refuse(&error)),
         }
     }
 
-    fn unlink(&self, _req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Operation::Unlink);
-        self.done(reply, self.fs.unlink(NodeId(dir.0), name.as_bytes()));
+        self.done(reply, self.fs.unlink(caller(req), NodeId(dir.0), name.as_bytes()));
     }
 
-    fn rmdir(&self, _req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Operation::Rmdir);
-        self.done(reply, self.fs.rmdir(NodeId(dir.0), name.as_bytes()));
+        self.done(reply, self.fs.rmdir(caller(req), NodeId(dir.0), name.as_bytes()));
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         dir: INodeNo,
         name: &OsStr,
         newdir: INodeNo,
@@ -459,12 +461,12 @@ impl Filesystem for Adapter {
             _ => return reply.error(fuser::Errno::EINVAL),
         };
         let (from, to) = ((NodeId(dir.0), name.as_bytes()), (NodeId(newdir.0), newname.as_bytes()));
-        self.done(reply, self.fs.rename(from, to, onto));
+        self.done(reply, self.fs.rename(caller(req), from, to, onto));
     }
 
-    fn link(&self, _req: &Request, ino: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(&self, req: &Request, ino: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Operation::Link);
-        self.entry(reply, self.fs.link(NodeId(ino.0), NodeId(dir.0), name.as_bytes()));
+        self.entry(reply, self.fs.link(caller(req), NodeId(ino.0), NodeId(dir.0), name.as_bytes()));
     }
 
     /// Root can open a release file for writing, since OPEN is not asked, and dirty a shared mapping of it. Outside
@@ -534,14 +536,14 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn setxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
+    fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
         self.count(Operation::Setxattr);
         let value = Some((value, flags as u32));
-        self.done(reply, self.fs.setxattr(NodeId(ino.0), name.as_bytes(), value));
+        self.done(reply, self.fs.setxattr(caller(req), NodeId(ino.0), name.as_bytes(), value));
     }
 
-    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Operation::Removexattr);
-        self.done(reply, self.fs.setxattr(NodeId(ino.0), name.as_bytes(), None));
+        self.done(reply, self.fs.setxattr(caller(req), NodeId(ino.0), name.as_bytes(), None));
     }
 }

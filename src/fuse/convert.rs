@@ -9,12 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// "For ever", as far as the kernel's clock counts: ten years.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// How long media entries are believed: somebody may change them behind the mount.
-pub const MEDIA: Duration = Duration::from_secs(1);
+
 pub fn ttl(ttl: Ttl) -> Duration {
     match ttl {
         Ttl::Zero => Duration::ZERO,
-        Ttl::Media => MEDIA,
+        Ttl::For(time) => time,
         Ttl::Forever => FOREVER,
     }
 }

@@ -52,7 +52,8 @@ pub fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
     fault::point("remove.unlinked");
     let mut line = Line::done("remove", Asker::this_process());
     line.from = Some(name.to_string());
-    store.write_journal(&line)
+    store.write_journal(&line)?;
+    store.sweep_own_layers().map(drop)
 }
 
 /// Frees the objects that no release needs. `in_use` gives those that the mount still reads from releases
@@ -60,6 +61,7 @@ pub fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
 pub fn gc(store: &Store, in_use: impl FnOnce() -> Result<HashSet<Digest>>) -> Result<Freed> {
     let _objects = store.lock_objects(Hold::Exclusive)?;
     let mut freed = Freed { litter: import::sweep(store)?, ..Freed::default() };
+    freed.litter.extend(store.sweep_own_layers()?);
     fault::point("gc.begun");
     let mut needed = HashSet::new();
     for name in store.releases()? {

@@ -9,7 +9,7 @@
 //!   stamps          append-only: which switch last changed which node
 //!   journal.jsonl   one line per add, switch, rollback, remove, gc
 //!   reserve         room that is given up so that a rollback works on a full disk
-//!   media/ whiteouts/ tmp/ orphans/     the writable layer and its work space; tmp/add-… are imports
+//!   media/ whiteouts/ own/ orphans/ tmp/     the writable layer (see layer.rs); tmp/add-… are imports
 //!   run/            control.sock while mounted
 //! ```
 //!
@@ -22,9 +22,11 @@ pub mod export;
 pub mod gc;
 pub mod import;
 pub mod journal;
+pub mod layer;
 pub mod lock;
 pub mod manifest;
 pub mod objects;
+pub mod scope;
 pub mod settings;
 pub mod sparse;
 pub mod stamps;
@@ -32,7 +34,7 @@ pub mod upper;
 pub mod verify;
 
 use crate::error::{Context, Error, Result};
-use crate::tree::{Owner, ReleaseName};
+use crate::tree::ReleaseName;
 use durable::Dir;
 use lock::{Hold, Lock};
 use manifest::Manifest;
@@ -43,15 +45,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The directories of a store, and their modes.
-const LAYOUT: &[(&str, u32)] = &[
-    ("objects", 0o700),
-    ("releases", 0o700),
-    ("media", 0o755),
-    ("whiteouts", 0o755),
-    ("tmp", 0o700),
-    ("orphans", 0o700),
-    ("run", 0o750),
-];
+const LAYOUT: &[(&str, u32)] = &[("objects", 0o700), ("releases", 0o700), ("tmp", 0o700), ("run", 0o750)];
 
 /// An open store.
 #[derive(Debug)]
@@ -63,7 +57,7 @@ pub struct Store {
 
 impl Store {
     /// Makes a store in a directory that is empty or not there.
-    pub fn init(root: &Path, settings: &str, top_owner: Option<Owner>) -> Result<Self> {
+    pub fn init(root: &Path, settings: &str) -> Result<Self> {
         let parsed = Settings::parse(settings)?;
         match fs::read_dir(root) {
             Ok(entries) => {
@@ -72,7 +66,7 @@ impl Store {
                 }
                 // What an interrupted init left is taken up; anything else is somebody's.
                 let foreign = entries.flatten().find(|entry| {
-                    let ours = LAYOUT.iter().any(|(name, _)| entry.file_name() == *name);
+                    let ours = LAYOUT.iter().chain(layer::LAYOUT).any(|(name, _)| entry.file_name() == *name);
                     let empty = fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_none());
                     let reserve = entry.file_name() == "reserve";
                     !(ours && (empty || entry.file_name() == "media") || reserve)
@@ -91,14 +85,9 @@ impl Store {
         for (name, mode) in LAYOUT {
             make_dir(&root.join(name), *mode)?;
         }
-        for scope in &parsed.scopes {
-            let top = root.join("media").join(&scope.path);
-            fs::create_dir_all(&top).context(|| format!("making {}", top.display()))?;
-            if let Some(owner) = top_owner {
-                std::os::unix::fs::chown(&top, Some(owner.uid), Some(owner.gid))
-                    .context(|| format!("giving {} to its owner", top.display()))?;
-            }
-        }
+        // The owners of the scopes' tops are looked up before anything depends on them.
+        let made = Self { root: root.to_owned(), dir: Dir::open(root)?, settings: parsed };
+        made.make_layer()?;
         let dir = Dir::open(root)?;
         durable::make_reserve(&dir)?;
         // The settings come last: a store without them is none.

@@ -1,7 +1,9 @@
 //! verfs.toml: what an operator may set, each key explained where it stands.
 
+use super::scope::Scope;
 use crate::error::{Error, Result};
 use serde::Deserialize;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The store format that this verfs writes, and the newest that it reads.
@@ -12,6 +14,9 @@ pub const FORMAT: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     format: u32,
+    /// Where the writable layer lies, if not in the store.
+    #[serde(default)]
+    pub media: Option<PathBuf>,
     /// Section `[switch]`.
     #[serde(default)]
     pub switch: Switch,
@@ -71,20 +76,6 @@ pub struct Serve {
     pub descriptors: usize,
 }
 
-/// A path of the docroot that may be written to.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct Scope {
-    /// Path below the docroot.
-    pub path: String,
-    /// Whether each release has its own.
-    #[serde(default)]
-    pub per_release: bool,
-    /// Owner of the top directory, as `user:group`.
-    #[serde(default)]
-    pub owner: String,
-}
-
 impl Default for Switch {
     fn default() -> Self {
         Self { share_second: false, limit_ms: 2000, settle_ms: 40, barrier: Barrier::Auto }
@@ -137,12 +128,12 @@ impl Settings {
         range("switch.settle_ms", settings.switch.settle_ms, 0, 1000)?;
         range("serve.threads", settings.serve.threads as u64, 1, 256)?;
         range("serve.descriptors", settings.serve.descriptors as u64, 16, 1_000_000)?;
+        if settings.media.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return Err(Error::request("media must be an absolute path"));
+        }
         for (i, scope) in settings.scopes.iter().enumerate() {
-            check_scope_path(&scope.path)?;
-            if settings.scopes[..i]
-                .iter()
-                .any(|other| within(&other.path, &scope.path) || within(&scope.path, &other.path))
-            {
+            scope.check()?;
+            if settings.scopes[..i].iter().any(|other| other.overlaps(scope)) {
                 return Err(Error::request(format!(
                     "the scope {:?} lies in another scope or is one twice",
                     scope.path
@@ -153,10 +144,14 @@ impl Settings {
     }
 
     /// The text of verfs.toml for a new store.
-    pub fn text(scopes: &[Scope]) -> String {
-        let mut text = DEFAULT_TEXT.replace("{format}", &FORMAT.to_string());
+    pub fn text(scopes: &[Scope], media: Option<&Path>) -> String {
+        let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
+        let media = match media {
+            Some(path) => format!("media = {}", quoted(&path.to_string_lossy())),
+            None => "# media = \"/mnt/disk/shop\"".to_owned(),
+        };
+        let mut text = DEFAULT_TEXT.replace("{format}", &FORMAT.to_string()).replace("{media}", &media);
         for scope in scopes {
-            let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
             text.push_str(&format!(
                 "\n[[scope]]\npath = {}\nper_release = {}\nowner = {}\n",
                 quoted(&scope.path),
@@ -168,28 +163,14 @@ impl Settings {
     }
 }
 
-/// Refuses a scope that is absolute, or leads out of the docroot.
-pub fn check_scope_path(path: &str) -> Result<()> {
-    let why = if path.is_empty() {
-        "it is empty"
-    } else if path.starts_with('/') {
-        "it is absolute: give the path below the docroot"
-    } else if path.split('/').any(|name| matches!(name, "" | "." | "..")) || path.contains('\0') {
-        "it has an empty, \".\" or \"..\" part"
-    } else {
-        return Ok(());
-    };
-    Err(Error::request(format!("{path:?} cannot be a scope: {why}")))
-}
-
-fn within(top: &str, path: &str) -> bool {
-    path == top || path.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'))
-}
-
 const DEFAULT_TEXT: &str = r#"# Settings of this verfs store. Read at mount and on `verfs reload`.
 
 # Format of the store. Do not change it.
 format = {format}
+
+# Where what is written goes, if not into the store itself: a directory of its own, on another disk perhaps. At the
+# next mount; what is there already has to be moved by hand (docs/OPERATIONS.md).
+{media}
 
 [switch]
 # Two switches that change content never share a second, because web servers compare whole seconds:
@@ -215,11 +196,16 @@ threads = 8
 # Descriptors of file contents that are kept open.
 descriptors = 1024
 
-# A path of the docroot that may be written to; everything else is read-only. At the next mount:
+# A path of the docroot that may be written to; everything else is read-only. deny, limit and ttl take effect on
+# `verfs reload`, the others at the next mount:
 #   [[scope]]
-#   path = "media"           below the docroot
-#   per_release = false      true: each release has its own (not served by this version: read-only)
-#   owner = "www-data:www-data"
+#   path = "media"                       below the docroot
+#   per_release = false                  true: each release has its own, empty at first (compiled templates, caches)
+#   owner = "www-data:www-data"          of the top directory, when it is made
+#   mode = "0755"                        the same
+#   deny = ["*.php", ".htaccess"]        names that cannot be made here, in any case of letters
+#   limit = "10 GiB"                     how much the files here may take on disk
+#   ttl = "1s"                           when changes behind the mount are seen; "forever" if there are none
 "#;
 
 #[cfg(test)]
@@ -228,8 +214,11 @@ mod tests {
 
     #[test]
     fn the_default_text_says_the_defaults() {
-        let scope = Scope { path: "wp-content/up \"loads".into(), per_release: true, owner: "a:b".into() };
-        let settings = Settings::parse(&Settings::text(std::slice::from_ref(&scope))).expect("default text");
+        let scope = Scope::new("wp-content/up \"loads", true, "a:b");
+        let text = Settings::text(std::slice::from_ref(&scope), Some(Path::new("/mnt/a \"b")));
+        let settings = Settings::parse(&text).expect("default text");
+        assert_eq!(settings.media.as_deref(), Some(Path::new("/mnt/a \"b")));
+        assert_eq!(Settings::parse(&Settings::text(&[], None)).expect("default text").media, None);
         assert_eq!(settings.switch, Switch::default());
         assert_eq!(settings.serve, Serve::default());
         assert_eq!(settings.access, Access::default());
@@ -249,6 +238,12 @@ mod tests {
             ("format = 1\n[[scope]]\npath = \"/media\"", "absolute"),
             ("format = 1\n[[scope]]\npath = \"a/../b\"", "part"),
             ("format = 1\n[[scope]]\npath = \"a\"\n[[scope]]\npath = \"a/b\"", "another scope"),
+            ("format = 1\nmedia = \"a\"", "absolute"),
+            ("format = 1\n[[scope]]\npath = \"a\"\ndeny = [\"a/b\"]", "a/b"),
+            ("format = 1\n[[scope]]\npath = \"a\"\ndeny = [\"[\"]", "deny"),
+            ("format = 1\n[[scope]]\npath = \"a\"\nmode = \"rwx\"", "octal"),
+            ("format = 1\n[[scope]]\npath = \"a\"\nlimit = \"much\"", "much"),
+            ("format = 1\n[[scope]]\npath = \"a\"\nttl = \"soon\"", "forever"),
             ("format = ", "cannot be read"),
         ];
         for (text, says) in table {

@@ -1,10 +1,10 @@
 //! The writable layer on disk: carries out the plans of `tree::union`.
 //!
-//! ```text
-//! media/      the user's own files, at their paths in the docroot
-//! whiteouts/  an empty file hides the release's entry of that name and all below it; a directory leads deeper
-//! tmp/        copy-ups in the making            orphans/   files that were unlinked while they may be open
-//! ```
+//! Where its directories lie is drawn in `store::layer`. A whiteout is an empty file that hides the release's entry of
+//! its name and all below it; a directory in the tree of whiteouts only leads deeper.
+//!
+//! A path is one in the docroot. In a scope that each release has to itself the release's name and a NUL stand before
+//! it, and it means that release's own layer: so the paths of two releases never mean the same file.
 //!
 //! Nothing outside these directories is ever opened or changed: every path is resolved below its directory without
 //! following a symlink (openat2(2), RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS), and the last name
@@ -13,8 +13,9 @@
 use crate::error::{Context, Errno, Error, Result};
 use crate::fault;
 use crate::tree::union::{Onto, Step, Upper as UpperKind};
-use crate::tree::{Node, Owner};
+use crate::tree::{Node, Owner, ReleaseName};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -60,16 +61,38 @@ pub struct OrphanId(u64);
 pub struct Upper {
     media: OwnedFd,
     whiteouts: OwnedFd,
+    own: OwnedFd,
     tmp: OwnedFd,
     orphans: OwnedFd,
     serial: AtomicU64,
 }
 
+/// One of the two trees of a layer.
+#[derive(Clone, Copy)]
+enum In {
+    Media,
+    Whiteouts,
+}
+
 /// Splits a path into its directory and its last name.
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|b| *b == b'/') {
+    match path.iter().rposition(|b| matches!(b, b'/' | 0)) {
+        Some(at) if path[at] == 0 => (&path[..=at], &path[at + 1..]),
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"", path),
+    }
+}
+
+/// The path in the layer that this release has to itself.
+pub fn in_own_layer(release: &ReleaseName, path: &[u8]) -> Vec<u8> {
+    [release.as_str().as_bytes(), path].join(&0)
+}
+
+/// The release whose own layer a path means, if it does; and the path in the docroot.
+pub fn docroot_path(path: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    match path.iter().position(|b| *b == 0) {
+        Some(at) => (Some(&path[..at]), &path[at + 1..]),
+        None => (None, path),
     }
 }
 
@@ -77,29 +100,48 @@ fn or_here(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"." } else { path }
 }
 
-fn open_dir(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat2(root, or_here(path), flags, Mode::empty(), BENEATH)
-}
-
 impl Upper {
-    /// Opens the writable layer of the store in this directory, and removes what a stopped daemon left in its work
-    /// space.
-    pub fn open(store: &Path) -> Result<Self> {
+    /// Opens the writable layer in this directory, and removes what a stopped daemon left in its work space.
+    pub fn open(home: &Path) -> Result<Self> {
         let open = |name: &str| {
-            let path = store.join(name);
+            let path = home.join(name);
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::openat(CWD, &path, flags, Mode::empty()).context(|| format!("opening {}", path.display()))
         };
         let upper = Self {
             media: open("media")?,
             whiteouts: open("whiteouts")?,
+            own: open("own")?,
             tmp: open("tmp")?,
             orphans: open("orphans")?,
             serial: AtomicU64::new(0),
         };
         upper.sweep()?;
         Ok(upper)
+    }
+
+    /// Where a path lies: a directory that is open, and the path below it.
+    fn at<'p>(&self, tree: In, path: &'p [u8]) -> (&OwnedFd, Cow<'p, [u8]>) {
+        match (docroot_path(path), tree) {
+            ((None, path), In::Media) => (&self.media, Cow::Borrowed(or_here(path))),
+            ((None, path), In::Whiteouts) => (&self.whiteouts, Cow::Borrowed(or_here(path))),
+            ((Some(release), path), In::Media) => {
+                (&self.own, Cow::Owned([release, b"media", or_here(path)].join(&b'/')))
+            }
+            ((Some(release), path), In::Whiteouts) => {
+                (&self.own, Cow::Owned([release, b"whiteouts", or_here(path)].join(&b'/')))
+            }
+        }
+    }
+
+    /// Opens what is at a path, never through a symlink.
+    fn open_at(&self, tree: In, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let (root, below) = self.at(tree, path);
+        rustix::fs::openat2(root, &*below, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+    }
+
+    fn dir(&self, tree: In, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        self.open_at(tree, path, OFlags::PATH | OFlags::DIRECTORY)
     }
 
     fn sweep(&self) -> Result<()> {
@@ -117,26 +159,28 @@ impl Upper {
     /// The upper entry at a path; `None` if there is none.
     pub fn stat(&self, path: &[u8]) -> Result<Option<Stat>> {
         let (dir, name) = split(path);
-        let found = open_dir(&self.media, dir)
-            .and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
+        let found =
+            self.dir(In::Media, dir).and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
         absent(found)
     }
 
     /// Whether a whiteout stands at the path, and whether one above it hides all below.
     pub fn whiteout(&self, path: &[u8]) -> Result<(bool, bool)> {
-        match rustix::fs::statat(&self.whiteouts, or_here(path), AtFlags::SYMLINK_NOFOLLOW) {
+        let (dir, name) = split(path);
+        let found = self
+            .dir(In::Whiteouts, dir)
+            .and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
+        match found {
             Ok(stat) => Ok((FileType::from_raw_mode(stat.st_mode).is_file(), false)),
             Err(Errno::NOTDIR) => Ok((false, true)),
-            Err(Errno::NOENT) => Ok((false, false)),
+            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => Ok((false, false)),
             Err(error) => Err(Error::io("reading a whiteout", error)),
         }
     }
 
     /// Opens a file of the upper layer; it must still be the one that it was.
     pub fn open_file(&self, path: &[u8], id: FileId, flags: OFlags) -> Result<File> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = rustix::fs::openat2(&self.media, or_here(path), flags, Mode::empty(), BENEATH)?;
-        same(file, id)
+        same(self.open_at(In::Media, path, flags | OFlags::NONBLOCK | OFlags::NOCTTY)?, id)
     }
 
     /// Opens an orphan.
@@ -147,9 +191,8 @@ impl Upper {
 
     /// The names that are hidden one by one in a directory.
     pub fn whiteouts_in(&self, path: &[u8]) -> Result<HashSet<Vec<u8>>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut hidden = HashSet::new();
-        let opened = rustix::fs::openat2(&self.whiteouts, or_here(path), flags, Mode::empty(), BENEATH);
+        let opened = self.open_at(In::Whiteouts, path, OFlags::RDONLY | OFlags::DIRECTORY);
         let Some(dir) = absent(opened)? else { return Ok(hidden) };
         for entry in rustix::fs::Dir::read_from(&dir)? {
             let entry = entry?;
@@ -174,13 +217,12 @@ impl Upper {
 
     /// A directory of the upper layer, to change its attributes.
     pub fn open_dir_path(&self, path: &[u8]) -> Result<OwnedFd> {
-        Ok(open_dir(&self.media, path)?)
+        Ok(self.dir(In::Media, path)?)
     }
 
     /// Makes the names in a directory durable.
     pub fn sync_dir(&self, path: &[u8]) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match absent(rustix::fs::openat2(&self.media, or_here(path), flags, Mode::empty(), BENEATH))? {
+        match absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY))? {
             Some(dir) => Ok(rustix::fs::fsync(dir)?),
             None => Ok(()),
         }
@@ -194,11 +236,8 @@ impl Upper {
 
     /// The names in a directory of the upper layer; none if it is not there.
     pub fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileId, FileType)>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = match absent(rustix::fs::openat2(&self.media, or_here(path), flags, Mode::empty(), BENEATH))? {
-            Some(dir) => dir,
-            None => return Ok(Vec::new()),
-        };
+        let opened = self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY);
+        let Some(dir) = absent(opened)? else { return Ok(Vec::new()) };
         let device = rustix::fs::fstat(&dir)?.st_dev;
         let mut found = Vec::new();
         for entry in rustix::fs::Dir::read_from(&dir)? {
@@ -214,7 +253,7 @@ impl Upper {
     /// The directory of a new entry, for the call that makes it.
     pub fn parent_of(&self, path: &[u8]) -> Result<(OwnedFd, Vec<u8>)> {
         let (dir, name) = split(path);
-        Ok((open_dir(&self.media, dir)?, name.to_vec()))
+        Ok((self.dir(In::Media, dir)?, name.to_vec()))
     }
 
     /// Carries out a step other than [`Step::Place`], [`Step::MakeDirs`] and [`Step::CopyUp`]. What it takes out of
@@ -223,6 +262,7 @@ impl Upper {
         fault::point("upper.step");
         match step {
             Step::Whiteout(path) => self.put_whiteout(path).map(|()| None),
+            Step::Unhide(path) => self.remove_whiteout(path).map(|()| None),
             Step::Unlink(path) => self.orphan(path).map(Some),
             Step::Rmdir(path) => {
                 let (dir, name) = self.parent_of(path)?;
@@ -289,15 +329,14 @@ impl Upper {
     /// exchange: a name that it hid must not come back for a moment.
     fn put_whiteout(&self, path: &[u8]) -> Result<()> {
         let (dir, name) = split(path);
-        let mut made = Vec::new();
-        for part in dir.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
-            made = if made.is_empty() { part.to_vec() } else { [&made[..], part].join(&b'/') };
-            match rustix::fs::mkdirat(&self.whiteouts, &made[..], Mode::from_raw_mode(0o755)) {
+        for end in ends(dir) {
+            let (parent, part) = split(&dir[..end]);
+            match rustix::fs::mkdirat(self.dir(In::Whiteouts, parent)?, part, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        let dir = open_dir(&self.whiteouts, dir)?;
+        let dir = self.dir(In::Whiteouts, dir)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         match rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(0o644)) {
             Ok(_) => return Ok(()),
@@ -310,9 +349,26 @@ impl Upper {
         }
         let temporary = self.temporary();
         rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o644))?;
-        rustix::fs::renameat_with(&self.tmp, &temporary[..], &dir, name, RenameFlags::EXCHANGE)?;
-        remove_all(&self.tmp, &temporary)?;
+        match rustix::fs::renameat_with(&self.tmp, &temporary[..], &dir, name, RenameFlags::EXCHANGE) {
+            // NFS: stopped between the two, what was hidden below shows again.
+            Err(Errno::INVAL) => {
+                let aside = self.temporary();
+                rustix::fs::renameat(&dir, name, &self.tmp, &aside[..])?;
+                rustix::fs::renameat(&self.tmp, &temporary[..], &dir, name)?;
+                remove_all(&self.tmp, &aside)?;
+            }
+            exchanged => {
+                exchanged?;
+                remove_all(&self.tmp, &temporary)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Lets the release's entry at a path show again.
+    fn remove_whiteout(&self, path: &[u8]) -> Result<()> {
+        let (dir, name) = split(path);
+        Ok(rustix::fs::unlinkat(self.dir(In::Whiteouts, dir)?, name, AtFlags::empty())?)
     }
 
     fn temporary(&self) -> Vec<u8> {
@@ -383,7 +439,15 @@ impl Upper {
     fn take_place(&self, temporary: &[u8], path: &[u8]) -> Result<()> {
         fault::point("upper.copied");
         let placed = self.parent_of(path).and_then(|(dir, name)| {
-            Ok(rustix::fs::renameat_with(&self.tmp, temporary, &dir, &name[..], RenameFlags::NOREPLACE)?)
+            match rustix::fs::renameat_with(&self.tmp, temporary, &dir, &name[..], RenameFlags::NOREPLACE) {
+                // NFS. Only somebody behind the mount could put something there in between.
+                Err(Errno::INVAL) => match rustix::fs::statat(&dir, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => Ok(rustix::fs::renameat(&self.tmp, temporary, &dir, &name[..])?),
+                    Ok(_) => Err(Errno::EXIST.into()),
+                    Err(error) => Err(error.into()),
+                },
+                placed => Ok(placed?),
+            }
         });
         if placed.is_err() {
             let _ = remove_all(&self.tmp, temporary);
@@ -396,6 +460,12 @@ impl OrphanId {
     fn name(self) -> String {
         self.0.to_string()
     }
+}
+
+/// Where the paths of a directory and of those above it end, the topmost first.
+pub fn ends(dir: &[u8]) -> impl Iterator<Item = usize> {
+    let begin = dir.len() - docroot_path(dir).1.len();
+    (begin..dir.len()).filter(|at| dir[*at] == b'/').chain((begin < dir.len()).then_some(dir.len()))
 }
 
 /// What the upper layer has at a path, of a stat.

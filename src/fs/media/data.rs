@@ -9,6 +9,7 @@ use crate::fs::attr::{Attr, Ttl, Type};
 use crate::fs::content;
 use crate::fs::listing::Listed;
 use crate::fs::view::View;
+use crate::store::upper::{docroot_path, split};
 use crate::sys::AsCaller;
 use crate::tree::{NodeId, Tree};
 use lru::LruCache;
@@ -379,7 +380,7 @@ impl Media {
         let own = names.attr_of(dir)?;
         for (cookie, name) in [(1, &b"."[..]), (2, b"..")] {
             if after < cookie {
-                let node = if cookie == 1 { dir } else { parent_node(&path, &self.tops) };
+                let node = if cookie == 1 { dir } else { self.parent_node(&path) };
                 listed.push(Listed { name: name.to_vec(), cookie, attr: Attr { node, ..own }, ttl: Ttl::Zero });
             }
         }
@@ -400,6 +401,13 @@ impl Media {
             listed.push(Listed { name: name.clone(), cookie: *cookie, attr, ttl });
         }
         Ok(listed)
+    }
+
+    fn parent_node(&self, path: &[u8]) -> NodeId {
+        match self.scopes.is_top(path) {
+            true => NodeId::of_dir(split(docroot_path(path).1).0),
+            false => super::media_of(NodeId::of_dir(split(path).0)),
+        }
     }
 
     /// A listing is over.
@@ -474,14 +482,6 @@ fn cookie(name: &[u8]) -> u64 {
     let mut bytes = [0; 8];
     blake3::Hasher::new().update(name).finalize_xof().fill(&mut bytes);
     (u64::from_le_bytes(bytes) >> 1).max(3)
-}
-
-fn parent_node(path: &[u8], tops: &std::collections::HashMap<(NodeId, Vec<u8>), Vec<u8>>) -> NodeId {
-    let parent = NodeId::of_dir(crate::store::upper::split(path).0);
-    match tops.values().any(|top| top == path) {
-        true => parent,
-        false => super::media_of(parent),
-    }
 }
 
 fn user_attribute(name: &[u8]) -> Result<()> {

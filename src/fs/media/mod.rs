@@ -5,26 +5,30 @@
 
 mod data;
 mod names;
+mod scopes;
 mod table;
 mod truncation;
 
 pub use data::{Changes, Reading, Writing};
 pub use names::New;
+pub use scopes::{ScopeId, Scopes};
 pub use table::{is_media, media_of};
 
 use super::attr::{Attr, Entry, Ttl, Type};
 use super::content::Descriptors;
-use super::view::View;
+use super::refused::{Refused, Why};
+use super::view::{Release, View};
 use crate::error::{Errno, Result};
+use crate::store::scope::Scope;
 use crate::store::stamps::Stamp;
-use crate::store::upper::{FileId, Upper, upper_kind};
+use crate::store::upper::{FileId, Upper, docroot_path, split, upper_kind};
 use crate::tree::union::{Place, Says, Shown, Upper as UpperKind};
 use crate::tree::{Kind, Node, NodeId, Owner, Tree};
 use data::Files;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FileType, Stat};
-use std::collections::HashMap;
-use table::{Backing, Print, Table, pure_of_file};
+use std::sync::Arc;
+use table::{Backing, Print, Table, pure_of_file, release_node};
 
 /// Who asks: in whose name the disk work is done.
 #[derive(Clone, Copy, Debug)]
@@ -51,13 +55,13 @@ pub struct Task<'a> {
 /// The scopes of a mount.
 #[derive(Debug)]
 pub struct Media {
-    /// Tops of scopes, by directory and name.
-    tops: HashMap<(NodeId, Vec<u8>), Vec<u8>>,
-    scopes: Vec<Vec<u8>>,
+    /// Where they are and what holds in them.
+    pub scopes: Scopes,
     upper: Upper,
     names: Mutex<()>,
     table: Mutex<Table>,
     files: Files,
+    refused: Arc<Refused>,
 }
 
 /// Held while names are looked at or changed.
@@ -71,29 +75,27 @@ struct Names<'a> {
 struct Looked {
     says: Says,
     stat: Option<Stat>,
-    lower: Option<(u32, Node)>,
+    lower: Option<Lower>,
+}
+
+/// The release's entry at a path.
+struct Lower {
+    release: Arc<Release>,
+    index: u32,
+    node: Node,
 }
 
 impl Media {
-    /// Serves these paths of the docroot.
-    pub fn new(scopes: &[Vec<u8>], upper: Upper) -> Self {
-        let top = |path: &Vec<u8>| {
-            let (dir, name) = crate::store::upper::split(path);
-            ((NodeId::of_dir(dir), name.to_vec()), path.clone())
-        };
+    /// Serves these scopes; what is refused there is noted.
+    pub fn new(scopes: &[Scope], upper: Upper, refused: Arc<Refused>) -> Self {
         Self {
-            tops: scopes.iter().map(top).collect(),
-            scopes: scopes.to_vec(),
+            scopes: Scopes::new(scopes),
             upper,
             names: Mutex::new(()),
             table: Mutex::default(),
             files: Files::default(),
+            refused,
         }
-    }
-
-    /// The paths of the scopes.
-    pub fn scopes(&self) -> &[Vec<u8>] {
-        &self.scopes
     }
 
     /// Whether the writable layer hides what a release has at this path.
@@ -102,19 +104,40 @@ impl Media {
         Ok(whiteout || hidden || self.upper.stat(path)?.is_some_and(|stat| upper_kind(&stat) == UpperKind::Leaf))
     }
 
-    /// The path of the scope whose top this name is, if it is one.
-    pub fn top(&self, dir: NodeId, name: &[u8]) -> Option<&Vec<u8>> {
-        if self.tops.is_empty() {
-            return None;
+    /// What keeps scopes from being reached in a release, each a sentence.
+    pub fn unreachable(&self, release: &Release) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for scope in self.scopes.ids() {
+            let path = self.scopes.path(scope);
+            let dir = split(path).0;
+            let there = release.manifest.find_path(dir)?.map(|index| release.manifest.node(index)).transpose()?;
+            if there.is_none_or(|node| node.kind != Kind::Dir) {
+                found.push(format!(
+                    "the scope {} cannot be reached in release {}, which has no directory {}; add the release again",
+                    path.escape_ascii(),
+                    release.name,
+                    dir.escape_ascii()
+                ));
+            }
         }
-        self.tops.get(&(dir, name.to_vec()))
+        Ok(found)
     }
 
-    /// Names of the scope tops in a directory of the release.
-    pub fn tops_in(&self, dir: NodeId) -> Vec<&[u8]> {
-        let mut names: Vec<&[u8]> = self.tops.keys().filter(|(of, _)| *of == dir).map(|(_, name)| &name[..]).collect();
-        names.sort_unstable();
-        names
+    /// A write that is refused, noted.
+    fn refuse<T>(&self, path: &[u8], caller: Caller, why: Why) -> Result<T> {
+        self.refused.note(docroot_path(path).1, caller.uid, why);
+        Err(match why {
+            Why::Outside => Errno::ROFS,
+            Why::Denied => Errno::ACCESS,
+            Why::Limit => Errno::DQUOT,
+        }
+        .into())
+    }
+
+    /// Whether something of this name may be made.
+    fn may_make(&self, path: &[u8], caller: Caller) -> Result<()> {
+        let rules = self.scopes.rules(self.scopes.of(path)?);
+        if rules.deny.denies(split(path).1) { self.refuse(path, caller, Why::Denied) } else { Ok(()) }
     }
 
     fn names<'a>(&'a self, view: &'a View) -> Names<'a> {
@@ -141,8 +164,8 @@ impl Media {
     }
 
     /// The top of a scope.
-    pub fn lookup_top(&self, view: &View, path: &[u8]) -> Result<Entry> {
-        self.names(view).entry(path)
+    pub fn lookup_top(&self, view: &View, scope: ScopeId) -> Result<Entry> {
+        self.names(view).entry(&self.scopes.top_path(scope, &view.release.name))
     }
 
     /// The kernel was told of a node by a reply that is being sent.
@@ -163,7 +186,8 @@ impl Media {
     pub fn getattr(&self, view: &View, node: NodeId) -> Result<(Attr, Ttl)> {
         let names = self.names(view);
         let attr = names.attr_of(node)?;
-        Ok((attr, Ttl::Media))
+        let path = self.path(node)?;
+        Ok((attr, path.map_or(Ok(Ttl::Zero), |path| names.ttl_of_attr(node, &path))?))
     }
 
     /// A symlink's target.
@@ -192,17 +216,24 @@ impl Names<'_> {
     fn look(&self, path: &[u8]) -> Result<Looked> {
         let stat = self.media.upper.stat(path)?;
         let (whiteout, hidden) = self.media.upper.whiteout(path)?;
-        let manifest = &self.view.release.manifest;
-        let lower = match hidden {
-            true => None,
-            false => match manifest.find_path(path)? {
-                Some(index) => Some((index, manifest.node(index)?)),
+        let lower = match self.release_of(path).filter(|_| !hidden) {
+            Some(release) => match release.manifest.find_path(docroot_path(path).1)? {
+                Some(index) => Some(Lower { release: release.clone(), index, node: release.manifest.node(index)? }),
                 None => None,
             },
+            None => None,
         };
         let says =
-            Says { upper: stat.as_ref().map(upper_kind), whiteout, lower: lower.as_ref().map(|(_, node)| node.kind) };
+            Says { upper: stat.as_ref().map(upper_kind), whiteout, lower: lower.as_ref().map(|lower| lower.node.kind) };
         Ok(Looked { says, stat, lower })
+    }
+
+    /// The release that shows through at a path: the active one, or the one whose own layer it is.
+    fn release_of(&self, path: &[u8]) -> Option<&Arc<Release>> {
+        match docroot_path(path).0 {
+            None => Some(&self.view.release),
+            Some(name) => self.view.named(name),
+        }
     }
 
     fn place<'p>(&self, path: &'p [u8]) -> Result<Place<'p>> {
@@ -211,13 +242,32 @@ impl Names<'_> {
 
     /// What a path stands for, with the TTLs that hold for it.
     fn entry(&self, path: &[u8]) -> Result<Entry> {
-        let (dir, name) = crate::store::upper::split(path);
-        let ttl = match self.view.changes(NodeId::of_dir(dir), name) {
-            true => Ttl::Zero,
-            false => Ttl::Media,
-        };
         let attr = self.resolve(path)?;
-        Ok(Entry { attr, entry_ttl: ttl, attr_ttl: ttl })
+        let (dir, name) = split(docroot_path(path).1);
+        let entry_ttl = match self.view.changes(NodeId::of_dir(dir), name) {
+            true => Ttl::Zero,
+            false => self.ttl(path)?,
+        };
+        // Nothing in a directory that is gone itself: it may come back with something there.
+        let gone = attr.is_none() && entry_ttl == Ttl::Forever && !self.is_there(split(path).0)?;
+        let attr_ttl = attr.map_or(Ok(Ttl::Zero), |attr| self.ttl_of_attr(attr.node, path))?.min(entry_ttl);
+        Ok(Entry { attr, entry_ttl: if gone { Ttl::Zero } else { entry_ttl }, attr_ttl })
+    }
+
+    fn is_there(&self, path: &[u8]) -> Result<bool> {
+        Ok(self.look(path)?.says.shown() != Shown::Nothing)
+    }
+
+    /// How long what is said of a path may be believed: not at all in the layer of a release that is not active.
+    fn ttl(&self, path: &[u8]) -> Result<Ttl> {
+        match docroot_path(path).0 {
+            Some(release) if release != self.view.release.name.as_str().as_bytes() => Ok(Ttl::Zero),
+            _ => Ok(self.media.scopes.rules(self.media.scopes.of(path)?).ttl),
+        }
+    }
+
+    fn ttl_of_attr(&self, node: NodeId, path: &[u8]) -> Result<Ttl> {
+        if self.view.touches(release_node(node)) { Ok(Ttl::Zero) } else { self.ttl(path) }
     }
 
     /// The node at a path, and its attributes.
@@ -225,18 +275,15 @@ impl Names<'_> {
         let looked = self.look(path)?;
         let (backing, pure) = match (looked.says.shown(), &looked.stat, &looked.lower) {
             (Shown::Nothing, ..) => return Ok(None),
-            (shown, stat, lower) => match (shown, stat, lower) {
-                (Shown::Upper(UpperKind::Leaf), Some(stat), _) => {
-                    let id = FileId::of(stat);
-                    (Backing::Upper(id), pure_of_file(id))
-                }
-                (Shown::Lower(Kind::File | Kind::Symlink), _, Some((index, node))) => {
-                    let backing =
-                        Backing::Lower { release: self.view.release.clone(), index: *index, node: node.nodeid };
-                    (backing, media_of(node.nodeid))
-                }
-                _ => (Backing::Dir, media_of(NodeId::of_dir(path))),
-            },
+            (Shown::Upper(UpperKind::Leaf), Some(stat), _) => {
+                let id = FileId::of(stat);
+                (Backing::Upper(id), pure_of_file(id))
+            }
+            (Shown::Lower(Kind::File | Kind::Symlink), _, Some(Lower { release, index, node })) => {
+                let backing = Backing::Lower { release: release.clone(), index: *index, node: node.nodeid };
+                (backing, media_of(node.nodeid))
+            }
+            _ => (Backing::Dir, media_of(NodeId::of_dir(path))),
         };
         let node = self.media.table.lock().settle(path, backing, pure);
         self.attr(node, path, &looked).map(Some)
@@ -246,19 +293,19 @@ impl Names<'_> {
         match (&looked.stat, &looked.lower) {
             (Some(stat), lower) => {
                 let mut attr = attr_of_stat(node, stat);
-                if let (Type::Dir, Some((index, below)), false) = (attr.kind, lower, looked.says.whiteout)
-                    && below.kind == Kind::Dir
+                if let (Type::Dir, Some(lower), false) = (attr.kind, lower, looked.says.whiteout)
+                    && lower.node.kind == Kind::Dir
                 {
                     // A merged directory changed when the later of its layers did.
-                    let lower = self.lower_attr(&self.view.release.manifest, *index)?;
+                    let lower = self.lower_attr(&lower.release.manifest, lower.index)?;
                     attr.mtime = attr.mtime.max(lower.mtime);
                     attr.ctime = attr.ctime.max(lower.mtime);
                 }
                 self.notice(node, path, stat);
                 Ok(attr)
             }
-            (None, Some((index, _))) => {
-                let attr = self.lower_attr(&self.view.release.manifest, *index)?;
+            (None, Some(lower)) => {
+                let attr = self.lower_attr(&lower.release.manifest, lower.index)?;
                 Ok(Attr { node, ..attr })
             }
             (None, None) => Err(Errno::NOENT.into()),

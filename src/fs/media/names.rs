@@ -1,11 +1,11 @@
 //! Changes of names: each asks `tree::union` for a plan and carries it out, on disk and in the table.
 
 use super::table::Backing;
-use super::{Media, Names, Task};
+use super::{Lower, Media, Names, Task};
 use crate::error::{Errno, Result};
-use crate::fs::attr::Attr;
+use crate::fs::attr::Entry;
 use crate::fs::content::Descriptors;
-use crate::store::upper::{FileId, OrphanId};
+use crate::store::upper::{FileId, OrphanId, docroot_path, ends};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
 use crate::tree::{EntryName, Kind, NodeId, Tree};
@@ -29,9 +29,10 @@ pub enum New<'a> {
 
 impl Media {
     /// Makes a new entry in the caller's name.
-    pub fn make(&self, task: Task<'_>, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Attr> {
+    pub fn make(&self, task: Task<'_>, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Entry> {
         let names = self.names(task.view);
         let path = names.below_checked(dir, name)?;
+        self.may_make(&path, task.caller)?;
         let plan = union::create(names.place(&path)?)?;
         names.carry_out(task.contents, plan, |dir, name| {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
@@ -47,7 +48,7 @@ impl Media {
                 New::Socket => rustix::fs::mknodat(dir, name, FileType::Socket, mode, 0),
             }
         })?;
-        names.resolve(&path)?.ok_or_else(|| Errno::NOENT.into())
+        names.made(&path)
     }
 
     /// unlink(2).
@@ -70,6 +71,11 @@ impl Media {
         let names = self.names(task.view);
         let from = names.below_checked(from.0, from.1)?;
         let to = names.below_checked(to.0, to.1)?;
+        names.same_scope(&from, &to)?;
+        self.may_make(&to, task.caller)?;
+        if onto == Onto::Exchange {
+            self.may_make(&from, task.caller)?;
+        }
         let (source, target) = (names.place(&from)?, names.place(&to)?);
         let same_file = match (names.look(&from)?.stat, names.look(&to)?.stat) {
             (Some(a), Some(b)) => FileId::of(&a) == FileId::of(&b),
@@ -84,13 +90,15 @@ impl Media {
     }
 
     /// link(2).
-    pub fn link(&self, task: Task<'_>, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Attr> {
+    pub fn link(&self, task: Task<'_>, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Entry> {
         let names = self.names(task.view);
         let from = self.path(node)?.ok_or(Errno::NOENT)?;
         let to = names.below_checked(dir, name)?;
+        names.same_scope(&from, &to)?;
+        self.may_make(&to, task.caller)?;
         let plan = union::link(names.place(&from)?, names.place(&to)?)?;
         names.carry_out(task.contents, plan, nothing_new)?;
-        names.resolve(&to)?.ok_or_else(|| Errno::NOENT.into())
+        names.made(&to)
     }
 
     /// Brings what is behind a node into the upper layer, so that it can be changed; of a file only `keep` bytes.
@@ -105,6 +113,7 @@ impl Media {
                 names.carry_out(task.contents, union::bring_up(names.place(path)?, None)?, nothing_new)
             }
             (Backing::Lower { node: was, .. }, Some(path)) if names.shows(path, *was)? => {
+                self.may_make(path, task.caller)?;
                 names.carry_out(task.contents, union::bring_up(names.place(path)?, keep)?, nothing_new)
             }
             (Backing::Lower { release, index, .. }, _) => {
@@ -138,11 +147,24 @@ impl Names<'_> {
         self.below(dir, name)
     }
 
+    /// What was made at a path.
+    fn made(&self, path: &[u8]) -> Result<Entry> {
+        let entry = self.entry(path)?;
+        if entry.attr.is_some() { Ok(entry) } else { Err(Errno::NOENT.into()) }
+    }
+
+    /// Scopes are to each other as file systems are: each has its own rules, and may be another release's.
+    fn same_scope(&self, from: &[u8], to: &[u8]) -> Result<()> {
+        let scopes = &self.media.scopes;
+        let layer = |path| docroot_path(path).0;
+        if scopes.of(from)? == scopes.of(to)? && layer(from) == layer(to) { Ok(()) } else { Err(Errno::XDEV.into()) }
+    }
+
     /// Whether the path still shows this file of the release.
     fn shows(&self, path: &[u8], node: NodeId) -> Result<bool> {
         let looked = self.look(path)?;
         Ok(matches!(looked.says.shown(), union::Shown::Lower(_))
-            && looked.lower.is_some_and(|(_, now)| now.nodeid == node))
+            && looked.lower.is_some_and(|now| now.node.nodeid == node))
     }
 
     /// Whether a directory shows no entry; anything else counts as empty.
@@ -178,21 +200,21 @@ impl Names<'_> {
     }
 
     fn make_dirs(&self, path: &[u8]) -> Result<()> {
-        for end in (0..path.len()).filter(|at| path[*at] == b'/').chain([path.len()]) {
+        for end in ends(path) {
             let dir = &path[..end];
-            if dir.is_empty() || self.media.upper.stat(dir)?.is_some() {
+            if self.media.upper.stat(dir)?.is_some() {
                 continue;
             }
             let lower = self.look(dir)?.lower;
-            let like = lower.as_ref().map(|(_, node)| node).filter(|node| node.kind == Kind::Dir);
+            let like = lower.as_ref().map(|lower| &lower.node).filter(|node| node.kind == Kind::Dir);
             self.media.upper.make_dir(dir, like)?;
         }
         Ok(())
     }
 
     fn copy_up(&self, contents: &Descriptors, path: &[u8], keep: Option<u64>) -> Result<()> {
-        let manifest = &self.view.release.manifest;
-        let (index, mut node) = self.look(path)?.lower.ok_or(Errno::NOENT)?;
+        let Lower { release, index, mut node } = self.look(path)?.lower.ok_or(Errno::NOENT)?;
+        let manifest = &release.manifest;
         // The copy keeps the mtime that was served.
         if let Some(stamp) = self.view.stamps.get(node.nodeid, self.view.switch) {
             node.mtime = stamp.second.saturating_mul(1_000_000_000).saturating_add(i64::from(stamp.nanos));
@@ -238,7 +260,7 @@ impl Names<'_> {
         match step {
             Step::Unlink(path) | Step::Rmdir(path) => lose(&mut table, path),
             Step::Whiteout(path) if bare => lose(&mut table, path),
-            Step::Whiteout(_) => {}
+            Step::Whiteout(_) | Step::Unhide(_) => {}
             Step::Link(from, to) => {
                 if let Some(node) = table.at(from) {
                     table.give_name(node, to);
@@ -269,8 +291,9 @@ impl Names<'_> {
         let upper = &self.media.upper;
         let mut found = std::collections::BTreeMap::new();
         let (opaque, hidden) = upper.whiteout(path)?;
-        let manifest = &self.view.release.manifest;
-        if let (false, false, Some(index)) = (opaque, hidden, manifest.find_path(path)?)
+        if let (false, false, Some(release)) = (opaque, hidden, self.release_of(path))
+            && let manifest = &release.manifest
+            && let Some(index) = manifest.find_path(docroot_path(path).1)?
             && manifest.node(index)?.kind == Kind::Dir
         {
             let whited = upper.whiteouts_in(path)?;

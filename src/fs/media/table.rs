@@ -22,6 +22,11 @@ pub fn media_of(release_node: NodeId) -> NodeId {
     NodeId(release_node.0 | MEDIA)
 }
 
+/// The number that a release's node of the same path has outside the scopes.
+pub fn release_node(node: NodeId) -> NodeId {
+    NodeId(node.0 & !MEDIA)
+}
+
 /// What is behind a node.
 #[derive(Clone, Debug)]
 pub enum Backing {

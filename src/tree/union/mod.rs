@@ -93,6 +93,8 @@ pub enum Step {
     CopyUp(Vec<u8>, Option<u64>),
     /// Hide the release's entry here.
     Whiteout(Vec<u8>),
+    /// Take the whiteout here away.
+    Unhide(Vec<u8>),
     /// Give the new entry that was made in the work space its name.
     Place(Vec<u8>),
     /// Rename in the upper layer; for [`Onto::Replace`] what is replaced is kept as an orphan.
@@ -209,6 +211,22 @@ pub fn rename(from: Place<'_>, to: Place<'_>, onto: Onto, empty: bool) -> Result
     }
     plan.extend(hide(from));
     plan.push(Step::Rename(from.path.to_vec(), to.path.to_vec(), onto));
+    Ok(plan)
+}
+
+/// Lets the release's entry show again; `empty` is whether the upper directory here has no entry of its own.
+pub fn restore(at: Place<'_>, empty: bool) -> Result<Plan> {
+    let Some(lower) = at.says.lower else { return Err(Errno::NOENT.into()) };
+    let mut plan = Plan::new();
+    if at.says.whiteout {
+        plan.push(Step::Unhide(at.path.to_vec()));
+    }
+    match at.says.upper {
+        Some(Upper::Leaf) => plan.push(Step::Unlink(at.path.to_vec())),
+        Some(Upper::Dir) if lower != Kind::Dir && !empty => return Err(Errno::NOTEMPTY.into()),
+        Some(Upper::Dir) if lower != Kind::Dir => plan.push(Step::Rmdir(at.path.to_vec())),
+        Some(Upper::Dir) | None => {}
+    }
     Ok(plan)
 }
 

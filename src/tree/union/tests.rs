@@ -71,6 +71,7 @@ impl Layers {
                 self.whiteouts.retain(|other| !below(other, path));
                 self.whiteouts.insert(path.clone());
             }
+            Step::Unhide(path) => assert!(self.whiteouts.remove(path)),
             Step::Place(path) => assert!(self.upper.insert(path.clone(), new).is_none(), "nothing is placed over"),
             Step::Rename(from, to, Onto::Exchange) => {
                 let (a, b) = (self.take(from), self.take(to));
@@ -112,6 +113,7 @@ enum Operation {
     Rmdir(Path),
     Link(Path, Path),
     Rename(Path, Path, Onto),
+    Restore(Path),
     Switch(Map),
 }
 
@@ -174,7 +176,7 @@ fn plainly(map: &Map, operation: &Operation, content: u32) -> Option<Map> {
             layers.step(&Step::Rename(from.clone(), to.clone(), *onto), Item::Dir);
             map = layers.upper;
         }
-        Operation::Switch(_) => return None,
+        Operation::Restore(_) | Operation::Switch(_) => return None,
     }
     Some(map)
 }
@@ -192,8 +194,28 @@ fn plan(layers: &Layers, operation: &Operation) -> Result<Plan> {
         Operation::Rmdir(path) => rmdir(at(layers, path), empty(path)),
         Operation::Link(from, to) => link(at(layers, from), at(layers, to)),
         Operation::Rename(from, to, onto) => rename(at(layers, from), at(layers, to), *onto, empty(to)),
+        Operation::Restore(path) => restore(at(layers, path), empty_above(layers, path)),
         Operation::Switch(_) => Ok(Vec::new()),
     }
+}
+
+fn empty_above(layers: &Layers, path: &Path) -> bool {
+    !layers.upper.keys().any(|other| below(other, path))
+}
+
+/// What shows when nothing of the upper layer hides the release's entry at a path any more.
+fn restored(layers: &Layers, path: &Path) -> Option<Map> {
+    let mut layers = layers.clone();
+    let lower = layers.says(path).lower?;
+    layers.whiteouts.remove(path);
+    match layers.upper.get(path) {
+        Some(Item::Dir) if lower == Kind::Dir => {}
+        Some(Item::Dir) if !empty_above(&layers, path) => return None,
+        _ => {
+            layers.upper.remove(path);
+        }
+    }
+    Some(layers.visible())
 }
 
 fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCaseError> {
@@ -212,7 +234,10 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
             continue;
         }
         let old = layers.visible();
-        let expected = plainly(&old, operation, content);
+        let expected = match operation {
+            Operation::Restore(path) => restored(&layers, path),
+            other => plainly(&old, other, content),
+        };
         let parents_ok = |path: &Path| parent(path).is_empty() || old.get(&parent(path)) == Some(&Item::Dir);
         let reachable = match operation {
             Operation::Link(a, b) | Operation::Rename(a, b, _) => parents_ok(a) && parents_ok(b),
@@ -220,6 +245,7 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
             | Operation::Mkdir(a)
             | Operation::Write(a)
             | Operation::Unlink(a)
+            | Operation::Restore(a)
             | Operation::Rmdir(a) => parents_ok(a),
             Operation::Switch(_) => true,
         };
@@ -307,6 +333,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => path().prop_map(Operation::Rmdir),
         1 => (path(), path()).prop_map(|(from, to)| Operation::Link(from, to)),
         4 => (path(), path(), onto).prop_map(|(from, to, onto)| Operation::Rename(from, to, onto)),
+        1 => path().prop_map(Operation::Restore),
         1 => lower().prop_map(Operation::Switch),
     ]
 }

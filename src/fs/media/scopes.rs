@@ -1,0 +1,128 @@
+//! The scopes of a mount, and the rules that hold in each.
+
+use crate::error::{Error, Result};
+use crate::fs::attr::Ttl;
+use crate::store::scope::{Believed, Deny, Scope as Declared};
+use crate::store::upper::{docroot_path, in_own_layer, split};
+use crate::tree::{NodeId, ReleaseName};
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A scope, by its place in verfs.toml.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ScopeId(usize);
+
+/// What holds in a scope; may change while it is mounted.
+#[derive(Debug)]
+pub struct Rules {
+    /// Names that cannot be made.
+    pub deny: Deny,
+    /// Bytes on disk.
+    pub limit: Option<u64>,
+    /// How long the kernel may believe an entry.
+    pub ttl: Ttl,
+}
+
+#[derive(Debug)]
+struct Scope {
+    path: Vec<u8>,
+    per_release: bool,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Scopes {
+    all: Vec<Scope>,
+    /// Tops of scopes, by directory and name.
+    tops: HashMap<(NodeId, Vec<u8>), ScopeId>,
+    rules: RwLock<Vec<Arc<Rules>>>,
+}
+
+impl Scopes {
+    /// Those that verfs.toml declares.
+    pub fn new(declared: &[Declared]) -> Self {
+        let scope = |scope: &Declared| Scope { path: scope.path.clone().into_bytes(), per_release: scope.per_release };
+        let all: Vec<Scope> = declared.iter().map(scope).collect();
+        let top = |(number, scope): (usize, &Scope)| {
+            let (dir, name) = split(&scope.path);
+            ((NodeId::of_dir(dir), name.to_vec()), ScopeId(number))
+        };
+        Self { tops: all.iter().enumerate().map(top).collect(), all, rules: RwLock::new(rules(declared)) }
+    }
+
+    /// Takes other rules for the same scopes.
+    pub fn set_rules(&self, declared: &[Declared]) {
+        *self.rules.write() = rules(declared);
+    }
+
+    /// The rules of a scope.
+    pub fn rules(&self, scope: ScopeId) -> Arc<Rules> {
+        self.rules.read()[scope.0].clone()
+    }
+
+    /// Every scope.
+    pub fn ids(&self) -> impl Iterator<Item = ScopeId> {
+        (0..self.all.len()).map(ScopeId)
+    }
+
+    /// The path of a scope in the docroot.
+    pub fn path(&self, scope: ScopeId) -> &[u8] {
+        &self.all[scope.0].path
+    }
+
+    /// Whether each release has its own.
+    pub fn is_per_release(&self, scope: ScopeId) -> bool {
+        self.all[scope.0].per_release
+    }
+
+    /// The scope that a path of the writable layer lies in.
+    pub fn of(&self, path: &[u8]) -> Result<ScopeId> {
+        let path = docroot_path(path).1;
+        let within = |scope: &ScopeId| {
+            path.strip_prefix(self.path(*scope)).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        };
+        self.ids().find(within).ok_or_else(|| Error::failed("a path of the writable layer lies in no scope"))
+    }
+
+    /// Whether a path is the top of a scope.
+    pub fn is_top(&self, path: &[u8]) -> bool {
+        let path = docroot_path(path).1;
+        self.all.iter().any(|scope| scope.path == path)
+    }
+
+    /// The scope whose top this name is, if it is one.
+    pub fn top(&self, dir: NodeId, name: &[u8]) -> Option<ScopeId> {
+        if self.tops.is_empty() {
+            return None;
+        }
+        self.tops.get(&(dir, name.to_vec())).copied()
+    }
+
+    /// Names of the scope tops in a directory of the release.
+    pub fn tops_in(&self, dir: NodeId) -> Vec<&[u8]> {
+        let mut names: Vec<&[u8]> = self.tops.keys().filter(|(of, _)| *of == dir).map(|(_, name)| &name[..]).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The path of a scope's top in the writable layer, for this release.
+    pub fn top_path(&self, scope: ScopeId, release: &ReleaseName) -> Vec<u8> {
+        match self.is_per_release(scope) {
+            true => in_own_layer(release, self.path(scope)),
+            false => self.path(scope).to_vec(),
+        }
+    }
+}
+
+fn rules(declared: &[Declared]) -> Vec<Arc<Rules>> {
+    let ttl = |believed| match believed {
+        Believed::For(time) => Ttl::For(time),
+        Believed::Forever => Ttl::Forever,
+    };
+    let rules = |scope: &Declared| {
+        let limit = scope.limit.map(|limit| limit.as_u64());
+        Arc::new(Rules { deny: scope.deny.clone(), limit, ttl: ttl(scope.ttl) })
+    };
+    declared.iter().map(rules).collect()
+}
