@@ -6,11 +6,16 @@ mod apache;
 #[path = "support/http.rs"]
 #[allow(dead_code, reason = "some of it is for the example visitors")]
 mod http;
+#[path = "apache/shop.rs"]
+mod shop;
 mod support;
+#[path = "support/uploads.rs"]
+mod uploads;
 
 use apache::{AllowOverride, Apache, Sending};
-use http::{Memory, Random, Release, Response, Site, Tally, Verdict, Visitor};
+use http::{Client, Memory, Random, Release, Response, Site, Tally, Verdict, Visitor};
 use serde_json::Value;
+use shop::RELEASES;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::SocketAddr;
@@ -20,8 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::Rig;
-
-const KIB: usize = 1024;
+use uploads::Uploads;
 
 /// Visitors at the same time.
 const CONNECTIONS: u64 = 8;
@@ -29,103 +33,6 @@ const CONNECTIONS: u64 = 8;
 /// Requests at most, for each switch, that Apache answers with the length of one release and the body of another: it was kept from running for longer than
 /// the gate waits between its two calls. See `Verdict::Crossed`, and docs/SEMANTICS.md, "What is not promised".
 const CROSSED_PER_SWITCH: u64 = 1;
-
-/// The names of the four releases of the generated shop.
-const RELEASES: [&str; 4] = ["01", "02", "03", "04"];
-
-/// A body that says where it belongs, filled up to `size` bytes.
-fn body(path: &str, edition: usize, size: usize) -> Vec<u8> {
-    let mut bytes = format!("{path}, edition {edition}\n").into_bytes();
-    let seed = blake3::hash(&bytes).as_bytes()[..8].try_into().unwrap();
-    let mut random = Random::new(u64::from_le_bytes(seed));
-    while bytes.len() < size {
-        bytes.extend_from_slice(&random.next().to_le_bytes());
-    }
-    bytes.truncate(size.max(16));
-    bytes
-}
-
-/// Release `n` of four, about 200 files: some never change, some change and keep their size, some change both, some come and go, alone or with their directory.
-fn shop(n: usize) -> Release {
-    let mut release = Release::new(RELEASES[n]);
-    let mut add = |path: String, edition: usize, size: usize| {
-        let bytes = body(&path, edition, size);
-        release.insert(path, bytes);
-    };
-    // Most are small, as on a real site; some reach 300 KiB.
-    let size = |i: usize| {
-        if i % 10 == 7 { 300 * KIB - 1000 * i } else { 200 + 371 * i }
-    };
-    for i in 0..60 {
-        add(format!("/assets/fixed/{}/{i}.bin", i % 5), 0, size(i));
-    }
-    for i in 0..40 {
-        add(format!("/assets/resized/{}/{i}.bin", i % 4), n, size(i) + 97 * n);
-    }
-    for i in 0..20 {
-        add(format!("/assets/same-size/{i}.css"), n, size(i));
-    }
-    for i in 0..24 {
-        if !(i + n).is_multiple_of(4) {
-            add(format!("/assets/sometimes/{i}.js"), i % 2 * n, size(i));
-        }
-    }
-    for i in 0..12 {
-        if n % 2 == 1 {
-            add(format!("/season/{}/deep/{i}.svg", i % 3), i % 2 * n, size(i));
-        }
-    }
-    for i in 0..5 {
-        add(format!("/season-{n}/{i}.svg"), 0, size(i));
-    }
-    // A file in one release, a directory in the next.
-    if n.is_multiple_of(2) {
-        add("/offer".to_owned(), n, 700);
-    } else {
-        add("/offer/index.html".to_owned(), n, 900);
-    }
-    release.insert("/empty.txt".to_owned(), Vec::new());
-
-    let assets: Vec<String> = release.pages.keys().cloned().collect();
-    let mut random = Random::new(n as u64 + 1);
-    for i in 0..32 {
-        let path = match i {
-            0 => "/index.html".to_owned(),
-            1..8 => format!("/shop/{i}/index.html"),
-            _ => format!("/shop/{}/item-{i}.html", i % 7 + 1),
-        };
-        // Every fourth page is the same in every release but for what it refers to.
-        let mut page = format!("<!doctype html>\n<title>{path}</title>\n");
-        if i % 4 != 0 {
-            page += &format!("<p>Release {}</p>\n", RELEASES[n]);
-        }
-        for _ in 0..6 {
-            let asset = &assets[random.below(assets.len())];
-            page += &format!("<img src=\"{asset}\">\n");
-        }
-        release.insert(path, page.into_bytes());
-    }
-    release.insert("/release.txt".to_owned(), format!("{}\n", RELEASES[n]).into_bytes());
-    let manifest = http::manifest_text(&release.pages);
-    release.insert("/manifest.txt".to_owned(), manifest.into_bytes());
-    release
-}
-
-/// Writes a release as a directory tree, with the `.htaccess` files that no visitor may see.
-fn write(release: &Release, n: usize, root: &Path) {
-    for (path, bytes) in &release.pages {
-        if !path.ends_with('/') {
-            let file = root.join(&path[1..]);
-            fs::create_dir_all(file.parent().unwrap()).unwrap();
-            fs::write(file, bytes).unwrap();
-        }
-    }
-    fs::write(root.join(".htaccess"), "ErrorDocument 404 \"gone\"\n").unwrap();
-    if n % 2 == 1 {
-        let text = format!("Header set X-Release {}\n", RELEASES[n]);
-        fs::write(root.join("assets/.htaccess"), text).unwrap();
-    }
-}
 
 /// A directory that www-data can reach, wherever the build directory is.
 fn public_directory() -> tempfile::TempDir {
@@ -142,14 +49,35 @@ struct Docroot {
 
 impl Docroot {
     fn new(share_second: bool) -> Self {
-        let mut rig = Rig::with_limit(Duration::from_secs(400));
+        let rig = Rig::with_limit(Duration::from_secs(400));
         rig.init();
         rig.setting("switch", "share_second", &share_second.to_string());
-        let releases: Vec<Release> = (0..RELEASES.len()).map(shop).collect();
+        let releases: Vec<Release> = (0..RELEASES.len()).map(shop::shop).collect();
+        for (n, release) in releases.iter().enumerate() {
+            shop::write(release, n, &rig.src.join(&release.name));
+        }
+        Self::serving(rig, releases)
+    }
+
+    /// With the scope `media`, which belongs to www-data and in which the releases have files.
+    fn with_scope() -> Self {
+        let rig = Rig::with_limit(Duration::from_secs(600));
+        let store = rig.store.to_str().unwrap();
+        rig.ok(&["init", store, "--writable", "media", "--owner", "www-data:www-data"]);
+        rig.setting("switch", "share_second", "true");
+        let releases: Vec<Release> = (0..RELEASES.len()).map(shop::shop_with_theme).collect();
         for (n, release) in releases.iter().enumerate() {
             let source = rig.src.join(&release.name);
-            write(release, n, &source);
-            rig.ok(&["add", &release.name, source.to_str().unwrap()]);
+            shop::write(release, n, &source);
+            shop::write_victims(n, &source.join("media"));
+        }
+        Self::serving(rig, releases)
+    }
+
+    /// Adds what was written for each release, and mounts.
+    fn serving(mut rig: Rig, releases: Vec<Release>) -> Self {
+        for release in &releases {
+            rig.ok(&["add", &release.name, rig.src.join(&release.name).to_str().unwrap()]);
         }
         rig.ok(&["switch", RELEASES[0]]);
         let directory = public_directory();
@@ -163,8 +91,8 @@ impl Docroot {
         Apache::start(&self.rig.mnt, allow_override, sending)
     }
 
-    /// Switches and rolls back so many times while visitors come, at least `between` requests after each.
-    fn switch_under_load(&self, address: SocketAddr, memory: Memory, switches: usize, between: u64) -> Tally {
+    /// Switches and rolls back so many times while visitors come; waits with `between` before each, and at the end.
+    fn switch_under_load(&self, address: SocketAddr, memory: Memory, switches: usize, between: impl Fn()) -> Tally {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             let crowd: Vec<_> = (0..CONNECTIONS)
@@ -177,7 +105,7 @@ impl Docroot {
             let stopper = StopOnDrop(&stop);
             let mut random = Random::new(switches as u64);
             let (mut active, mut previous) = (0, 0);
-            self.wait_for_requests(between);
+            between();
             for step in 0..switches {
                 let answer;
                 let next;
@@ -194,7 +122,7 @@ impl Docroot {
                 assert_eq!(answer["from"], RELEASES[active], "{answer}");
                 assert_eq!(answer["to"], RELEASES[next], "{answer}");
                 (previous, active) = (active, next);
-                self.wait_for_requests(between);
+                between();
             }
             drop(stopper);
             let mut tally = Tally::default();
@@ -258,7 +186,7 @@ fn sixty_switches_go_unnoticed(allow_override: AllowOverride) {
     }
     let docroot = Docroot::new(true);
     let apache = docroot.apache(allow_override, Sending::Sendfile);
-    let tally = docroot.switch_under_load(apache.address(), Memory::None, 60, 1000);
+    let tally = docroot.switch_under_load(apache.address(), Memory::None, 60, || docroot.wait_for_requests(1000));
     report(&format!("AllowOverride {allow_override}"), &tally, docroot.site.timeline.switches());
     let log = apache.log();
     assert_eq!((tally.failed, tally.torn, tally.stale), (0, 0, 0), "{:#?}\n{log}", tally.complaints);
@@ -280,6 +208,62 @@ fn visitors_notice_none_of_60_switches_with_htaccess() {
 }
 
 #[test]
+fn every_upload_and_every_deletion_outlives_60_switches_under_load() {
+    if support::skip_mounted() {
+        return;
+    }
+    let mut docroot = Docroot::with_scope();
+    let media = docroot.rig.mnt.join("media");
+    let uploads = Uploads::new(&media, Duration::ZERO);
+    let apache = docroot.apache(AllowOverride::None, Sending::Sendfile);
+    let address = apache.address();
+    let stop = AtomicBool::new(false);
+    let (mut tally, theme, mut known) = thread::scope(|scope| {
+        let stopper = StopOnDrop(&stop);
+        let uploading = scope.spawn(|| uploads.work_until(&stop));
+        let theme = scope.spawn(|| visit_theme(&docroot.site, address, &stop));
+        let tally = docroot.switch_under_load(address, Memory::None, 60, || {
+            docroot.wait_for_requests(500);
+            uploads.wait_for_a_round();
+        });
+        drop(stopper);
+        (tally, theme.join().unwrap(), uploading.join().unwrap())
+    });
+    report("in the scope", &theme, docroot.site.timeline.switches());
+    assert!(theme.requests >= 60, "{}", theme.requests);
+    tally.merge(theme);
+    report("with uploads", &tally, docroot.site.timeline.switches());
+    assert_eq!((tally.failed, tally.torn, tally.stale), (0, 0, 0), "{:#?}\n{}", tally.complaints, apache.log());
+    // How many were crossed is no matter here: with so much else to do the scheduler keeps anybody waiting.
+    assert_eq!(docroot.site.timeline.switches(), 60);
+
+    drop(apache);
+    for life in ["in this life of the mount", "in the next"] {
+        known.compare_with(&media, life);
+        let apache = docroot.apache(AllowOverride::None, Sending::Sendfile);
+        let mut client = Client::new(apache.address());
+        known.compare(&format!("over HTTP {life}"), |key| client.body(&format!("/media/{key}")));
+        drop(apache);
+        docroot.rig.umount();
+        docroot.rig.mount();
+    }
+    let (there, gone) = known.count();
+    eprintln!("{} uploads, {} deletions; {there} files there, {gone} names gone", known.uploads, known.deletions);
+    assert_eq!(known.lost, 0, "{:#?}", known.complaints);
+}
+
+/// Loads what the releases have in the scope, again and again.
+fn visit_theme(site: &Site, address: SocketAddr, stop: &AtomicBool) -> Tally {
+    let mut visitor = Visitor::new(site, address, CONNECTIONS + 1, Memory::None);
+    while !stop.load(SeqCst) {
+        for path in site.paths().iter().filter(|path| path.starts_with("/media/")) {
+            visitor.fetch(path);
+        }
+    }
+    visitor.tally
+}
+
+#[test]
 fn validators_never_hide_a_change() {
     if support::skip_mounted() {
         return;
@@ -287,7 +271,8 @@ fn validators_never_hide_a_change() {
     let docroot = Docroot::new(false);
     let apache = docroot.apache(AllowOverride::None, Sending::Sendfile);
     let begun = Instant::now();
-    let tally = docroot.switch_under_load(apache.address(), Memory::Validators, 15, 1000);
+    let between = || docroot.wait_for_requests(1000);
+    let tally = docroot.switch_under_load(apache.address(), Memory::Validators, 15, between);
     report("validators", &tally, docroot.site.timeline.switches());
     assert!(tally.is_clean(), "{:#?}", tally.complaints);
     assert!(tally.not_modified > 100);
@@ -360,8 +345,8 @@ fn checker_notices_what_a_plain_directory_does_wrong() {
         return;
     }
     let directory = public_directory();
-    let releases: Vec<Release> = (0..2).map(shop).collect();
-    write(&releases[0], 0, directory.path());
+    let releases: Vec<Release> = (0..2).map(shop::shop).collect();
+    shop::write(&releases[0], 0, directory.path());
     let apache = Apache::start(directory.path(), AllowOverride::All, Sending::Mmap);
     let site = Site::new(releases, 0);
     let mut visitor = Visitor::new(&site, apache.address(), 1, Memory::None);
@@ -461,6 +446,51 @@ fn checker_allows_only_releases_that_were_active() {
         let verdict_is = name(site.judge(path, window, None, &Err(kind.into())));
         assert_eq!(verdict_is, verdict, "{kind} for {path}, {window:?}");
     }
+}
+
+/// So must the checker of uploads: here they go to a plain directory, which somebody else damages.
+#[test]
+fn checker_notices_uploads_and_deletions_that_did_not_last() {
+    let directory = public_directory();
+    let dir = directory.path();
+    let uploads = Uploads::new(dir, Duration::ZERO);
+    let stop = AtomicBool::new(false);
+    let mut known = thread::scope(|scope| {
+        let stopper = StopOnDrop(&stop);
+        let uploading = scope.spawn(|| uploads.work_until(&stop));
+        (0..40).for_each(|_| uploads.wait_for_a_round());
+        drop(stopper);
+        uploading.join().unwrap()
+    });
+    known.compare_with(dir, "untouched");
+    assert_eq!(known.lost, 0, "{:#?}", known.complaints);
+
+    let cut = |file: &Path| {
+        let length = fs::metadata(file).unwrap().len();
+        fs::OpenOptions::new().write(true).open(file).unwrap().set_len(length - 1).unwrap();
+    };
+    let gone = (0..60).map(|n| dir.join(format!("deleted-2/made-{n}"))).find(|file| !file.exists()).unwrap();
+    // Each damage, and how often it is noticed: a name that is missing or too many also by the listing.
+    fs::remove_file(dir.join("renamed/7")).unwrap();
+    fs::write(gone, "").unwrap();
+    fs::write(dir.join("deleted-1/stranger"), "").unwrap();
+    cut(&dir.join("moved/7"));
+    cut(&dir.join("appended/0"));
+    fs::copy(dir.join("truncated/7"), dir.join("truncated/8")).unwrap();
+    known.compare_with(dir, "damaged");
+    assert_eq!(known.lost, 2 + 2 + 1 + 1 + 1 + 1, "{:#?}", known.complaints);
+
+    // Workers who know of none of these files say so when they come upon them.
+    stop.store(false, SeqCst);
+    let strangers = Uploads::new(dir, Duration::ZERO);
+    let known = thread::scope(|scope| {
+        let stopper = StopOnDrop(&stop);
+        let uploading = scope.spawn(|| strangers.work_until(&stop));
+        strangers.wait_for_a_round();
+        drop(stopper);
+        uploading.join().unwrap()
+    });
+    assert!(known.lost >= 5 && known.complaints[0].contains("before it changed"), "{:#?}", known.complaints);
 }
 
 /// Both releases of the example shop are what their own lists say.

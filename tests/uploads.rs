@@ -1,12 +1,13 @@
-//! What goes on in a scope while releases switch: uploads, deletions, rewriting, appending, listing.
+//! What goes on in a scope: rewriting, appending, listing, filling the disk. Uploads while releases switch are in
+//! apache.rs.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -37,107 +38,6 @@ fn until(stop: &AtomicBool, mut work: impl FnMut(usize)) -> usize {
         round += 1;
     }
     round
-}
-
-/// What an uploader knows to be there: written, and acknowledged by every call.
-type Acknowledged = BTreeMap<PathBuf, Vec<u8>>;
-
-fn create_write_rename(dir: &Path, stop: &AtomicBool) -> Acknowledged {
-    let mut there = Acknowledged::new();
-    until(stop, |round| {
-        let (partial, name) = (dir.join("renamed.part"), dir.join(format!("renamed-{}", round % 200)));
-        let content = format!("{round} ").repeat(500).into_bytes();
-        fs::write(&partial, &content).unwrap();
-        fs::rename(&partial, &name).unwrap();
-        there.insert(name, content);
-    });
-    there
-}
-
-fn create_and_truncate(dir: &Path, stop: &AtomicBool) -> Acknowledged {
-    let mut there = Acknowledged::new();
-    until(stop, |round| {
-        let name = dir.join(format!("truncated-{}", round % 50));
-        let content = vec![b'a' + (round % 26) as u8; 100 + round % 9000];
-        let mut file = File::options().write(true).create(true).truncate(true).open(&name).unwrap();
-        file.write_all(&content).unwrap();
-        if round % 7 == 0 {
-            file.sync_all().unwrap();
-        }
-        there.insert(name, content);
-    });
-    there
-}
-
-fn append(dir: &Path, stop: &AtomicBool) -> Acknowledged {
-    let name = dir.join("appended");
-    let mut content = Vec::new();
-    until(stop, |round| {
-        let line = format!("line {round}\n");
-        File::options().append(true).create(true).open(&name).unwrap().write_all(line.as_bytes()).unwrap();
-        content.extend(line.into_bytes());
-    });
-    Acknowledged::from([(name, content)])
-}
-
-/// Makes and removes; what it removed last must stay away. Gives the names that are gone.
-fn make_and_delete(dir: &Path, prefix: &str, stop: &AtomicBool) -> BTreeSet<PathBuf> {
-    let mut gone = BTreeSet::new();
-    until(stop, |round| {
-        let name = dir.join(format!("{prefix}-{}", round % 60));
-        fs::write(&name, "soon gone").unwrap();
-        fs::remove_file(&name).unwrap();
-        gone.insert(name);
-    });
-    gone
-}
-
-#[test]
-fn every_acknowledged_upload_is_there_after_60_switches_and_nothing_deleted_comes_back() {
-    if skip_mounted() {
-        return;
-    }
-    let mut rig = mounted();
-    let scope = rig.mnt.join("media");
-    let stop = AtomicBool::new(false);
-    let (mut there, mut gone) = (Acknowledged::new(), BTreeSet::new());
-    std::thread::scope(|threads| {
-        for dir in ["u1", "u2", "u3", "u4", "d1", "d2"] {
-            fs::create_dir(scope.join(dir)).unwrap();
-        }
-        let (scope, stop) = (&scope, &stop);
-        let uploads = [
-            threads.spawn(|| create_write_rename(&scope.join("u1"), stop)),
-            threads.spawn(|| create_and_truncate(&scope.join("u2"), stop)),
-            threads.spawn(|| append(&scope.join("u3"), stop)),
-            threads.spawn(|| create_write_rename(&scope.join("u4"), stop)),
-        ];
-        let deletions = [
-            threads.spawn(|| make_and_delete(&scope.join("d1"), "x", stop)),
-            threads.spawn(|| make_and_delete(&scope.join("d2"), "y", stop)),
-        ];
-        for round in 0..60 {
-            let to = if round % 2 == 0 { "2" } else { "1" };
-            rig.ok(&["switch", to]);
-            assert_eq!(fs::read_to_string(rig.mnt.join("page")).unwrap(), to);
-            assert_eq!(fs::read_to_string(scope.join("theme/logo")).unwrap(), to.repeat(3000));
-        }
-        stop.store(true, Ordering::Relaxed);
-        uploads.into_iter().for_each(|thread| there.extend(thread.join().unwrap()));
-        deletions.into_iter().for_each(|thread| gone.extend(thread.join().unwrap()));
-    });
-    println!("{} files uploaded, {} names deleted", there.len(), gone.len());
-    assert!(there.len() > 20 && gone.len() > 20);
-    for life in ["this life", "the next one"] {
-        for (name, content) in &there {
-            assert_eq!(fs::read(name).unwrap(), *content, "{} in {life}", name.display());
-        }
-        for name in &gone {
-            assert!(!name.exists(), "{} came back in {life}", name.display());
-        }
-        rig.umount();
-        rig.mount();
-    }
 }
 
 #[test]

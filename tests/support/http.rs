@@ -62,6 +62,16 @@ impl Client {
         answer.map(|(response, _)| response)
     }
 
+    /// What is served at `path` now; none if nothing is.
+    pub fn body(&mut self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        let response = self.get(path, &Validators::default())?;
+        match response.status {
+            200 if response.whole => Ok(Some(response.body)),
+            404 => Ok(None),
+            status => Err(bad(format!("{path}: status {status}, whole: {}", response.whole))),
+        }
+    }
+
     /// The answer, and whether the connection can be used again.
     fn exchange(&mut self, path: &str, validators: &Validators<'_>) -> io::Result<(Response, bool)> {
         let stream = match self.stream.take() {
