@@ -1,26 +1,36 @@
 //! Visitors of a web site whose docroot is a verfs mount: a bounded load, and a check of every answer.
 //!
 //! It exports the releases of a store, keeps some connections busy, switches and rolls back meanwhile, and compares every body with what the
-//! release that was active at that moment says. It ends with a table, and with exit code 1 if any visitor noticed anything.
+//! release that was active at that moment says. With `--uploads` others upload and delete in a scope all the while, and what they were told is
+//! compared with what is there. It ends with a table, and with exit code 1 if any visitor noticed anything or an upload was lost.
 //!
-//!     visitors --url http://127.0.0.1:8080 --store /srv/shop --switch 01,02
+//!     visitors --url http://127.0.0.1:8080 --store /srv/shop --switch 01,02 --uploads media
 //!     visitors --manifest DIRECTORY > DIRECTORY/manifest.txt
 
 #[path = "../tests/support/http.rs"]
 #[allow(dead_code, reason = "some of it is for the tests")]
 mod http;
+#[path = "../tests/support/uploads.rs"]
+#[allow(dead_code, reason = "some of it is for the tests")]
+mod uploads;
 
 use clap::Parser;
-use http::{Memory, Release, Site, Tally, Visitor};
+use http::{Client, Memory, Release, Site, Tally, Visitor};
 use serde_json::{Value, json};
 use std::error::Error;
+use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::{self, fs::MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use uploads::{Known, Uploads};
+
+/// Each uploader rests for so long after each upload: the visitors are to be measured, not the machine.
+const PAUSE: Duration = Duration::from_millis(5);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -45,6 +55,9 @@ struct Options {
     /// How many switches and rollbacks, spread over the time
     #[arg(long, default_value_t = 8)]
     switches: u64,
+    /// Upload and delete in a new directory of this scope meanwhile, and compare at the end
+    #[arg(long, value_name = "SCOPE")]
+    uploads: Option<String>,
     /// The program to switch with; default: the verfs that was built with this one
     #[arg(long)]
     verfs: Option<PathBuf>,
@@ -85,8 +98,8 @@ fn run(options: &Options) -> Outcome<bool> {
         store: store.clone(),
     };
 
-    let active = verfs.ask(&["status"])?;
-    let active = active["release"].as_str().ok_or("the store has no active release")?.to_owned();
+    let status = verfs.ask(&["status"])?;
+    let active = status["release"].as_str().ok_or("the store has no active release")?.to_owned();
     let mut names = options.switch.clone();
     if !names.contains(&active) {
         names.push(active.clone());
@@ -98,35 +111,68 @@ fn run(options: &Options) -> Outcome<bool> {
     let first = position(&names, &active)?;
     let site = Site::new(releases, first);
 
+    let uploads = options.uploads.as_ref().map(|scope| Place::new(&status, scope)).transpose()?;
+
     let stop = AtomicBool::new(false);
     let begun = Instant::now();
-    let (tally, calls) = thread::scope(|scope| {
+    let (tally, calls, known) = thread::scope(|threads| {
         let crowd: Vec<_> = (0..options.connections)
             .map(|number| {
                 let visitor = Visitor::new(&site, address, number + 1, Memory::Validators);
-                scope.spawn(|| visitor.visit_until(&stop))
+                threads.spawn(|| visitor.visit_until(&stop))
             })
             .collect();
+        let uploading =
+            uploads.as_ref().map(|place| threads.spawn(|| Uploads::new(&place.directory, PAUSE).work_until(&stop)));
         let calls = switch_now_and_then(&site, &verfs, &names, first, begun, options);
         stop.store(true, Ordering::SeqCst);
         let mut tally = Tally::default();
         for visitor in crowd {
-            match visitor.join() {
-                Ok(seen) => tally.merge(seen),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+            tally.merge(joined(visitor));
         }
-        (tally, calls)
+        (tally, calls, uploading.map(joined))
     });
     let took = begun.elapsed();
     let calls = calls?;
-    let report = Report { tally, switches: site.timeline.switches(), took, calls };
+    let uploads = uploads.zip(known).map(|(place, mut known)| {
+        known.compare_with(&place.directory, "at the end");
+        let mut client = Client::new(address);
+        known.compare("over HTTP", |name| client.body(&format!("{}/{name}", place.url)));
+        known
+    });
+    let report = Report { tally, switches: site.timeline.switches(), took, calls, uploads };
     if options.json {
         println!("{}", report.json());
     } else {
         report.print();
     }
-    Ok(report.tally.is_clean() && report.tally.requests > 0)
+    Ok(report.is_clean())
+}
+
+/// A new directory in a scope, for the uploads of this run. It stays.
+struct Place {
+    directory: PathBuf,
+    /// Its path on the site.
+    url: String,
+}
+
+impl Place {
+    fn new(status: &Value, scope: &str) -> Outcome<Self> {
+        let docroot = status["mountpoint"].as_str().ok_or("the store is not mounted")?;
+        let scope = scope.trim_matches('/');
+        let name = format!("visitors-{}", std::process::id());
+        let above = Path::new(docroot).join(scope);
+        let directory = above.join(&name);
+        let failed = |error| format!("{}: {error}", directory.display());
+        fs::create_dir(&directory).map_err(failed)?;
+        let owner = fs::metadata(&above)?;
+        unix::fs::chown(&directory, Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
+        Ok(Place { directory, url: format!("/{scope}/{name}") })
+    }
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Switches at even distances until the time is over. Gives how long each call was, in microseconds, without the wait for a second of its own.
@@ -241,9 +287,16 @@ struct Report {
     switches: usize,
     took: Duration,
     calls: Vec<u64>,
+    uploads: Option<Known>,
 }
 
 impl Report {
+    fn is_clean(&self) -> bool {
+        // With no request and no upload there was nothing to notice.
+        let nothing_lost = self.uploads.as_ref().is_none_or(|known| known.lost == 0 && known.uploads > 0);
+        self.tally.is_clean() && self.tally.requests > 0 && nothing_lost
+    }
+
     fn json(&self) -> Value {
         let tally = &self.tally;
         json!({
@@ -262,17 +315,31 @@ impl Report {
             "bytes": tally.bytes,
             "seconds": self.took.as_secs_f64(),
             "complaints": tally.complaints,
+            "uploads": self.uploads.as_ref().map(|known| json!({
+                "uploads": known.uploads,
+                "deletions": known.deletions,
+                "lost": known.lost,
+                "complaints": known.complaints,
+            })),
         })
     }
 
     fn print(&self) {
         let tally = &self.tally;
         let slowest = format!("{:.1} ms", tally.slowest.as_secs_f64() * 1e3);
-        println!("{:>10} {:>8} {:>6} {:>7} {:>10} {:>9}", "requests", "failed", "torn", "stale", "slowest", "switches");
-        println!(
+        print!("{:>10} {:>8} {:>6} {:>7} {:>10} {:>9}", "requests", "failed", "torn", "stale", "slowest", "switches");
+        if self.uploads.is_some() {
+            print!(" {:>9} {:>10} {:>6}", "uploads", "deletions", "lost");
+        }
+        println!();
+        print!(
             "{:>10} {:>8} {:>6} {:>7} {:>10} {:>9}",
             tally.requests, tally.failed, tally.torn, tally.stale, slowest, self.switches
         );
+        if let Some(known) = &self.uploads {
+            print!(" {:>9} {:>10} {:>6}", known.uploads, known.deletions, known.lost);
+        }
+        println!();
         println!();
         println!(
             "{:.0} requests a second; {} answers were 304 and {} were 404, all of them right; {} pages with all they refer to and {} manifests checked.",
@@ -288,12 +355,19 @@ impl Report {
                 tally.crossed
             );
         }
+        if let Some(known) = &self.uploads {
+            let (there, gone) = known.count();
+            println!(
+                "At the end {there} files were compared byte for byte, in the mount and over HTTP, and {gone} deleted names looked for."
+            );
+        }
         let mut calls = self.calls.clone();
         calls.sort_unstable();
         if let (Some(median), Some(longest)) = (calls.get(calls.len() / 2), calls.last()) {
             println!("A switch took {median} us (median), {longest} us at most.");
         }
-        for complaint in &tally.complaints {
+        let lost = self.uploads.iter().flat_map(|known| &known.complaints);
+        for complaint in tally.complaints.iter().chain(lost) {
             println!("  {complaint}");
         }
     }
