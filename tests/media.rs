@@ -339,3 +339,47 @@ fn a_symlink_behind_the_mount_leads_nowhere() {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[test]
+fn files_renamed_or_removed_behind_the_mount_are_what_they_are_now() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let scope = rig.mnt.join("media");
+    let behind = rig.store.join("media/media");
+    let settled = |what: &dyn Fn() -> bool| {
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while !what() {
+            assert!(std::time::Instant::now() < end, "what was done behind the mount is not seen");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    // A file that goes and whose inode number a new one gets: at once on ext4.
+    for round in 0..5 {
+        fs::write(scope.join("old"), "old").unwrap();
+        let number = fs::metadata(behind.join("old")).unwrap().ino();
+        // Descriptors that keep the number from being given away are closed after a second.
+        settled(&|| {
+            let daemon = rig.pids()[0];
+            let fds = fs::read_dir(format!("/proc/{daemon}/fd")).unwrap();
+            !fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.ends_with("media/media/old")))
+        });
+        fs::remove_file(behind.join("old")).unwrap();
+        let name = format!("new-{round}");
+        fs::write(scope.join(&name), "new").unwrap();
+        println!("the number came back: {}", fs::metadata(behind.join(&name)).unwrap().ino() == number);
+        assert_eq!(fs::read_to_string(behind.join(&name)).unwrap(), "new");
+        settled(&|| !scope.join("old").exists());
+    }
+    // One that moves.
+    fs::write(scope.join("here"), "hello").unwrap();
+    assert_eq!(fs::read_to_string(scope.join("here")).unwrap(), "hello");
+    fs::rename(behind.join("here"), behind.join("there")).unwrap();
+    settled(&|| !scope.join("here").exists() && scope.join("there").exists());
+    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
+    assert_eq!(fs::read_to_string(scope.join("there")).unwrap(), "hello");
+    let mut file = File::options().append(true).open(scope.join("there")).unwrap();
+    file.write_all(b" more").unwrap();
+    assert_eq!(fs::read_to_string(behind.join("there")).unwrap(), "hello more");
+}

@@ -277,6 +277,7 @@ impl Names<'_> {
             (Shown::Nothing, ..) => return Ok(None),
             (Shown::Upper(UpperKind::Leaf), Some(stat), _) => {
                 let id = FileId::of(stat);
+                self.check_names(path, id, stat)?;
                 (Backing::Upper(id), pure_of_file(id))
             }
             (Shown::Lower(Kind::File | Kind::Symlink), _, Some(Lower { release, index, node })) => {
@@ -287,6 +288,32 @@ impl Names<'_> {
         };
         let node = self.media.table.lock().settle(path, backing, pure);
         self.attr(node, path, &looked).map(Some)
+    }
+
+    /// A file that is known under other names: it may be a second name of it, or it was renamed behind the mount, or it
+    /// was removed there and the disk gave its number to a new file.
+    fn check_names(&self, path: &[u8], id: FileId, stat: &Stat) -> Result<()> {
+        let (node, names) = {
+            let table = self.media.table.lock();
+            let Some(node) = table.elsewhere(id, path) else { return Ok(()) };
+            (node, table.get(node).map_or(Vec::new(), |held| held.paths.clone()))
+        };
+        let mut gone = Vec::new();
+        for name in names {
+            if self.media.upper.stat(&name)?.is_none_or(|stat| FileId::of(&stat) != id) {
+                gone.push(name);
+            }
+        }
+        let mut table = self.media.table.lock();
+        let Some(held) = table.get(node) else { return Ok(()) };
+        if held.orphan.is_none()
+            && gone.len() == held.paths.len()
+            && !held.print.is_some_and(|was| same_content(was, stat))
+        {
+            table.lose_file(node);
+        }
+        gone.iter().for_each(|name| table.lose_name(node, name));
+        Ok(())
     }
 
     fn attr(&self, node: NodeId, path: &[u8], looked: &Looked) -> Result<Attr> {
@@ -376,6 +403,11 @@ impl Names<'_> {
 /// What tells two states of a file apart.
 fn print_of(stat: &Stat) -> Print {
     (stat.st_size, stat.st_mtime, stat.st_mtime_nsec as i64, stat.st_ctime, stat.st_ctime_nsec as i64)
+}
+
+/// Whether a file that may have been renamed since holds the same as it did.
+fn same_content((size, second, nanos, ..): Print, stat: &Stat) -> bool {
+    (size, second, nanos) == (stat.st_size, stat.st_mtime, stat.st_mtime_nsec as i64)
 }
 
 fn attr_of_stat(node: NodeId, stat: &Stat) -> Attr {

@@ -48,6 +48,13 @@ impl Media {
                 New::Socket => rustix::fs::mknodat(dir, name, FileType::Socket, mode, 0),
             }
         })?;
+        if let Some(stat) = self.upper.stat(&path)? {
+            // The number of a file that was removed behind the mount may come back with a new one.
+            let mut table = self.table.lock();
+            if let Some(node) = table.elsewhere(FileId::of(&stat), &path) {
+                table.lose_file(node);
+            }
+        }
         names.made(&path)
     }
 

@@ -102,6 +102,25 @@ impl Table {
         self.by_file.get(&id).copied().unwrap_or_else(|| pure_of_file(id))
     }
 
+    /// The node of this file if it is known, and known under other names only.
+    pub fn elsewhere(&self, id: FileId, path: &[u8]) -> Option<NodeId> {
+        let node = *self.by_file.get(&id)?;
+        self.nodes[&node].paths.iter().all(|known| known != path).then_some(node)
+    }
+
+    /// The disk gave the place of the node's file to another one: the node stays without a file.
+    pub fn lose_file(&mut self, node: NodeId) {
+        let paths = self.nodes.get(&node).map_or(Vec::new(), |held| held.paths.clone());
+        for path in paths {
+            self.lose_name(node, &path);
+        }
+        if let Some(Backing::Upper(id)) = self.nodes.get(&node).map(|held| &held.backing)
+            && self.by_file.get(id) == Some(&node)
+        {
+            self.by_file.remove(id);
+        }
+    }
+
     /// The node for what is at a path now; a node that was there for something else loses that name.
     pub fn settle(&mut self, path: &[u8], backing: Backing, pure: NodeId) -> NodeId {
         let known = match &backing {
