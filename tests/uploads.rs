@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use support::disk::SmallDisk;
+use support::user::WWW_DATA;
 use support::{Rig, skip_mounted};
 
 /// A mounted store with the scope `media` and two releases that differ in it.
@@ -142,37 +144,13 @@ fn a_listing_loses_and_doubles_no_name_while_others_go() {
     assert_eq!(fs::read_dir(&dir).unwrap().count(), FILES - GONE);
 }
 
-/// A small ext4 of its own under the store, a third of it kept for root; it goes with the value.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn under(rig: &Rig) -> Self {
-        let image = rig.root().join("disk.img");
-        File::create(&image).unwrap().set_len(24 << 20).unwrap();
-        fs::create_dir(&rig.store).unwrap();
-        let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
-        run(Command::new("mkfs.ext4").args(["-q", "-m", "33", "-E", "root_owner=0:0"]).arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&rig.store));
-        fs::remove_dir(rig.store.join("lost+found")).unwrap();
-        Self(rig.store.clone())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        if let Err(error) = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH) {
-            eprintln!("unmounting {}: {error}", self.0.display());
-        }
-    }
-}
-
 #[test]
 fn a_full_disk_is_told_to_the_writer_and_its_reserve_is_left_to_root() {
     if skip_mounted() {
         return;
     }
     let mut rig = Rig::with_limit(Duration::from_secs(120));
-    let disk = SmallDisk::under(&rig);
+    let disk = SmallDisk::with_reserve(&rig);
     rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media"]);
     let source = rig.src.join("1");
     fs::create_dir(&source).unwrap();
@@ -193,7 +171,7 @@ fn a_full_disk_is_told_to_the_writer_and_its_reserve_is_left_to_root() {
         .unwrap();
     let said = String::from_utf8_lossy(&told.stderr);
     assert!(said.contains("No space left on device"), "{said}");
-    let stat = rustix::fs::statvfs(&disk.0).unwrap();
+    let stat = rustix::fs::statvfs(disk.path()).unwrap();
     assert!(
         stat.f_bfree * 4 > stat.f_blocks,
         "{} of {} blocks are free: the reserve is untouched",
@@ -209,6 +187,70 @@ fn a_full_disk_is_told_to_the_writer_and_its_reserve_is_left_to_root() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(fs::read(scope.join("small")).unwrap().len(), 1 << 20);
+    rig.umount();
+    drop(disk);
+}
+
+/// A mounted store whose disk is full to the quota: the plain user's file `big` took the last of it.
+fn full_to_the_quota() -> (Rig, SmallDisk) {
+    let mut rig = Rig::with_limit(Duration::from_secs(120));
+    let disk = SmallDisk::with_quota(&rig, 4 << 20);
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media", "--owner", "www-data:www-data"]);
+    let source = rig.src.join("1");
+    fs::create_dir_all(source.join("media")).unwrap();
+    fs::write(source.join("page"), "page").unwrap();
+    fs::write(source.join("media/logo"), "logo").unwrap();
+    rig.ok(&["add", "1", source.to_str().unwrap()]);
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    let told = WWW_DATA.work_in(&scope, || {
+        fs::write("kept", "kept").unwrap();
+        let mut big = File::create("big").unwrap();
+        // The disk itself has room for all of this.
+        (0..1024).find_map(|_| big.write_all(&[7; 1 << 16]).err())
+    });
+    assert_eq!(told.and_then(|error| error.raw_os_error()), Some(libc::EDQUOT));
+    assert!(fs::metadata(scope.join("big")).unwrap().len() > 1 << 20, "and not before it was full");
+    (rig, disk)
+}
+
+/// The disk may take a moment to give freed room back.
+fn there_is_room_again(scope: &Path) {
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while let Err(error) = WWW_DATA.work_in(scope, || fs::write("small", vec![7; 1 << 20])) {
+        assert_eq!(error.raw_os_error(), Some(libc::EDQUOT));
+        assert!(std::time::Instant::now() < end, "there is no room again");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(fs::read(scope.join("small")).unwrap(), vec![7; 1 << 20]);
+}
+
+#[test]
+fn a_quota_is_told_to_the_writer_and_the_rest_goes_on() {
+    if skip_mounted() {
+        return;
+    }
+    let (mut rig, disk) = full_to_the_quota();
+    let scope = rig.mnt.join("media");
+    assert_eq!(fs::read(rig.mnt.join("page")).unwrap(), b"page");
+    assert_eq!(fs::read(scope.join("logo")).unwrap(), b"logo");
+    assert_eq!(fs::read(scope.join("kept")).unwrap(), b"kept");
+    // Room is made behind the mount, and the writer goes on.
+    fs::remove_file(rig.store.join("media/media/big")).unwrap();
+    there_is_room_again(&scope);
+    rig.umount();
+    drop(disk);
+}
+
+#[test]
+fn what_fills_a_quota_can_be_removed() {
+    if skip_mounted() {
+        return;
+    }
+    let (mut rig, disk) = full_to_the_quota();
+    let scope = rig.mnt.join("media");
+    WWW_DATA.work_in(&scope, || fs::remove_file("big")).unwrap();
+    there_is_room_again(&scope);
     rig.umount();
     drop(disk);
 }

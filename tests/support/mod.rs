@@ -1,13 +1,17 @@
 //! What the mounted tests share: a scratch store with its mount, release trees on disk,
-//! the control socket, and a watchdog that ends a test whose mount hangs.
+//! the control socket, disks of their own, plain users, a look at a tree, and a watchdog that
+//! ends a test whose mount hangs.
 #![allow(dead_code)] // every test file uses a part of it
 #![allow(clippy::unwrap_used)]
 
 pub mod control;
 pub mod deadline;
+pub mod disk;
 pub mod rig;
+pub mod seen;
 pub mod sys;
 pub mod tree;
+pub mod user;
 
 pub use rig::Rig;
 

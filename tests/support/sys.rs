@@ -17,6 +17,17 @@ pub fn own_working_directory() -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_FS) }.into()).map(drop)
 }
 
+/// Gives the calling thread a working directory, a umask and a table of descriptors of its own, like a process. Of the
+/// descriptors only standard input and output come along: a copy of another test's would keep its mount busy.
+pub fn stop_sharing() -> io::Result<()> {
+    // SAFETY: no memory is touched, and the other threads keep their descriptors. To this thread those mean nothing
+    // from here on, and what it opens means nothing to the others, so none must be handed over.
+    unsafe {
+        check(libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE))?;
+        check(libc::unshare(libc::CLONE_FS).into()).map(drop)
+    }
+}
+
 /// How the calling thread is scheduled.
 #[derive(Clone, Copy, Debug)]
 pub enum Scheduling {

@@ -1,0 +1,62 @@
+//! A small disk of its own under the store, in a file; it goes with the value.
+
+use super::Rig;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// See the head of this file.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// An ext4 of 24 MiB, a third of it kept for root.
+    pub fn with_reserve(rig: &Rig) -> SmallDisk {
+        let image = image(rig, 24 << 20);
+        run(Command::new("mkfs.ext4").args(["-q", "-m", "33", "-E", "root_owner=0:0"]).arg(&image));
+        let disk = SmallDisk::mount(rig, &image, "loop");
+        fs::remove_dir(rig.store.join("lost+found")).unwrap();
+        disk
+    }
+
+    /// A btrfs subvolume that may hold `bytes`, on a disk with room for much more.
+    pub fn with_quota(rig: &Rig, bytes: u64) -> SmallDisk {
+        let image = image(rig, 256 << 20);
+        run(Command::new("mkfs.btrfs").arg("-q").arg(&image).stdout(Stdio::null()));
+        let whole = SmallDisk::mount(rig, &image, "loop");
+        let subvolume = rig.store.join("limited");
+        run(Command::new("btrfs").args(["-q", "quota", "enable"]).arg(&rig.store));
+        run(Command::new("btrfs").args(["-q", "subvolume", "create"]).arg(&subvolume));
+        run(Command::new("btrfs").args(["-q", "qgroup", "limit", &bytes.to_string()]).arg(&subvolume));
+        drop(whole);
+        SmallDisk::mount(rig, &image, "loop,subvol=limited")
+    }
+
+    fn mount(rig: &Rig, image: &Path, options: &str) -> SmallDisk {
+        fs::create_dir_all(&rig.store).unwrap();
+        run(Command::new("mount").args(["-o", options]).arg(image).arg(&rig.store));
+        SmallDisk(rig.store.clone())
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH) {
+            eprintln!("unmounting {}: {error}", self.0.display());
+        }
+    }
+}
+
+fn image(rig: &Rig, size: u64) -> PathBuf {
+    let image = rig.root().join("disk.img");
+    File::create(&image).unwrap().set_len(size).unwrap();
+    image
+}
+
+fn run(command: &mut Command) {
+    assert!(command.status().unwrap().success(), "{command:?}");
+}
