@@ -1,11 +1,19 @@
 //! A watchdog for a mounted test: whatever hangs, the test run ends and says where.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// As eprintln!, but not into the output that the test harness keeps for a test that ends: this one does not.
+macro_rules! say {
+    ($($text:tt)*) => {
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    };
+}
 
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
@@ -55,8 +63,8 @@ impl Drop for Deadline {
 }
 
 fn give_up(limit: Duration, watched: &Watched) -> ! {
-    eprintln!("a mounted test has not ended after {limit:?}; what is waiting:");
-    eprintln!("requests waiting: {}", waiting(watched.connection));
+    say!("a mounted test has not ended after {limit:?}; what is waiting:");
+    say!("requests waiting: {}", waiting(watched.connection));
     print_threads(std::process::id());
     for pid in &watched.pids {
         print_threads(*pid);
@@ -84,7 +92,7 @@ pub fn abort(connection: u32) {
     show_connections();
     let path = format!("{CONNECTIONS}/{connection}/abort");
     if let Err(error) = fs::write(&path, "1") {
-        eprintln!("{path}: {error}");
+        say!("{path}: {error}");
     }
 }
 
@@ -94,7 +102,7 @@ fn show_connections() {
     if !shown {
         let flags = rustix::mount::MountFlags::empty();
         if let Err(error) = rustix::mount::mount("fusectl", CONNECTIONS, "fusectl", flags, None) {
-            eprintln!("{CONNECTIONS}: {error}");
+            say!("{CONNECTIONS}: {error}");
         }
     }
 }
@@ -102,22 +110,16 @@ fn show_connections() {
 /// Prints name, state, wait channel and kernel stack of each thread of a process.
 pub fn print_threads(pid: u32) {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        eprintln!("process {pid} is gone");
+        say!("process {pid} is gone");
         return;
     };
     for task in tasks.flatten() {
         let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
         let state = read("stat");
         let state = state.rsplit(") ").next().and_then(|rest| rest.chars().next());
-        eprintln!(
-            "{pid}/{} {} {} {}",
-            task.file_name().display(),
-            read("comm").trim(),
-            state.unwrap_or('?'),
-            read("wchan")
-        );
+        say!("{pid}/{} {} {} {}", task.file_name().display(), read("comm").trim(), state.unwrap_or('?'), read("wchan"));
         for line in read("stack").lines() {
-            eprintln!("    {line}");
+            say!("    {line}");
         }
     }
 }
