@@ -58,6 +58,12 @@ pub const CRASH_POINTS: &[(&str, &str)] = &[
     ("remove", "journal.after"),
     ("gc", "gc.begun"),
     ("gc", "gc.object-removed"),
+    ("media", "media.step"),
+    ("media", "media.done"),
+    ("media", "upper.copied"),
+    ("media", "upper.whiteout"),
+    ("media", "upper.exchanged"),
+    ("media", "upper.kept"),
 ];
 
 #[cfg(feature = "faults")]

@@ -18,11 +18,15 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// The longest path that is given to one call: below PATH_MAX (4,096) with its NUL.
+const LONGEST_PATH: usize = 4000;
 
 /// What a file is known by on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,9 +56,16 @@ impl FileId {
     }
 }
 
-/// A file in `orphans/`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct OrphanId(u64);
+/// A leaf that lost its last name and may be open.
+#[derive(Clone, Debug)]
+pub enum Orphan {
+    /// It has this name in `orphans/`.
+    Named(u64),
+    /// The disk had no room for a name.
+    Open(Arc<File>),
+    /// Nor could it be opened.
+    Gone,
+}
 
 /// The directories of the writable layer.
 #[derive(Debug)]
@@ -137,7 +148,18 @@ impl Upper {
     /// Opens what is at a path, never through a symlink.
     fn open_at(&self, tree: In, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let (root, below) = self.at(tree, path);
-        rustix::fs::openat2(root, &*below, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open =
+            |dir: BorrowedFd<'_>, path: &[u8], flags| rustix::fs::openat2(dir, path, flags, Mode::empty(), BENEATH);
+        let (mut dir, mut rest) = (None::<OwnedFd>, &*below);
+        // A path too long for one call is taken in steps.
+        while rest.len() > LONGEST_PATH {
+            let end = rest[..LONGEST_PATH].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
+            let from = dir.as_ref().unwrap_or(root).as_fd();
+            let next = open(from, &rest[..end], OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
+            (dir, rest) = (Some(next), &rest[end + 1..]);
+        }
+        open(dir.as_ref().unwrap_or(root).as_fd(), rest, flags)
     }
 
     fn dir(&self, tree: In, path: &[u8]) -> rustix::io::Result<OwnedFd> {
@@ -184,9 +206,15 @@ impl Upper {
     }
 
     /// Opens an orphan.
-    pub fn open_orphan(&self, orphan: OrphanId, flags: OFlags) -> Result<File> {
+    pub fn open_orphan(&self, orphan: &Orphan, flags: OFlags) -> Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(File::from(rustix::fs::openat(&self.orphans, orphan.name(), flags, Mode::empty())?))
+        match orphan {
+            Orphan::Named(number) => {
+                Ok(File::from(rustix::fs::openat(&self.orphans, number.to_string(), flags, Mode::empty())?))
+            }
+            Orphan::Open(file) => file.try_clone().context(|| "opening an unlinked file"),
+            Orphan::Gone => Err(Errno::STALE.into()),
+        }
     }
 
     /// The names that are hidden one by one in a directory.
@@ -204,8 +232,17 @@ impl Upper {
     }
 
     /// How an orphan looks.
-    pub fn stat_orphan(&self, orphan: OrphanId) -> Result<Stat> {
-        Ok(rustix::fs::statat(&self.orphans, orphan.name(), AtFlags::SYMLINK_NOFOLLOW)?)
+    pub fn stat_orphan(&self, orphan: &Orphan) -> Result<Stat> {
+        match orphan {
+            Orphan::Named(number) => {
+                let mut stat = rustix::fs::statat(&self.orphans, number.to_string(), AtFlags::SYMLINK_NOFOLLOW)?;
+                // Its name here is not one that anybody gave it.
+                stat.st_nlink = stat.st_nlink.saturating_sub(1);
+                Ok(stat)
+            }
+            Orphan::Open(file) => Ok(rustix::fs::fstat(file)?),
+            Orphan::Gone => Err(Errno::STALE.into()),
+        }
     }
 
     /// An entry of the upper layer, to change its attributes: never what a symlink points to.
@@ -229,9 +266,8 @@ impl Upper {
     }
 
     /// As [`Upper::open_path`], of an orphan.
-    pub fn open_orphan_path(&self, orphan: OrphanId) -> Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.orphans, orphan.name(), flags, Mode::empty())?)
+    pub fn open_orphan_path(&self, orphan: &Orphan) -> Result<OwnedFd> {
+        self.open_orphan(orphan, OFlags::PATH).map(OwnedFd::from)
     }
 
     /// The names in a directory of the upper layer; none if it is not there.
@@ -258,8 +294,7 @@ impl Upper {
 
     /// Carries out a step other than [`Step::Place`], [`Step::MakeDirs`] and [`Step::CopyUp`]. What it takes out of
     /// the tree and may be open is kept, and named.
-    pub fn apply(&self, step: &Step) -> Result<Option<OrphanId>> {
-        fault::point("upper.step");
+    pub fn apply(&self, step: &Step) -> Result<Option<Orphan>> {
         match step {
             Step::Whiteout(path) => self.put_whiteout(path).map(|()| None),
             Step::Unhide(path) => self.remove_whiteout(path).map(|()| None),
@@ -281,7 +316,7 @@ impl Upper {
         }
     }
 
-    fn rename(&self, from: &[u8], to: &[u8], onto: Onto) -> Result<Option<OrphanId>> {
+    fn rename(&self, from: &[u8], to: &[u8], onto: Onto) -> Result<Option<Orphan>> {
         let ((from_dir, from_name), (to_dir, to_name)) = (self.parent_of(from)?, self.parent_of(to)?);
         let mut kept = None;
         let flags = match onto {
@@ -291,36 +326,59 @@ impl Upper {
                 let target = absent(rustix::fs::statat(&to_dir, &to_name[..], AtFlags::SYMLINK_NOFOLLOW))?;
                 if target.is_some_and(|stat| !FileType::from_raw_mode(stat.st_mode).is_dir()) {
                     // A second name, so that the rename can replace the first at once.
-                    let orphan = self.next_orphan();
-                    rustix::fs::linkat(&to_dir, &to_name[..], &self.orphans, orphan.name(), AtFlags::empty())?;
-                    kept = Some(orphan);
+                    kept = Some(self.keep(&to_dir, &to_name)?);
                 }
                 RenameFlags::empty()
             }
         };
+        fault::point("upper.kept");
         let renamed = rustix::fs::renameat_with(&from_dir, &from_name[..], &to_dir, &to_name[..], flags);
-        if let (Err(_), Some(orphan)) = (renamed, kept) {
+        if let (Err(_), Some(orphan)) = (renamed, &kept) {
             self.drop_orphan(orphan);
         }
         renamed?;
         Ok(kept)
     }
 
-    fn next_orphan(&self) -> OrphanId {
-        OrphanId(self.serial.fetch_add(1, Ordering::Relaxed))
+    fn next_orphan(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Gives a leaf a second name among the orphans, or opens it where the disk has no room for one.
+    fn keep(&self, dir: &OwnedFd, name: &[u8]) -> Result<Orphan> {
+        let number = self.next_orphan();
+        match rustix::fs::linkat(dir, name, &self.orphans, number.to_string(), AtFlags::empty()) {
+            Ok(()) => Ok(Orphan::Named(number)),
+            Err(Errno::DQUOT | Errno::NOSPC | Errno::MLINK) => {
+                let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+                let file = rustix::fs::openat(dir, name, flags, Mode::empty());
+                Ok(file.map_or(Orphan::Gone, |file| Orphan::Open(Arc::new(File::from(file)))))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes a leaf out of the tree and keeps it.
-    fn orphan(&self, path: &[u8]) -> Result<OrphanId> {
+    fn orphan(&self, path: &[u8]) -> Result<Orphan> {
         let (dir, name) = self.parent_of(path)?;
-        let orphan = self.next_orphan();
-        rustix::fs::renameat(&dir, &name[..], &self.orphans, orphan.name())?;
-        Ok(orphan)
+        let number = self.next_orphan();
+        match rustix::fs::renameat(&dir, &name[..], &self.orphans, number.to_string()) {
+            Ok(()) => Ok(Orphan::Named(number)),
+            // A quota of btrfs lets nothing be renamed when it is used up, but lets it be removed.
+            Err(Errno::DQUOT | Errno::NOSPC) => {
+                let orphan = self.keep(&dir, &name)?;
+                rustix::fs::unlinkat(&dir, &name[..], AtFlags::empty())?;
+                Ok(orphan)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Nobody has it open any more.
-    pub fn drop_orphan(&self, orphan: OrphanId) {
-        if let Err(error) = rustix::fs::unlinkat(&self.orphans, orphan.name(), AtFlags::empty()) {
+    pub fn drop_orphan(&self, orphan: &Orphan) {
+        if let Orphan::Named(number) = orphan
+            && let Err(error) = rustix::fs::unlinkat(&self.orphans, number.to_string(), AtFlags::empty())
+        {
             log::warn!("removing an unlinked file for good: {error}; the next mount does it");
         }
     }
@@ -336,6 +394,7 @@ impl Upper {
                 Err(error) => return Err(error.into()),
             }
         }
+        fault::point("upper.whiteout");
         let dir = self.dir(In::Whiteouts, dir)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         match rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(0o644)) {
@@ -359,6 +418,7 @@ impl Upper {
             }
             exchanged => {
                 exchanged?;
+                fault::point("upper.exchanged");
                 remove_all(&self.tmp, &temporary)?;
             }
         }
@@ -402,11 +462,11 @@ impl Upper {
     }
 
     /// As [`Upper::copy_up`], for a file whose name has moved on: it becomes an orphan at once.
-    pub fn copy_up_orphan(&self, node: &Node, object: &File, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<OrphanId> {
+    pub fn copy_up_orphan(&self, node: &Node, object: &File, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Orphan> {
         let temporary = self.fill_temporary(node, object, xattrs, node.size)?;
-        let orphan = self.next_orphan();
-        rustix::fs::renameat(&self.tmp, &temporary[..], &self.orphans, orphan.name())?;
-        Ok(orphan)
+        let number = self.next_orphan();
+        rustix::fs::renameat(&self.tmp, &temporary[..], &self.orphans, number.to_string())?;
+        Ok(Orphan::Named(number))
     }
 
     fn fill_temporary(&self, node: &Node, object: &File, xattrs: &[(Vec<u8>, Vec<u8>)], keep: u64) -> Result<Vec<u8>> {
@@ -453,12 +513,6 @@ impl Upper {
             let _ = remove_all(&self.tmp, temporary);
         }
         placed
-    }
-}
-
-impl OrphanId {
-    fn name(self) -> String {
-        self.0.to_string()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
 
-use super::table::{Backing, Print};
+use super::table::{Backing, MediaNode, Print};
 use super::truncation::Truncations;
 use super::{Media, Task, print_of};
 use crate::error::{Errno, Error, Result};
@@ -123,23 +123,39 @@ impl Media {
             open.used = Instant::now();
             return Ok(open.file.clone());
         }
-        let held = self.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
-        let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        let file = match (&held.backing, held.orphan, held.paths.first()) {
-            (Backing::Dir, ..) => return Err(Errno::ISDIR.into()),
-            (Backing::Lower { release, index, .. }, ..) => {
+        let file = match self.node(node)? {
+            held if matches!(held.backing, Backing::Dir) => return Err(Errno::ISDIR.into()),
+            MediaNode { backing: Backing::Lower { release, index, .. }, .. } => {
                 let manifest = &release.manifest;
-                return descriptors.open(manifest.digest(*index)?, manifest.node(*index)?.size);
+                return descriptors.open(manifest.digest(index)?, manifest.node(index)?.size);
             }
-            (Backing::Upper(_), Some(orphan), _) => self.upper.open_orphan(orphan, flags)?,
-            (Backing::Upper(id), None, Some(path)) => self.upper.open_file(path, *id, flags)?,
-            (Backing::Upper(_), None, None) => return Err(Errno::STALE.into()),
+            held => {
+                let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
+                let open = |held: &MediaNode| match (&held.backing, &held.orphan, held.paths.first()) {
+                    (_, Some(orphan), _) => self.upper.open_orphan(orphan, flags),
+                    (Backing::Upper(id), None, Some(path)) => self.upper.open_file(path, *id, flags),
+                    _ => Err(Errno::STALE.into()),
+                };
+                Arc::new(self.while_names_move(node, held, open)?)
+            }
         };
-        let file = Arc::new(file);
         let open = Open { file: file.clone(), used: Instant::now() };
         let gone = self.files.open.lock().push((node, write), open);
         drop(gone);
         Ok(file)
+    }
+
+    fn node(&self, node: NodeId) -> Result<MediaNode> {
+        self.table.lock().get(node).cloned().ok_or_else(|| Errno::STALE.into())
+    }
+
+    /// Does something by a name of a node. Between a change on disk and its note in the table the name may be another
+    /// file's: then it is done once more while no name changes.
+    fn while_names_move<T>(&self, node: NodeId, held: MediaNode, work: impl Fn(&MediaNode) -> Result<T>) -> Result<T> {
+        work(&held).or_else(|_| {
+            let _names = self.names.lock();
+            work(&self.node(node)?)
+        })
     }
 
     /// Reads from a file.
@@ -268,13 +284,12 @@ impl Media {
 
     /// What is behind a node in the upper layer, to change its attributes.
     fn handle(&self, node: NodeId) -> Result<OwnedFd> {
-        let held = self.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
-        match (&held.backing, held.orphan, held.paths.first()) {
+        self.while_names_move(node, self.node(node)?, |held| match (&held.backing, &held.orphan, held.paths.first()) {
             (Backing::Upper(_), Some(orphan), _) => self.upper.open_orphan_path(orphan),
             (Backing::Upper(id), None, Some(path)) => self.upper.open_path(path, *id),
             (Backing::Dir, _, Some(path)) => self.upper.open_dir_path(path),
             _ => Err(Errno::STALE.into()),
-        }
+        })
     }
 
     /// chmod, chown, truncate, utimens. The kernel has checked that the caller may.

@@ -178,7 +178,7 @@ impl Media {
         let orphan = self.table.lock().forget(node, times);
         self.files.close(node);
         if let Some(orphan) = orphan {
-            self.upper.drop_orphan(orphan);
+            self.upper.drop_orphan(&orphan);
         }
     }
 
@@ -354,19 +354,17 @@ impl Names<'_> {
     /// The attributes of a node, wherever it is now.
     fn attr_of(&self, node: NodeId) -> Result<Attr> {
         let held = self.media.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
-        match (&held.backing, held.paths.first(), held.orphan) {
-            (Backing::Dir, Some(path), _) => self.attr(node, path, &self.look(path)?),
+        match (&held.backing, held.paths.first(), &held.orphan) {
+            (Backing::Dir, Some(path), _) => match self.attr(node, path, &self.look(path)?)? {
+                attr if attr.kind == Type::Dir => Ok(attr),
+                // Replaced behind the mount.
+                _ => Err(Errno::STALE.into()),
+            },
             (Backing::Dir, None, _) => Err(Errno::NOENT.into()),
             (Backing::Lower { release, index, .. }, ..) => {
                 Ok(Attr { node, ..self.lower_attr(&release.manifest, *index)? })
             }
-            (Backing::Upper(_), _, Some(orphan)) => {
-                let stat = self.media.upper.stat_orphan(orphan)?;
-                let mut attr = attr_of_stat(node, &stat);
-                // Its name in the work space is not one that anybody gave it.
-                attr.links = attr.links.saturating_sub(1);
-                Ok(attr)
-            }
+            (Backing::Upper(_), _, Some(orphan)) => Ok(attr_of_stat(node, &self.media.upper.stat_orphan(orphan)?)),
             (Backing::Upper(id), Some(path), None) => match self.media.upper.stat(path)? {
                 Some(stat) if FileId::of(&stat) == *id => {
                     self.notice(node, path, &stat);

@@ -3,9 +3,10 @@
 use super::table::Backing;
 use super::{Lower, Media, Names, Task};
 use crate::error::{Errno, Result};
+use crate::fault;
 use crate::fs::attr::Entry;
 use crate::fs::content::Descriptors;
-use crate::store::upper::{FileId, OrphanId, docroot_path, ends};
+use crate::store::upper::{FileId, Orphan, docroot_path, ends};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
 use crate::tree::{EntryName, Kind, NodeId, Tree};
@@ -128,7 +129,7 @@ impl Media {
                 let below = manifest.node(*index)?;
                 let object = task.contents.open(manifest.digest(*index)?, below.size)?;
                 let orphan = self.upper.copy_up_orphan(&below, &object, &manifest.xattrs(*index)?)?;
-                let id = FileId::of(&self.upper.stat_orphan(orphan)?);
+                let id = FileId::of(&self.upper.stat_orphan(&orphan)?);
                 let mut table = self.table.lock();
                 table.copied_up(node, id);
                 if let Some(held) = table.get_mut(node) {
@@ -190,6 +191,7 @@ impl Names<'_> {
     ) -> Result<()> {
         let upper = &self.media.upper;
         for step in &plan {
+            fault::point("media.step");
             match step {
                 Step::MakeDirs(path) => self.make_dirs(path)?,
                 Step::CopyUp(path, keep) => self.copy_up(contents, path, *keep)?,
@@ -203,6 +205,7 @@ impl Names<'_> {
                 }
             }
         }
+        fault::point("media.done");
         Ok(())
     }
 
@@ -245,7 +248,7 @@ impl Names<'_> {
     }
 
     /// Notes in the table what a step did to names.
-    fn note(&self, step: &Step, kept: Option<OrphanId>) -> Result<()> {
+    fn note(&self, step: &Step, kept: Option<Orphan>) -> Result<()> {
         let bare = match step {
             Step::Whiteout(path) => self.media.upper.stat(path)?.is_none(),
             _ => false,
@@ -287,7 +290,7 @@ impl Names<'_> {
         }
         drop(table);
         if let Some(orphan) = drop_now {
-            self.media.upper.drop_orphan(orphan);
+            self.media.upper.drop_orphan(&orphan);
         }
         Ok(())
     }

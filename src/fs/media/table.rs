@@ -5,7 +5,7 @@
 //! keeps its number when its file is copied up or its name moves; then the table alone knows.
 
 use crate::fs::view::Release;
-use crate::store::upper::{FileId, OrphanId};
+use crate::store::upper::{FileId, Orphan};
 use crate::tree::NodeId;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -65,7 +65,7 @@ pub struct MediaNode {
     /// Its paths; several for hard links that were looked up, none if it was unlinked or its name moved on.
     pub paths: Vec<Vec<u8>>,
     /// Where it is kept after its last name went.
-    pub orphan: Option<OrphanId>,
+    pub orphan: Option<Orphan>,
     /// What is behind it.
     pub backing: Backing,
     /// How its file looked after our own last change or look.
@@ -218,13 +218,13 @@ impl Table {
     }
 
     /// The kernel forgot that it was told so many times. Gives the orphan that nobody can reach any more.
-    pub fn forget(&mut self, node: NodeId, times: u64) -> Option<OrphanId> {
+    pub fn forget(&mut self, node: NodeId, times: u64) -> Option<Orphan> {
         let held = self.nodes.get_mut(&node)?;
         held.lookups = held.lookups.saturating_sub(times);
         if held.lookups > 0 {
             return None;
         }
-        let orphan = held.orphan;
+        let orphan = held.orphan.take();
         self.forget_node(node);
         orphan
     }
