@@ -163,8 +163,8 @@ fn drop_capability(which: CapabilitySet) -> Result<()> {
     set_capabilities(None, sets).context(what)
 }
 
-/// What the writable layer needs beside requests: pages dropped that somebody changed behind the mount, and idle
-/// descriptors closed.
+/// What the writable layer needs beside requests: pages dropped that somebody changed behind the mount, idle descriptors
+/// closed, and its scopes measured.
 fn tend_media(fs: &Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Result<()> {
     let Some(media) = &fs.media else { return Ok(()) };
     media.on_change_behind(move |node| {
@@ -172,12 +172,18 @@ fn tend_media(fs: &Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Result<()> {
             kernel.drop_pages_later(node);
         }
     });
+    now_and_then("verfs-idle", fs, Media::close_idle)?;
+    now_and_then("verfs-usage", fs, Media::measure)
+}
+
+/// Does something for the writable layer twice a second, as long as it is there.
+fn now_and_then(thread: &str, fs: &Arc<Fs>, work: fn(&Media)) -> Result<()> {
     let fs = Arc::downgrade(fs);
     std::thread::Builder::new()
-        .name("verfs-idle".into())
+        .name(thread.into())
         .spawn(move || {
             while let Some(fs) = fs.upgrade() {
-                fs.media.iter().for_each(Media::close_idle);
+                fs.media.iter().for_each(work);
                 drop(fs);
                 std::thread::sleep(Duration::from_millis(500));
             }

@@ -6,9 +6,9 @@ use super::switch::{Switched, Switcher};
 use crate::control::protocol::{Request, json_path};
 use crate::control::server::{Answer, Peer};
 use crate::error::{Error, Result};
-use crate::fs::Fs;
 use crate::fs::media::media_of;
 use crate::fs::refused::Refusal;
+use crate::fs::{Fs, Media};
 use crate::fuse::{Kernel, Use};
 use crate::store::Store;
 use crate::store::activate;
@@ -110,6 +110,11 @@ impl Service {
         let (hits, misses) = self.fs.descriptors.hits_and_misses();
         let (refused, most) = self.fs.refused.most(SHOWN);
         let most: Vec<Value> = most.iter().map(show_refusal).collect();
+        let limits = self.fs.media.as_ref().map_or(Vec::new(), Media::limits);
+        let limits: Vec<Value> = limits
+            .iter()
+            .map(|(path, limit, used)| json!({ "path": json_path(path), "limit": limit, "used": used }))
+            .collect();
         let mut degraded = Vec::new();
         if let Some(bad) = self.fs.board.view().bad() {
             degraded.push(bad.damaged("a page of it cannot be read").to_string());
@@ -131,6 +136,7 @@ impl Service {
             "worker_pid": std::process::id(),
             "upcalls": upcalls,
             "descriptors": { "open": open, "limit": limit, "hits": hits, "misses": misses },
+            "limits": limits,
             "refused": { "total": refused, "most": most },
             "inflight_tidy": snapshot.tidy_pending,
             "degraded": degraded,

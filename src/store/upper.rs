@@ -286,6 +286,23 @@ impl Upper {
         Ok(found)
     }
 
+    /// Bytes that the files below a path take on disk.
+    pub fn disk_usage(&self, path: &[u8]) -> Result<u64> {
+        let top = self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY);
+        let Some(top) = absent(top)? else { return Ok(0) };
+        let mut linked = HashSet::new();
+        Ok(disk_usage(&top, &mut linked)?)
+    }
+
+    /// The same of a scope that each release has to itself, of all releases.
+    pub fn own_disk_usage(&self, scope: &[u8]) -> Result<u64> {
+        let mut bytes = 0;
+        for release in names(&self.own)? {
+            bytes += self.disk_usage(&[&release[..], scope].join(&0))?;
+        }
+        Ok(bytes)
+    }
+
     /// The directory of a new entry, for the call that makes it.
     pub fn parent_of(&self, path: &[u8]) -> Result<(OwnedFd, Vec<u8>)> {
         let (dir, name) = split(path);
@@ -613,6 +630,26 @@ fn names(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
         }
     }
     Ok(found)
+}
+
+/// What files take below a directory; one with several names counts once.
+fn disk_usage(dir: &OwnedFd, linked: &mut HashSet<u64>) -> rustix::io::Result<u64> {
+    let mut bytes = 0;
+    for name in names(dir)? {
+        let Ok(stat) = rustix::fs::statat(dir, &name[..], AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match rustix::fs::openat(dir, &name[..], flags, Mode::empty()) {
+                Ok(inner) => bytes += disk_usage(&inner, linked)?,
+                // Gone meanwhile.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(error) => return Err(error),
+            }
+        } else if stat.st_nlink == 1 || linked.insert(stat.st_ino) {
+            bytes += stat.st_blocks as u64 * 512;
+        }
+    }
+    Ok(bytes)
 }
 
 /// Removes an entry and all below it, never through a symlink.

@@ -187,6 +187,11 @@ impl Media {
     /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
     pub fn write(&self, task: Task<'_>, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
         let file = self.writable(task, node)?;
+        let end = match how.append {
+            true => (rustix::fs::fstat(&*file)?.st_size as u64).saturating_add(bytes.len() as u64),
+            false => offset.saturating_add(bytes.len() as u64),
+        };
+        let _growth = self.grow(node, task.caller, &file, end)?;
         let change = self.begin_change(node);
         let mut done = 0;
         {
@@ -225,6 +230,8 @@ impl Media {
     /// fallocate(2).
     pub fn fallocate(&self, task: Task<'_>, node: NodeId, (offset, len): (u64, u64), mode: i32) -> Result<()> {
         let file = self.writable(task, node)?;
+        let takes = mode as u32 & FallocateFlags::PUNCH_HOLE.bits() == 0;
+        let _growth = self.grow(node, task.caller, &file, if takes { offset.saturating_add(len) } else { 0 })?;
         let change = self.begin_change(node);
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
@@ -239,6 +246,7 @@ impl Media {
     /// copy_file_range(2) between two media files.
     pub fn copy_range(&self, task: Task<'_>, from: (Arc<File>, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
         let target = self.writable(task, to.0)?;
+        let _growth = self.grow(to.0, task.caller, &target, to.1.saturating_add(len))?;
         let change = self.begin_change(to.0);
         let (mut at, mut into) = (from.1, to.1);
         let len = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
@@ -318,6 +326,8 @@ impl Media {
 
     fn truncate(&self, task: Task<'_>, node: NodeId, size: u64) -> Result<()> {
         let file = self.open(task.contents, node, true)?;
+        // What a truncation adds is a hole.
+        let _growth = self.grow(node, task.caller, &file, 0)?;
         self.files.truncations.begin(node, task.caller.thread, &file, size)?;
         let truncated = {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);

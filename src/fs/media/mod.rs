@@ -8,6 +8,7 @@ mod names;
 mod scopes;
 mod table;
 mod truncation;
+mod usage;
 
 pub use data::{Changes, Reading, Writing};
 pub use names::New;
@@ -21,14 +22,16 @@ use super::view::{Release, View};
 use crate::error::{Errno, Result};
 use crate::store::scope::Scope;
 use crate::store::stamps::Stamp;
-use crate::store::upper::{FileId, Upper, docroot_path, split, upper_kind};
+use crate::store::upper::{FileId, Orphan, Upper, docroot_path, split, upper_kind};
 use crate::tree::union::{Place, Says, Shown, Upper as UpperKind};
 use crate::tree::{Kind, Node, NodeId, Owner, Tree};
 use data::Files;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FileType, Stat};
+use std::fs::File;
 use std::sync::Arc;
 use table::{Backing, Print, Table, pure_of_file, release_node};
+use usage::{Growth, Usage, disk_bytes};
 
 /// Who asks: in whose name the disk work is done.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +65,7 @@ pub struct Media {
     table: Mutex<Table>,
     files: Files,
     refused: Arc<Refused>,
+    usage: Usage,
 }
 
 /// Held while names are looked at or changed.
@@ -95,6 +99,7 @@ impl Media {
             table: Mutex::default(),
             files: Files::default(),
             refused,
+            usage: Usage::default(),
         }
     }
 
@@ -140,6 +145,61 @@ impl Media {
         if rules.deny.denies(split(path).1) { self.refuse(path, caller, Why::Denied) } else { Ok(()) }
     }
 
+    /// Whether so many bytes more may be written at a path.
+    fn may_take(&self, path: &[u8], caller: Caller, more: u64) -> Result<()> {
+        let scope = self.scopes.of(path)?;
+        match self.scopes.rules(scope).limit {
+            Some(limit) if !self.usage.fits(scope, limit, more) => self.refuse(path, caller, Why::Limit),
+            _ => Ok(()),
+        }
+    }
+
+    /// Before a change of a file up to this length: whether it may grow, and what counts the growth. Nothing without
+    /// a limit.
+    fn grow(&self, node: NodeId, caller: Caller, file: &Arc<File>, end: u64) -> Result<Option<Growth<'_>>> {
+        let (scope, path) = {
+            let table = self.table.lock();
+            let held = table.get(node).ok_or(Errno::STALE)?;
+            (held.scope, held.paths.first().cloned())
+        };
+        let Some(limit) = self.scopes.rules(scope).limit else { return Ok(None) };
+        let stat = rustix::fs::fstat(&**file)?;
+        let more = end.saturating_sub(stat.st_size as u64);
+        if more > 0 && !self.usage.fits(scope, limit, more) {
+            let path = path.unwrap_or_else(|| self.scopes.path(scope).to_vec());
+            return self.refuse(&path, caller, Why::Limit);
+        }
+        Ok(Some(Growth { usage: &self.usage, scope, file: file.clone(), before: disk_bytes(&stat) }))
+    }
+
+    /// Nobody can reach an unlinked file any more.
+    fn let_go(&self, scope: ScopeId, orphan: &Orphan) {
+        if self.scopes.rules(scope).limit.is_some()
+            && let Ok(stat) = self.upper.stat_orphan(orphan)
+            && stat.st_nlink == 0
+        {
+            self.usage.add(scope, -disk_bytes(&stat));
+        }
+        self.upper.drop_orphan(orphan);
+    }
+
+    /// Measures what scopes with a limit take on disk, where that is due.
+    pub fn measure(&self) {
+        self.usage.measure(&self.scopes, |scope| match self.scopes.is_per_release(scope) {
+            false => self.upper.disk_usage(self.scopes.path(scope)),
+            true => self.upper.own_disk_usage(self.scopes.path(scope)),
+        });
+    }
+
+    /// Path, limit and use in bytes of each scope that has a limit; the use is not known at once.
+    pub fn limits(&self) -> Vec<(Vec<u8>, u64, Option<u64>)> {
+        let limit = |scope| {
+            let limit = self.scopes.rules(scope).limit?;
+            Some((self.scopes.path(scope).to_vec(), limit, self.usage.bytes(scope)))
+        };
+        self.scopes.ids().filter_map(limit).collect()
+    }
+
     fn names<'a>(&'a self, view: &'a View) -> Names<'a> {
         Names { media: self, view, _guard: self.names.lock() }
     }
@@ -177,8 +237,8 @@ impl Media {
     pub fn forget(&self, node: NodeId, times: u64) {
         let orphan = self.table.lock().forget(node, times);
         self.files.close(node);
-        if let Some(orphan) = orphan {
-            self.upper.drop_orphan(&orphan);
+        if let Some((scope, orphan)) = orphan {
+            self.let_go(scope, &orphan);
         }
     }
 
@@ -286,7 +346,8 @@ impl Names<'_> {
             }
             _ => (Backing::Dir, media_of(NodeId::of_dir(path))),
         };
-        let node = self.media.table.lock().settle(path, backing, pure);
+        let scope = self.media.scopes.of(path)?;
+        let node = self.media.table.lock().settle(path, scope, backing, pure);
         self.attr(node, path, &looked).map(Some)
     }
 

@@ -1,11 +1,11 @@
 //! Changes of names: each asks `tree::union` for a plan and carries it out, on disk and in the table.
 
 use super::table::Backing;
+use super::usage::disk_bytes;
 use super::{Lower, Media, Names, Task};
 use crate::error::{Errno, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
-use crate::fs::content::Descriptors;
 use crate::store::upper::{FileId, Orphan, docroot_path, ends};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
@@ -34,8 +34,9 @@ impl Media {
         let names = self.names(task.view);
         let path = names.below_checked(dir, name)?;
         self.may_make(&path, task.caller)?;
+        self.may_take(&path, task.caller, 1)?;
         let plan = union::create(names.place(&path)?)?;
-        names.carry_out(task.contents, plan, |dir, name| {
+        names.carry_out(task, plan, |dir, name| {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             let mode = Mode::from_raw_mode(mode & 0o7777);
             match new {
@@ -63,7 +64,7 @@ impl Media {
     pub fn unlink(&self, task: Task<'_>, dir: NodeId, name: &[u8]) -> Result<()> {
         let names = self.names(task.view);
         let path = names.below_checked(dir, name)?;
-        names.carry_out(task.contents, union::unlink(names.place(&path)?)?, nothing_new)
+        names.carry_out(task, union::unlink(names.place(&path)?)?, nothing_new)
     }
 
     /// rmdir(2). The top of a scope stays.
@@ -71,7 +72,7 @@ impl Media {
         let names = self.names(task.view);
         let path = names.below_checked(dir, name)?;
         let empty = names.is_empty(&path)?;
-        names.carry_out(task.contents, union::rmdir(names.place(&path)?, empty)?, nothing_new)
+        names.carry_out(task, union::rmdir(names.place(&path)?, empty)?, nothing_new)
     }
 
     /// rename(2).
@@ -94,7 +95,7 @@ impl Media {
             return Ok(());
         }
         let empty = names.is_empty(&to)?;
-        names.carry_out(task.contents, union::rename(source, target, onto, empty)?, nothing_new)
+        names.carry_out(task, union::rename(source, target, onto, empty)?, nothing_new)
     }
 
     /// link(2).
@@ -105,7 +106,7 @@ impl Media {
         names.same_scope(&from, &to)?;
         self.may_make(&to, task.caller)?;
         let plan = union::link(names.place(&from)?, names.place(&to)?)?;
-        names.carry_out(task.contents, plan, nothing_new)?;
+        names.carry_out(task, plan, nothing_new)?;
         names.made(&to)
     }
 
@@ -118,18 +119,20 @@ impl Media {
             (Backing::Upper(_), _) => Ok(()),
             (Backing::Dir, None) => Err(Errno::NOENT.into()),
             (Backing::Dir, Some(path)) => {
-                names.carry_out(task.contents, union::bring_up(names.place(path)?, None)?, nothing_new)
+                names.carry_out(task, union::bring_up(names.place(path)?, None)?, nothing_new)
             }
             (Backing::Lower { node: was, .. }, Some(path)) if names.shows(path, *was)? => {
                 self.may_make(path, task.caller)?;
-                names.carry_out(task.contents, union::bring_up(names.place(path)?, keep)?, nothing_new)
+                names.carry_out(task, union::bring_up(names.place(path)?, keep)?, nothing_new)
             }
             (Backing::Lower { release, index, .. }, _) => {
                 let manifest = &release.manifest;
                 let below = manifest.node(*index)?;
                 let object = task.contents.open(manifest.digest(*index)?, below.size)?;
                 let orphan = self.upper.copy_up_orphan(&below, &object, &manifest.xattrs(*index)?)?;
-                let id = FileId::of(&self.upper.stat_orphan(&orphan)?);
+                let stat = self.upper.stat_orphan(&orphan)?;
+                self.usage.add(held.scope, disk_bytes(&stat));
+                let id = FileId::of(&stat);
                 let mut table = self.table.lock();
                 table.copied_up(node, id);
                 if let Some(held) = table.get_mut(node) {
@@ -185,7 +188,7 @@ impl Names<'_> {
 
     fn carry_out(
         &self,
-        contents: &Descriptors,
+        task: Task<'_>,
         plan: Plan,
         mut place: impl FnMut(&OwnedFd, &[u8]) -> rustix::io::Result<()>,
     ) -> Result<()> {
@@ -194,7 +197,7 @@ impl Names<'_> {
             fault::point("media.step");
             match step {
                 Step::MakeDirs(path) => self.make_dirs(path)?,
-                Step::CopyUp(path, keep) => self.copy_up(contents, path, *keep)?,
+                Step::CopyUp(path, keep) => self.copy_up(task, path, *keep)?,
                 Step::Place(path) => {
                     let (dir, name) = upper.parent_of(path)?;
                     place(&dir, &name)?;
@@ -222,7 +225,7 @@ impl Names<'_> {
         Ok(())
     }
 
-    fn copy_up(&self, contents: &Descriptors, path: &[u8], keep: Option<u64>) -> Result<()> {
+    fn copy_up(&self, task: Task<'_>, path: &[u8], keep: Option<u64>) -> Result<()> {
         let Lower { release, index, mut node } = self.look(path)?.lower.ok_or(Errno::NOENT)?;
         let manifest = &release.manifest;
         // The copy keeps the mtime that was served.
@@ -233,12 +236,15 @@ impl Names<'_> {
         match node.kind {
             Kind::Symlink => upper.copy_up_symlink(path, &node, manifest.target(index)?)?,
             Kind::File => {
-                let object = contents.open(manifest.digest(index)?, node.size)?;
-                upper.copy_up(path, &node, &object, &manifest.xattrs(index)?, keep.unwrap_or(node.size))?;
+                let len = keep.unwrap_or(node.size).min(node.size);
+                self.media.may_take(path, task.caller, len)?;
+                let object = task.contents.open(manifest.digest(index)?, node.size)?;
+                upper.copy_up(path, &node, &object, &manifest.xattrs(index)?, len)?;
             }
             Kind::Dir => return Err(Errno::ISDIR.into()),
         }
         let stat = upper.stat(path)?.ok_or(Errno::NOENT)?;
+        self.media.usage.add(self.media.scopes.of(path)?, disk_bytes(&stat));
         let mut table = self.media.table.lock();
         if let Some(held) = table.at(path) {
             table.copied_up(held, FileId::of(&stat));
@@ -289,8 +295,8 @@ impl Names<'_> {
             Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(..) => {}
         }
         drop(table);
-        if let Some(orphan) = drop_now {
-            self.media.upper.drop_orphan(&orphan);
+        if let (Some(orphan), Step::Unlink(path) | Step::Rename(_, path, _)) = (drop_now, step) {
+            self.media.let_go(self.media.scopes.of(path)?, &orphan);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! of a release's file in a scope that of its release node, of an upper file a hash of its device and inode. A node
 //! keeps its number when its file is copied up or its name moves; then the table alone knows.
 
+use super::scopes::ScopeId;
 use crate::fs::view::Release;
 use crate::store::upper::{FileId, Orphan};
 use crate::tree::NodeId;
@@ -64,6 +65,8 @@ pub type Print = (i64, i64, i64, i64, i64);
 pub struct MediaNode {
     /// Its paths; several for hard links that were looked up, none if it was unlinked or its name moved on.
     pub paths: Vec<Vec<u8>>,
+    /// The scope that it lies in: names never leave theirs.
+    pub scope: ScopeId,
     /// Where it is kept after its last name went.
     pub orphan: Option<Orphan>,
     /// What is behind it.
@@ -122,7 +125,7 @@ impl Table {
     }
 
     /// The node for what is at a path now; a node that was there for something else loses that name.
-    pub fn settle(&mut self, path: &[u8], backing: Backing, pure: NodeId) -> NodeId {
+    pub fn settle(&mut self, path: &[u8], scope: ScopeId, backing: Backing, pure: NodeId) -> NodeId {
         let known = match &backing {
             Backing::Upper(id) => self.by_file.get(id).copied(),
             _ => self.at(path).filter(|node| self.nodes[node].backing.same(&backing)),
@@ -132,13 +135,13 @@ impl Table {
         }
         let node = match known {
             Some(node) => node,
-            None => self.insert(backing, pure),
+            None => self.insert(scope, backing, pure),
         };
         self.give_name(node, path);
         node
     }
 
-    fn insert(&mut self, backing: Backing, pure: NodeId) -> NodeId {
+    fn insert(&mut self, scope: ScopeId, backing: Backing, pure: NodeId) -> NodeId {
         let mut number = pure;
         while number.0 & !MEDIA == 0 || self.nodes.contains_key(&number) {
             // Taken by a node that moved away and is still held: any number will do.
@@ -150,7 +153,7 @@ impl Table {
         }
         self.nodes.insert(
             number,
-            MediaNode { paths: Vec::new(), orphan: None, backing, print: None, changing: 0, lookups: 0 },
+            MediaNode { paths: Vec::new(), scope, orphan: None, backing, print: None, changing: 0, lookups: 0 },
         );
         number
     }
@@ -217,14 +220,15 @@ impl Table {
         }
     }
 
-    /// The kernel forgot that it was told so many times. Gives the orphan that nobody can reach any more.
-    pub fn forget(&mut self, node: NodeId, times: u64) -> Option<Orphan> {
+    /// The kernel forgot that it was told so many times. Gives the orphan that nobody can reach any more, and
+    /// its scope.
+    pub fn forget(&mut self, node: NodeId, times: u64) -> Option<(ScopeId, Orphan)> {
         let held = self.nodes.get_mut(&node)?;
         held.lookups = held.lookups.saturating_sub(times);
         if held.lookups > 0 {
             return None;
         }
-        let orphan = held.orphan.take();
+        let orphan = held.orphan.take().map(|orphan| (held.scope, orphan));
         self.forget_node(node);
         orphan
     }
