@@ -254,3 +254,51 @@ fn what_fills_a_quota_can_be_removed() {
     rig.umount();
     drop(disk);
 }
+
+#[test]
+fn a_scope_takes_no_more_than_its_limit_and_takes_again_what_was_freed() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = mounted();
+    rig.umount();
+    let toml = rig.store.join("verfs.toml");
+    let text = fs::read_to_string(&toml).unwrap() + "limit = \"1 MiB\"\n";
+    fs::write(&toml, text).unwrap();
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    let measured = || rig.json(&["status"])["limits"][0]["used"].as_u64();
+    let until = |what: &dyn Fn() -> bool| {
+        let end = std::time::Instant::now() + Duration::from_secs(30);
+        while !what() {
+            assert!(std::time::Instant::now() < end, "{}", rig.json(&["status"])["limits"]);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    until(&|| measured().is_some());
+    let full =
+        |done: std::io::Result<()>| assert_eq!(done.map_err(|error| error.raw_os_error()), Err(Some(libc::EDQUOT)));
+    fs::write(scope.join("a"), vec![1; 600 << 10]).unwrap();
+    full(fs::write(scope.join("b"), vec![2; 600 << 10]));
+    assert_eq!(fs::read(scope.join("a")).unwrap().len(), 600 << 10, "what was there stays");
+    full(File::options().write(true).open(scope.join("a")).and_then(|file| {
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 4 << 20).map_err(Into::into)
+    }));
+    // Written over in place it takes no more; and what is removed, by whatever way, can be taken again.
+    let mut same = File::options().write(true).open(scope.join("a")).unwrap();
+    same.write_all(&vec![3; 600 << 10]).unwrap();
+    drop(same);
+    fs::remove_file(scope.join("a")).unwrap();
+    fs::write(scope.join("b"), vec![2; 600 << 10]).unwrap();
+    full(fs::write(scope.join("c"), vec![2; 600 << 10]));
+    fs::remove_file(rig.store.join("media/media/b")).unwrap();
+    until(&|| fs::write(scope.join("c"), vec![2; 600 << 10]).is_ok());
+    let refused = &rig.json(&["status"])["refused"];
+    assert!(refused["total"].as_u64() >= Some(3), "{refused}");
+    assert!(refused["most"].to_string().contains("over the scope's limit"), "{refused}");
+    // A larger limit takes effect at once.
+    full(fs::write(scope.join("d"), vec![2; 600 << 10]));
+    fs::write(&toml, fs::read_to_string(&toml).unwrap().replace("1 MiB", "10 MiB")).unwrap();
+    rig.ok(&["reload"]);
+    fs::write(scope.join("d"), vec![2; 600 << 10]).unwrap();
+}

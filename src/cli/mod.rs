@@ -5,6 +5,7 @@
 
 mod content;
 mod logging;
+mod media;
 mod mount;
 mod output;
 mod progress;
@@ -56,6 +57,7 @@ enum Verb {
     Log(releases::Log),
     Diff(releases::Diff),
     Export(content::Export),
+    Media(media::Media),
     Remove(content::Remove),
     Gc(content::Gc),
     Verify(content::Verify),
@@ -120,6 +122,7 @@ fn run(args: &Args, output: Output) -> Result<ExitCode> {
         Verb::Log(verb) => done(releases::log(verb, store, output)),
         Verb::Diff(verb) => done(releases::diff(verb, store, output)),
         Verb::Export(verb) => done(content::export(verb, store, output)),
+        Verb::Media(verb) => done(media::media(verb, store, output)),
         Verb::Remove(verb) => done(content::remove(verb, store, output)),
         Verb::Gc(verb) => done(content::gc(verb, store, output)),
         Verb::Verify(verb) => content::verify(verb, store, output),

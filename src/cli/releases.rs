@@ -3,7 +3,9 @@
 use super::output::{Output, show_bytes, show_path, table};
 use super::which;
 use crate::control::protocol::{Request, json_path};
+use crate::daemon::unmounted;
 use crate::error::Result;
+use crate::fs::media::How;
 use crate::store::Store;
 use crate::store::journal::{Line, rfc3339};
 use crate::store::manifest::Manifest;
@@ -17,7 +19,11 @@ const STATUS_WAIT: Duration = Duration::from_secs(10);
 /// What is served, since when
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs status --json")]
-pub struct Status {}
+pub struct Status {
+    /// List what uploads and removals hide of the active release instead
+    #[arg(long)]
+    shadowed: bool,
+}
 
 /// The releases of the store
 #[derive(Debug, clap::Args)]
@@ -43,13 +49,31 @@ pub struct Diff {
     b: String,
 }
 
-pub fn status(_verb: &Status, store: Option<&Path>, output: Output) -> Result<()> {
+pub fn status(verb: &Status, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
+    if verb.shadowed {
+        return shadowed(&store, output);
+    }
     let value = match which::daemon(&store)? {
         Some(mut daemon) => daemon.call(&Request::Status, STATUS_WAIT)?,
         None => offline_status(&store)?,
     };
     output.result(&value, || status_text(&value));
+    Ok(())
+}
+
+fn shadowed(store: &Store, output: Output) -> Result<()> {
+    let found = unmounted::shadowed(store)?;
+    let word = |how: How| match how {
+        How::Removed => "removed",
+        How::Replaced => "replaced",
+    };
+    let all: Vec<Value> =
+        found.iter().map(|(path, how)| json!({ "path": json_path(path), "how": word(*how) })).collect();
+    output.result(&json!({ "shadowed": all }), || {
+        let lines: String = found.iter().map(|(path, how)| format!("{} {}\n", word(*how), show_path(path))).collect();
+        lines + &format!("{} of the release are hidden; `verfs media restore PATH` shows one again\n", found.len())
+    });
     Ok(())
 }
 
@@ -86,6 +110,27 @@ fn status_text(value: &Value) -> String {
         vec!["switches".to_owned(), word("switches")],
         vec!["process".to_owned(), word("worker_pid")],
     ];
+    for limit in value["limits"].as_array().into_iter().flatten() {
+        let used = limit["used"].as_u64().map_or("not measured yet".to_owned(), show_bytes);
+        let most = show_bytes(limit["limit"].as_u64().unwrap_or_default());
+        lines.push(vec![
+            "limit".to_owned(),
+            format!("{}: {used} of {most}", limit["path"].as_str().unwrap_or_default()),
+        ]);
+    }
+    for refusal in value["refused"]["most"].as_array().into_iter().flatten() {
+        let path = refusal["path"].as_str().unwrap_or_default();
+        lines.push(vec![
+            "refused".to_owned(),
+            format!(
+                "{} x {} by user {}: {}",
+                refusal["count"],
+                show_path(path.as_bytes()),
+                refusal["uid"],
+                refusal["why"].as_str().unwrap_or_default()
+            ),
+        ]);
+    }
     for line in value["degraded"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         lines.push(vec!["degraded".to_owned(), line.to_owned()]);
     }

@@ -7,6 +7,7 @@
 //!           {"op":"reload"}
 //!           {"op":"umount","lazy":false}                                     lazy: false when missing
 //!           {"op":"pinned","after":0}                                        after: 0 when missing
+//!           {"op":"restore","path":"media/logo.png"}                         as `encode_path` writes it
 //! reply     {"ok":VALUE}
 //!           {"error":TEXT,"code":1}      1: it failed, 2: the request was wrong (the exit codes of the command line)
 //! ```
@@ -16,7 +17,7 @@
 //! [`MAX_LINE`], and no bytes make a decoder panic.
 
 use crate::error::{Error, Result};
-use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -68,6 +69,11 @@ pub enum Request {
         #[serde(default)]
         after: u64,
     },
+    /// Let what the writable layer hides at a path show again.
+    Restore {
+        /// Path in the docroot, as [`encode_path`] writes it.
+        path: String,
+    },
 }
 
 impl Request {
@@ -80,6 +86,7 @@ impl Request {
             Request::Reload => "reload",
             Request::Umount { .. } => "umount",
             Request::Pinned { .. } => "pinned",
+            Request::Restore { .. } => "restore",
         }
     }
 
@@ -92,7 +99,8 @@ impl Request {
             | Request::Rollback { .. }
             | Request::Reload
             | Request::Umount { .. }
-            | Request::Pinned { .. } => true,
+            | Request::Pinned { .. }
+            | Request::Restore { .. } => true,
         }
     }
 }
@@ -183,13 +191,24 @@ pub fn decode_reply(line: &[u8]) -> Result<Value> {
     }
 }
 
-/// A path for JSON: as it is if it is UTF-8 without a percent sign's ambiguity, else percent-encoded.
+const BYTES: &AsciiSet = &CONTROLS.add(b'%');
+
+/// A path for JSON that people and scripts read: as it is if it is UTF-8, else percent-encoded.
 pub fn json_path(path: &[u8]) -> String {
-    const BYTES: &AsciiSet = &CONTROLS.add(b'%');
     match std::str::from_utf8(path) {
         Ok(text) => text.to_owned(),
-        Err(_) => percent_encode(path, BYTES).to_string(),
+        Err(_) => encode_path(path),
     }
+}
+
+/// A path for a request: percent-encoded always, so that it can be read back.
+pub fn encode_path(path: &[u8]) -> String {
+    percent_encode(path, BYTES).to_string()
+}
+
+/// What [`encode_path`] wrote.
+pub fn decode_path(text: &str) -> Vec<u8> {
+    percent_decode_str(text).collect()
 }
 
 #[cfg(test)]
@@ -209,6 +228,9 @@ mod tests {
     fn names_that_are_not_utf8_are_percent_encoded() {
         assert_eq!(json_path("ä/b%".as_bytes()), "ä/b%");
         assert_eq!(json_path(b"a%/\xff\n"), "a%25/%FF%0A");
+        for path in ["ä/b%41".as_bytes(), b"a%/\xff\n"] {
+            assert_eq!(decode_path(&encode_path(path)), path);
+        }
     }
 
     #[test]
@@ -226,6 +248,7 @@ mod tests {
             (r#"{"op":"reload"}"#, Request::Reload),
             (r#"{"op":"umount"}"#, Request::Umount { lazy: false }),
             (r#"{"op":"umount","lazy":true}"#, Request::Umount { lazy: true }),
+            (r#"{"op":"restore","path":"a b"}"#, Request::Restore { path: "a b".into() }),
             (r#"{"op":"pinned"}"#, Request::Pinned { after: 0 }),
             (r#"{"op":"pinned","after":18446744073709551615}"#, Request::Pinned { after: u64::MAX }),
         ];

@@ -6,6 +6,7 @@ mod mounts;
 mod serve;
 mod service;
 mod switch;
+pub mod unmounted;
 
 pub use holders::{Holder, holders};
 pub use mounts::{Mounted, mounted};

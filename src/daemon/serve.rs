@@ -4,11 +4,12 @@ use super::drops::Dropper;
 use super::mounts;
 use super::service::Service;
 use super::switch::Switcher;
+use super::unmounted::first_view;
 use crate::control::client::Client;
 use crate::control::server::Server;
 use crate::error::{Context, Error, Result};
 use crate::fs::refused::Refused;
-use crate::fs::{Fs, Media, Release, View};
+use crate::fs::{Fs, Media, Release};
 use crate::fuse::{self, Kernel, MountOptions};
 use crate::store::activate::Activation;
 use crate::store::journal::{Asker, Line};
@@ -77,18 +78,10 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
         Some(first) => first.active.clone(),
         None => store.active()?.ok_or_else(|| Error::failed("the active release went away"))?,
     };
-    let name = active.release()?;
-    let manifest = store.manifest(&name)?;
-    let release = Arc::new(Release { name: name.clone(), manifest });
+    let view = first_view(&store, &active)?;
+    let name = view.release.name.clone();
     let refused = Arc::new(Refused::default());
-    let media = media(&store, &release, refused.clone())?;
-    let view = View {
-        switch: active.switch,
-        release,
-        earlier: Vec::new(),
-        stamps: Arc::new(store.read_stamps(active.stamps_len)?),
-        transition: None,
-    };
+    let media = media(&store, &view.release, refused.clone())?;
     let settings = store.settings().clone();
     let descriptors = room_for_descriptors(settings.serve.descriptors);
     let root = File::open(store.root()).context(|| format!("opening {}", store.root().display()))?;
@@ -149,7 +142,9 @@ fn media(store: &Store, release: &Release, refused: Arc<Refused>) -> Result<Opti
     rustix::process::umask(rustix::fs::Mode::empty());
     store.make_layer()?;
     store.make_own_layer(&release.name)?;
-    let media = Media::new(scopes, Upper::open(store.media_home())?, refused);
+    let upper = Upper::open(store.media_home())?;
+    upper.sweep()?;
+    let media = Media::new(scopes, upper, refused);
     media.unreachable(release)?.iter().for_each(|warning| log::warn!("{warning}"));
     Ok(Some(media))
 }

@@ -3,10 +3,10 @@
 use super::drops::Outcome;
 use super::holders::holders;
 use super::switch::{Switched, Switcher};
-use crate::control::protocol::{Request, json_path};
+use crate::control::protocol::{Request, decode_path, json_path};
 use crate::control::server::{Answer, Peer};
 use crate::error::{Error, Result};
-use crate::fs::media::media_of;
+use crate::fs::media::{Caller, Restored, Task, media_of};
 use crate::fs::refused::Refusal;
 use crate::fs::{Fs, Media};
 use crate::fuse::{Kernel, Use};
@@ -143,6 +143,23 @@ impl Service {
         })
     }
 
+    /// Lets what is hidden at a path show again.
+    fn restore(&self, path: &[u8]) -> Result<Value> {
+        let media = self.fs.media.as_ref().ok_or_else(|| Error::request("the store has no scopes"))?;
+        let view = self.fs.board.view();
+        let caller = Caller { uid: 0, gid: 0, thread: 0 };
+        let restored = media.restore(Task { view: &view, contents: &self.fs.descriptors, caller }, path)?;
+        if let Some(kernel) = self.kernel.get() {
+            for Restored { dir, name, .. } in &restored {
+                kernel.drop_entry(*dir, name)?;
+                kernel.drop_attributes(*dir)?;
+            }
+        }
+        // Within a line of the protocol.
+        let names: Vec<String> = restored.iter().take(PAGE / 20).map(|restored| json_path(&restored.path)).collect();
+        Ok(json!({ "restored": names, "count": restored.len() }))
+    }
+
     /// Hashes of objects that the kernel may still ask for, of releases that were removed from the store.
     fn pinned(&self, after: u64) -> Result<Value> {
         let mut pinned = self.pinned.lock();
@@ -196,6 +213,7 @@ impl Answer for Service {
             Request::Reload => self.reload(),
             Request::Umount { lazy } => self.unmount(lazy).map(|()| json!({ "unmounted": true })),
             Request::Pinned { after } => self.pinned(after),
+            Request::Restore { path } => self.restore(&decode_path(&path)),
         }
     }
 }

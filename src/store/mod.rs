@@ -17,6 +17,7 @@
 
 pub mod activate;
 pub mod active;
+pub mod adopt;
 pub mod durable;
 pub mod export;
 pub mod gc;

@@ -112,23 +112,21 @@ fn or_here(path: &[u8]) -> &[u8] {
 }
 
 impl Upper {
-    /// Opens the writable layer in this directory, and removes what a stopped daemon left in its work space.
+    /// Opens the writable layer in this directory.
     pub fn open(home: &Path) -> Result<Self> {
         let open = |name: &str| {
             let path = home.join(name);
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::openat(CWD, &path, flags, Mode::empty()).context(|| format!("opening {}", path.display()))
         };
-        let upper = Self {
+        Ok(Self {
             media: open("media")?,
             whiteouts: open("whiteouts")?,
             own: open("own")?,
             tmp: open("tmp")?,
             orphans: open("orphans")?,
             serial: AtomicU64::new(0),
-        };
-        upper.sweep()?;
-        Ok(upper)
+        })
     }
 
     /// Where a path lies: a directory that is open, and the path below it.
@@ -166,7 +164,8 @@ impl Upper {
         self.open_at(tree, path, OFlags::PATH | OFlags::DIRECTORY)
     }
 
-    fn sweep(&self) -> Result<()> {
+    /// Removes what a stopped daemon left in the work space. Only who serves the store may.
+    pub fn sweep(&self) -> Result<()> {
         for (dir, prefix) in [(&self.tmp, &b"up-"[..]), (&self.orphans, b"")] {
             for name in names(dir).context(|| "reading the work space of the writable layer")? {
                 if !name.starts_with(prefix) {

@@ -4,6 +4,7 @@
 //! holds it waits for the kernel. `table` is taken inside it, for an instant. Neither is taken under the view lock.
 
 mod data;
+mod hidden;
 mod names;
 mod scopes;
 mod table;
@@ -11,6 +12,7 @@ mod truncation;
 mod usage;
 
 pub use data::{Changes, Reading, Writing};
+pub use hidden::{How, Restored};
 pub use names::New;
 pub use scopes::{ScopeId, Scopes};
 pub use table::{is_media, media_of};

@@ -186,7 +186,7 @@ impl Names<'_> {
         }
     }
 
-    fn carry_out(
+    pub(super) fn carry_out(
         &self,
         task: Task<'_>,
         plan: Plan,

@@ -6,6 +6,7 @@
 
 mod content;
 mod mtimes;
+mod scopes;
 mod walk;
 mod warnings;
 
@@ -79,8 +80,9 @@ pub fn add(
     let staging = Staging::begin(store)?;
     fault::point("add.begun");
 
-    let (walk, new_bytes) = read_source(store, &source, options, &staging, progress)?;
+    let (mut walk, new_bytes) = read_source(store, &source, options, &staging, progress)?;
     let mut summary = Summary { new_bytes, warnings: warnings::of(&walk), ..Summary::default() };
+    summary.warnings.extend(scopes::make_room(&mut walk, &store.settings().scopes));
 
     // One publisher at a time: the mtimes of a release depend on all the others.
     let _publish = Lock::take(&store.root().join("tmp"), Hold::Exclusive)?;

@@ -1,0 +1,150 @@
+//! `media`: taking uploads over, and giving up what hides a release.
+
+use super::output::{Output, show_path};
+use super::which;
+use crate::control::protocol::{Request, encode_path, json_path};
+use crate::daemon::{mounted, unmounted};
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::store::adopt::{self, Way};
+use crate::store::journal::{Asker, Line};
+use crate::store::scope::{Believed, Scope};
+use serde_json::{Value, json};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the daemon may take to restore what is below a directory.
+const RESTORE_WAIT: Duration = Duration::from_secs(120);
+
+/// Take uploads over, or give up what hides a release's files
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: verfs media adopt /var/www/uploads")]
+pub struct Media {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Adopt(Adopt),
+    Restore(Restore),
+}
+
+/// Make a directory of uploads that is there already the content of a scope
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: verfs media adopt /var/www/uploads --scope media\n\
+    On the same disk it is renamed, which takes no time and leaves nothing where it was.")]
+struct Adopt {
+    /// The directory
+    dir: PathBuf,
+    /// The scope; may be left out if there is only one that is shared
+    #[arg(long, value_name = "PATH")]
+    scope: Option<String>,
+    /// Copy it if it lies on another disk; it stays where it is
+    #[arg(long)]
+    copy: bool,
+}
+
+/// Let the release's file show again: drop the upload, or the removal, that hides it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: verfs media restore media/logo.png\n\
+    Of a directory, all below it that is hidden; see `verfs status --shadowed`.")]
+struct Restore {
+    /// A path in the docroot
+    path: PathBuf,
+}
+
+pub fn media(verb: &Media, store: Option<&Path>, output: Output) -> Result<()> {
+    let store = which::store(store)?;
+    match &verb.verb {
+        Verb::Adopt(verb) => adopt(verb, &store, output),
+        Verb::Restore(verb) => restore(verb, &store, output),
+    }
+}
+
+fn adopt(verb: &Adopt, store: &Store, output: Output) -> Result<()> {
+    let scope = scope_for(verb, store)?;
+    if scope.ttl == Believed::Forever && which::daemon(store)?.is_some() {
+        return Err(Error::request(format!(
+            "the scope {} has ttl = \"forever\", so the mount would not see it; `verfs umount` first",
+            scope.path
+        )));
+    }
+    let adopted = adopt::adopt(store, scope, &verb.dir, verb.copy)?;
+    let way = match adopted.way {
+        Way::Renamed => "renamed",
+        Way::Cloned => "cloned",
+        Way::Copied => "copied",
+    };
+    let value = json!({ "scope": scope.path, "way": way, "dir": adopted.target.display().to_string() });
+    output.result(&value, || format!("{way} {} to {}\n", verb.dir.display(), adopted.target.display()));
+    Ok(())
+}
+
+fn scope_for<'a>(verb: &Adopt, store: &'a Store) -> Result<&'a Scope> {
+    let shared: Vec<&Scope> = store.settings().scopes.iter().filter(|scope| !scope.per_release).collect();
+    let names: Vec<&str> = shared.iter().map(|scope| &scope.path[..]).collect();
+    let there = format!("shared scopes are: {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+    match (&verb.scope, &shared[..]) {
+        (Some(wanted), _) => {
+            let wanted = wanted.trim_end_matches('/');
+            let found = shared.into_iter().find(|scope| scope.path == wanted);
+            found.ok_or_else(|| Error::request(format!("{wanted:?} is no shared scope; {there}")))
+        }
+        (None, [only]) => Ok(only),
+        (None, _) => Err(Error::request(format!("into which scope? Say --scope PATH; {there}"))),
+    }
+}
+
+fn restore(verb: &Restore, store: &Store, output: Output) -> Result<()> {
+    let path = docroot_path(&verb.path, store)?;
+    let restored = restored(store, &path)?;
+    let mut line = Line::done("restore", Asker::this_process());
+    line.note = Some(format!("{} ({} names)", show_path(&path), restored.len()));
+    if !restored.is_empty() {
+        store.write_journal(&line)?;
+    }
+    let value = json!({ "restored": restored });
+    output.result(&value, || match &restored[..] {
+        [] => format!("nothing hides {}; nothing to do\n", show_path(&path)),
+        names => {
+            names.iter().filter_map(Value::as_str).map(|name| format!("{name} shows the release's again\n")).collect()
+        }
+    });
+    Ok(())
+}
+
+/// By the daemon, which tells the kernel; without one on disk alone.
+fn restored(store: &Store, path: &[u8]) -> Result<Vec<Value>> {
+    if let Some(mut daemon) = which::daemon(store)? {
+        let request = Request::Restore { path: encode_path(path) };
+        let value = daemon.call(&request, RESTORE_WAIT)?;
+        return Ok(value["restored"].as_array().cloned().unwrap_or_default());
+    }
+    let Some(_lock) = store.lock_active()? else {
+        return Err(Error::failed(format!(
+            "a process has the store {} locked and does not answer; end it and try again",
+            store.root().display()
+        )));
+    };
+    Ok(unmounted::restore(store, path)?.iter().map(|path| Value::String(json_path(path))).collect())
+}
+
+/// The path in the docroot: as it is given, or below the mountpoint.
+fn docroot_path(path: &Path, store: &Store) -> Result<Vec<u8>> {
+    let mut path = path.to_owned();
+    if path.is_absolute() {
+        let mounts = mounted()?;
+        let inside = mounts.iter().filter(|mount| mount.store == store.root());
+        let found = inside.into_iter().find_map(|mount| path.strip_prefix(&mount.mountpoint).ok().map(Path::to_owned));
+        path = found.ok_or_else(|| {
+            Error::request(format!("{} is not below the mountpoint; give the path in the docroot", path.display()))
+        })?;
+    }
+    let clean: PathBuf = path.components().filter(|part| *part != std::path::Component::CurDir).collect();
+    if clean.components().any(|part| part == std::path::Component::ParentDir) || clean.as_os_str().is_empty() {
+        return Err(Error::request(format!("{} is no path in the docroot", path.display())));
+    }
+    Ok(clean.as_os_str().as_bytes().to_vec())
+}
