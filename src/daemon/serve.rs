@@ -8,6 +8,7 @@ use super::unmounted::first_view;
 use crate::control::client::Client;
 use crate::control::server::Server;
 use crate::error::{Context, Error, Result};
+use crate::fs::media::Rights;
 use crate::fs::refused::Refused;
 use crate::fs::{Fs, Media, Release};
 use crate::fuse::{self, Kernel, MountOptions};
@@ -90,6 +91,7 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
         source: store.root().display().to_string(),
         threads: settings.serve.threads,
         noexec: options.noexec,
+        acls: settings.serve.acls && fs.media.is_some(),
     };
     let group = group_id(&settings.access.group)?;
     let socket = store.socket_path();
@@ -144,7 +146,8 @@ fn media(store: &Store, release: &Release, refused: Arc<Refused>) -> Result<Opti
     store.make_own_layer(&release.name)?;
     let upper = Upper::open(store.media_home())?;
     upper.sweep()?;
-    let media = Media::new(scopes, upper, refused);
+    let rights = if store.settings().serve.acls { Rights::Lists } else { Rights::Modes };
+    let media = Media::new(scopes, upper, refused, rights);
     media.unreachable(release)?.iter().for_each(|warning| log::warn!("{warning}"));
     Ok(Some(media))
 }

@@ -1,7 +1,7 @@
 //! The writable layer of a store, looked at and changed by a command while nobody serves it.
 
 use crate::error::{Error, Result};
-use crate::fs::media::{Caller, How, Task};
+use crate::fs::media::{Caller, How, Rights, Task};
 use crate::fs::refused::Refused;
 use crate::fs::{Descriptors, Media, Release, View};
 use crate::store::Store;
@@ -26,7 +26,12 @@ pub fn first_view(store: &Store, active: &Active) -> Result<View> {
 fn opened(store: &Store) -> Result<(Media, View)> {
     let active = store.active()?.ok_or_else(|| Error::request("no release is active, so there is nothing to hide"))?;
     let view = first_view(store, &active)?;
-    let media = Media::new(&store.settings().scopes, Upper::open(store.media_home())?, Arc::new(Refused::default()));
+    let media = Media::new(
+        &store.settings().scopes,
+        Upper::open(store.media_home())?,
+        Arc::new(Refused::default()),
+        Rights::Modes,
+    );
     Ok((media, view))
 }
 

@@ -2,7 +2,7 @@
 
 use super::Fs;
 use super::attr::{Attr, Entry, Ttl, Type};
-use super::media::{Caller, Changes, Media, New, Task, Writing, is_media};
+use super::media::{Caller, Changes, Media, New, Permissions, Task, Writing, is_media};
 use super::view::View;
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
@@ -33,12 +33,12 @@ impl Fs {
     }
 
     /// Makes an entry.
-    pub fn make(&self, caller: Caller, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Entry> {
+    pub fn make(&self, caller: Caller, dir: NodeId, name: &[u8], new: New<'_>, mode: Permissions) -> Result<Entry> {
         self.writable(caller, dir, name)?.make(self.task(&self.board.view(), caller), dir, name, new, mode)
     }
 
     /// open(2) with O_CREAT. The kernel believed that there was nothing; somebody may have made it meanwhile.
-    pub fn create(&self, caller: Caller, dir: NodeId, name: &[u8], mode: u32, flags: i32) -> Result<Entry> {
+    pub fn create(&self, caller: Caller, dir: NodeId, name: &[u8], mode: Permissions, flags: i32) -> Result<Entry> {
         match self.make(caller, dir, name, New::File, mode) {
             Err(error) if error.errno() == Errno::EXIST && flags & libc::O_EXCL == 0 => {}
             made => return made,

@@ -25,6 +25,7 @@ pub use view::{Board, Release, Transition, View};
 use crate::error::{Errno, Error, Result};
 
 use crate::store::objects::Objects;
+use crate::store::upper::is_list;
 use crate::tree::{Digest, EntryName, Kind, NodeId, Tree, name_key};
 use media::{Caller, Reading};
 use refused::{Refused, Why};
@@ -219,6 +220,9 @@ impl Fs {
     pub fn getxattr(&self, view: &View, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
         if let Some(media) = self.media_of(node) {
             return media.getxattr(node, name);
+        }
+        if is_list(name) && self.media.as_ref().is_some_and(Media::uses_lists) {
+            return Err(Errno::NODATA.into());
         }
         if !name.starts_with(b"user.") {
             return Err(Errno::OPNOTSUPP.into());

@@ -3,7 +3,7 @@
 use super::convert::{file_attr, file_type, nothing, times, ttl};
 use super::notify::Kernel;
 use crate::error::{Errno, Error, Result};
-use crate::fs::media::{Caller, Changes, New, Reading, Writing};
+use crate::fs::media::{Caller, Changes, New, Permissions, Reading, Writing};
 use crate::fs::{self, Entry, Fs, Listed, Operation, Position};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
@@ -32,11 +32,12 @@ pub struct Adapter {
     /// How many entries fitted into the last replies: the buffer's size is not told beforehand.
     plain_fit: AtomicUsize,
     plus_fit: AtomicUsize,
+    acls: bool,
 }
 
 impl Adapter {
-    pub fn new(fs: Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Self {
-        Self { fs, kernel, plain_fit: AtomicUsize::new(64), plus_fit: AtomicUsize::new(32) }
+    pub fn new(fs: Arc<Fs>, kernel: Arc<OnceLock<Kernel>>, acls: bool) -> Self {
+        Self { fs, kernel, plain_fit: AtomicUsize::new(64), plus_fit: AtomicUsize::new(32), acls }
     }
 
     fn count(&self, operation: Operation) {
@@ -58,7 +59,7 @@ impl Adapter {
         }
     }
 
-    fn make(&self, req: &Request, dir: INodeNo, name: &OsStr, new: New<'_>, mode: u32, reply: ReplyEntry) {
+    fn make(&self, req: &Request, dir: INodeNo, name: &OsStr, new: New<'_>, mode: Permissions, reply: ReplyEntry) {
         self.entry(reply, self.fs.make(caller(req), NodeId(dir.0), name.as_bytes(), new, mode));
     }
 
@@ -137,7 +138,9 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_HAS_RESEND,
         ];
-        for flag in wanted {
+        // With access lists the umask counts only where no list is inherited, which we know and the kernel does not.
+        let lists = [InitFlags::FUSE_POSIX_ACL, InitFlags::FUSE_DONT_MASK];
+        for flag in wanted.into_iter().chain(lists.into_iter().filter(|_| self.acls)) {
             if config.add_capabilities(flag).is_err() {
                 log::debug!("this kernel does not offer {flag:?}");
             }
@@ -397,7 +400,7 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn mknod(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, _: u32, _: u32, reply: ReplyEntry) {
+    fn mknod(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, _: u32, reply: ReplyEntry) {
         self.count(Operation::Mknod);
         let new = match mode & libc::S_IFMT {
             libc::S_IFREG | 0 => New::File,
@@ -406,21 +409,29 @@ impl Filesystem for Adapter {
             // A device in a web server's uploads is nobody's wish.
             _ => return reply.error(fuser::Errno::EPERM),
         };
-        self.make(req, dir, name, new, mode, reply);
+        self.make(req, dir, name, new, Permissions { mode, umask }, reply);
     }
 
-    fn mkdir(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+    fn mkdir(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         self.count(Operation::Mkdir);
-        self.make(req, dir, name, New::Dir, mode, reply);
+        self.make(req, dir, name, New::Dir, Permissions { mode, umask }, reply);
     }
 
     fn symlink(&self, req: &Request, dir: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.count(Operation::Symlink);
-        self.make(req, dir, name, New::Symlink(target.as_os_str().as_bytes()), 0o777, reply);
+        self.make(
+            req,
+            dir,
+            name,
+            New::Symlink(target.as_os_str().as_bytes()),
+            Permissions { mode: 0o777, umask: 0 },
+            reply,
+        );
     }
 
-    fn create(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, _: u32, flags: i32, reply: ReplyCreate) {
+    fn create(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
         self.count(Operation::Create);
+        let mode = Permissions { mode, umask };
         match self.fs.create(caller(req), NodeId(dir.0), name.as_bytes(), mode, flags) {
             Ok(entry) => {
                 let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);

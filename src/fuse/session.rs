@@ -18,6 +18,8 @@ pub struct MountOptions {
     pub threads: usize,
     /// No execution of files.
     pub noexec: bool,
+    /// The kernel asks for access lists (POSIX ACLs).
+    pub acls: bool,
 }
 
 /// A mounted file system.
@@ -46,7 +48,8 @@ pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &MountOptions) -> Result<S
     config.n_threads = Some(options.threads);
     let kernel = Arc::new(OnceLock::new());
     let what = || format!("mounting {}", mountpoint.display());
-    let session = fuser::Session::new(Adapter::new(fs, kernel.clone()), mountpoint, &config).context(what)?;
+    let session =
+        fuser::Session::new(Adapter::new(fs, kernel.clone(), options.acls), mountpoint, &config).context(what)?;
     let device = session.as_fd().try_clone_to_owned().context(what)?;
     let _ = kernel.set(Kernel::new(session.notifier(), device));
     let inner = session.spawn().context(what)?;

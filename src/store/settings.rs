@@ -74,6 +74,8 @@ pub struct Serve {
     pub threads: usize,
     /// Descriptors of objects that are kept open.
     pub descriptors: usize,
+    /// Whether access lists (POSIX ACLs) decide in scopes beside modes.
+    pub acls: bool,
 }
 
 impl Default for Switch {
@@ -84,7 +86,7 @@ impl Default for Switch {
 
 impl Default for Serve {
     fn default() -> Self {
-        Self { threads: 8, descriptors: 1024 }
+        Self { threads: 8, descriptors: 1024, acls: false }
     }
 }
 
@@ -195,6 +197,9 @@ group = ""
 threads = 8
 # Descriptors of file contents that are kept open.
 descriptors = 1024
+# Whether access lists (POSIX ACLs, setfacl) decide in scopes beside modes. It costs one more request of the kernel for
+# each file and directory that somebody but its owner uses, in releases too. At the next mount.
+acls = false
 
 # A path of the docroot that may be written to; everything else is read-only. deny, limit and ttl take effect on
 # `verfs reload`, the others at the next mount:

@@ -665,8 +665,21 @@ fn remove_all(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
 }
 
-/// The user's extended attributes of what an O_PATH descriptor stands for.
-pub fn user_xattrs(handle: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+/// The names under which access lists are kept (acl(5)): who may, and what is handed down in a directory.
+const LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// Whether an extended attribute is an access list.
+pub fn is_list(name: &[u8]) -> bool {
+    LISTS.contains(&name)
+}
+
+/// Whether a directory hands an access list down to what is made in it.
+pub fn gives_lists(dir: &OwnedFd) -> bool {
+    rustix::fs::getxattr(proc_link(dir), LISTS[1], &mut [0; 1 << 12][..]).is_ok_and(|len| len > 0)
+}
+
+/// The user's extended attributes of what an O_PATH descriptor stands for, and its access lists.
+pub fn xattrs(handle: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let link = proc_link(handle);
     let mut names = vec![0; 1 << 16];
     let len = match rustix::fs::listxattr(&link, &mut names[..]) {
@@ -675,7 +688,7 @@ pub fn user_xattrs(handle: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>
         Err(error) => return Err(error),
     };
     let mut found = Vec::new();
-    for name in names[..len].split(|b| *b == 0).filter(|name| name.starts_with(b"user.")) {
+    for name in names[..len].split(|b| *b == 0).filter(|name| name.starts_with(b"user.") || is_list(name)) {
         let mut value = vec![0; 1 << 16];
         let len = rustix::fs::getxattr(&link, name, &mut value[..])?;
         value.truncate(len);
@@ -685,7 +698,7 @@ pub fn user_xattrs(handle: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>
 }
 
 /// Sets an extended attribute (value and flags of setxattr(2)), or removes it.
-pub fn set_user_xattr(handle: &OwnedFd, name: &[u8], value: Option<(&[u8], u32)>) -> rustix::io::Result<()> {
+pub fn set_xattr(handle: &OwnedFd, name: &[u8], value: Option<(&[u8], u32)>) -> rustix::io::Result<()> {
     let link = proc_link(handle);
     match value {
         Some((value, flags)) => {

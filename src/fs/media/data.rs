@@ -2,14 +2,14 @@
 
 use super::table::{Backing, MediaNode, Print};
 use super::truncation::Truncations;
-use super::{Media, Task, print_of};
+use super::{Media, Rights, Task, print_of};
 use crate::error::{Errno, Error, Result};
 use crate::fs::Descriptors;
 use crate::fs::attr::{Attr, Ttl, Type};
 use crate::fs::content;
 use crate::fs::listing::Listed;
 use crate::fs::view::View;
-use crate::store::upper::{docroot_path, split};
+use crate::store::upper::{docroot_path, is_list, split};
 use crate::sys::AsCaller;
 use crate::tree::{NodeId, Tree};
 use lru::LruCache;
@@ -345,7 +345,7 @@ impl Media {
 
     /// Extended attributes of the user's, of what is behind a node.
     pub fn getxattr(&self, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
-        user_attribute(name)?;
+        self.check_attribute(name)?;
         Ok(self.xattrs(node)?.into_iter().find(|(key, _)| key == name).ok_or(Errno::NODATA)?.1)
     }
 
@@ -361,16 +361,26 @@ impl Media {
             Err(error) if error.is_not_found() => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        Ok(crate::store::upper::user_xattrs(&link)?)
+        let mut found = crate::store::upper::xattrs(&link)?;
+        found.retain(|(name, _)| self.check_attribute(name).is_ok());
+        Ok(found)
+    }
+
+    /// The attributes that are kept: the user's, and access lists if they decide.
+    fn check_attribute(&self, name: &[u8]) -> Result<()> {
+        match name.starts_with(b"user.") || self.rights == Rights::Lists && is_list(name) {
+            true => Ok(()),
+            false => Err(Error::Errno(Errno::OPNOTSUPP)),
+        }
     }
 
     /// Sets an extended attribute, or removes it.
     pub fn setxattr(&self, task: Task<'_>, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
-        user_attribute(name)?;
+        self.check_attribute(name)?;
         self.bring_up(task, node, None)?;
         let handle = self.handle(node)?;
         let change = self.begin_change(node);
-        crate::store::upper::set_user_xattr(&handle, name, value)?;
+        crate::store::upper::set_xattr(&handle, name, value)?;
         change.done(&handle)
     }
 
@@ -507,13 +517,6 @@ fn cookie(name: &[u8]) -> u64 {
     let mut bytes = [0; 8];
     blake3::Hasher::new().update(name).finalize_xof().fill(&mut bytes);
     (u64::from_le_bytes(bytes) >> 1).max(3)
-}
-
-fn user_attribute(name: &[u8]) -> Result<()> {
-    match name.starts_with(b"user.") {
-        true => Ok(()),
-        false => Err(Error::Errno(Errno::OPNOTSUPP)),
-    }
 }
 
 /// suid goes, and sgid where the group may execute, as write(2) and truncate(2) do it for those without CAP_FSETID.

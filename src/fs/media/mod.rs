@@ -13,7 +13,7 @@ mod usage;
 
 pub use data::{Changes, Reading, Writing};
 pub use hidden::{How, Restored};
-pub use names::New;
+pub use names::{New, Permissions};
 pub use scopes::{ScopeId, Scopes};
 pub use table::{is_media, media_of};
 
@@ -57,6 +57,15 @@ pub struct Task<'a> {
     pub caller: Caller,
 }
 
+/// What decides who may do what in scopes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// Modes.
+    Modes,
+    /// Modes and access lists (POSIX ACLs).
+    Lists,
+}
+
 /// The scopes of a mount.
 #[derive(Debug)]
 pub struct Media {
@@ -68,6 +77,7 @@ pub struct Media {
     files: Files,
     refused: Arc<Refused>,
     usage: Usage,
+    rights: Rights,
 }
 
 /// Held while names are looked at or changed.
@@ -93,7 +103,7 @@ struct Lower {
 
 impl Media {
     /// Serves these scopes; what is refused there is noted.
-    pub fn new(scopes: &[Scope], upper: Upper, refused: Arc<Refused>) -> Self {
+    pub fn new(scopes: &[Scope], upper: Upper, refused: Arc<Refused>, rights: Rights) -> Self {
         Self {
             scopes: Scopes::new(scopes),
             upper,
@@ -102,6 +112,7 @@ impl Media {
             files: Files::default(),
             refused,
             usage: Usage::default(),
+            rights,
         }
     }
 
@@ -109,6 +120,11 @@ impl Media {
     pub fn hides(&self, path: &[u8]) -> Result<bool> {
         let (whiteout, hidden) = self.upper.whiteout(path)?;
         Ok(whiteout || hidden || self.upper.stat(path)?.is_some_and(|stat| upper_kind(&stat) == UpperKind::Leaf))
+    }
+
+    /// Whether access lists decide.
+    pub fn uses_lists(&self) -> bool {
+        self.rights == Rights::Lists
     }
 
     /// What keeps scopes from being reached in a release, each a sentence.

@@ -2,11 +2,11 @@
 
 use super::table::Backing;
 use super::usage::disk_bytes;
-use super::{Lower, Media, Names, Task};
+use super::{Lower, Media, Names, Rights, Task};
 use crate::error::{Errno, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
-use crate::store::upper::{FileId, Orphan, docroot_path, ends};
+use crate::store::upper::{FileId, Orphan, docroot_path, ends, gives_lists};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
 use crate::tree::{EntryName, Kind, NodeId, Tree};
@@ -28,17 +28,27 @@ pub enum New<'a> {
     Socket,
 }
 
+/// Permission bits as asked for, and the caller's umask.
+#[derive(Clone, Copy, Debug)]
+pub struct Permissions {
+    /// Bits of the mode.
+    pub mode: u32,
+    /// Those that go, unless the directory hands down an access list (umask(2)).
+    pub umask: u32,
+}
+
 impl Media {
     /// Makes a new entry in the caller's name.
-    pub fn make(&self, task: Task<'_>, dir: NodeId, name: &[u8], new: New<'_>, mode: u32) -> Result<Entry> {
+    pub fn make(&self, task: Task<'_>, dir: NodeId, name: &[u8], new: New<'_>, mode: Permissions) -> Result<Entry> {
         let names = self.names(task.view);
         let path = names.below_checked(dir, name)?;
         self.may_make(&path, task.caller)?;
         self.may_take(&path, task.caller, 1)?;
         let plan = union::create(names.place(&path)?)?;
         names.carry_out(task, plan, |dir, name| {
+            let inherits = self.rights == Rights::Lists && gives_lists(dir);
+            let mode = Mode::from_raw_mode(mode.mode & 0o7777 & !if inherits { 0 } else { mode.umask });
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
-            let mode = Mode::from_raw_mode(mode & 0o7777);
             match new {
                 New::File => {
                     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
