@@ -11,6 +11,8 @@ mod helper;
 mod json;
 #[path = "cli/life.rs"]
 mod life;
+#[path = "cli/media.rs"]
+mod media;
 #[path = "cli/namespace.rs"]
 mod namespace;
 #[path = "cli/releases.rs"]

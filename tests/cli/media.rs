@@ -1,0 +1,199 @@
+//! `media adopt`, `media restore`, `status --shadowed`.
+
+use super::support::disk::SmallDisk;
+use super::support::tree::Tree;
+use super::support::{Rig, skip_mounted};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// A store with these shared scopes, and a release with files in `media`; not mounted.
+fn store(scopes: &[&str]) -> Rig {
+    let rig = Rig::with_limit(Duration::from_secs(120));
+    let mut words = vec!["init", rig.store.to_str().unwrap()];
+    for scope in scopes {
+        words.extend(["--writable", scope]);
+    }
+    rig.ok(&words);
+    let tree = Tree::new()
+        .file("page", "page")
+        .file("media/logo", "the release's")
+        .file("media/theme/a", "a")
+        .file("media/theme/b", "b")
+        .file("media/other/c", "c");
+    rig.add("1", &tree);
+    rig
+}
+
+/// A directory of uploads as an old site has it.
+fn uploads(dir: &Path) {
+    fs::create_dir_all(dir.join("2026/11")).unwrap();
+    fs::write(dir.join("2026/11/photo"), "photo").unwrap();
+    std::os::unix::fs::chown(dir.join("2026/11/photo"), Some(33), Some(33)).unwrap();
+}
+
+fn shadowed(rig: &Rig) -> Vec<(String, String)> {
+    let value = rig.json(&["status", "--shadowed"]);
+    let words = |item: &serde_json::Value| {
+        (item["how"].as_str().unwrap().to_owned(), item["path"].as_str().unwrap().to_owned())
+    };
+    value["shadowed"].as_array().unwrap().iter().map(words).collect()
+}
+
+#[test]
+fn uploads_that_are_there_already_become_the_scope_by_a_rename() {
+    let rig = store(&["media"]);
+    let old = rig.root().join("old");
+    uploads(&old);
+    let number = fs::metadata(old.join("2026/11/photo")).unwrap().ino();
+    let adopted = rig.json(&["media", "adopt", old.to_str().unwrap()]);
+    assert_eq!(adopted["way"], "renamed", "{adopted}");
+    let photo = rig.store.join("media/media/2026/11/photo");
+    assert_eq!((fs::metadata(&photo).unwrap().ino(), fs::metadata(&photo).unwrap().uid()), (number, 33));
+    assert!(!old.exists());
+    // Once more there is something in the scope.
+    uploads(&old);
+    let outcome = rig.verfs(&["media", "adopt", old.to_str().unwrap()]);
+    assert_eq!(outcome.code, 2, "{outcome:?}");
+    assert!(outcome.stderr.contains("is not empty (2026 is in it)"), "{outcome:?}");
+    assert!(old.join("2026/11/photo").exists());
+}
+
+#[test]
+fn a_scope_has_to_be_named_when_there_is_more_than_one() {
+    let rig = store(&["media", "files"]);
+    let old = rig.root().join("old");
+    uploads(&old);
+    let outcome = rig.verfs(&["media", "adopt", old.to_str().unwrap()]);
+    assert_eq!(outcome.code, 2, "{outcome:?}");
+    assert!(outcome.stderr.contains("media, files"), "{outcome:?}");
+    let outcome = rig.verfs(&["media", "adopt", old.to_str().unwrap(), "--scope", "pictures"]);
+    assert_eq!(outcome.code, 2, "{outcome:?}");
+    assert!(outcome.stderr.contains("\"pictures\" is no shared scope"), "{outcome:?}");
+    rig.ok(&["media", "adopt", old.to_str().unwrap(), "--scope", "files/"]);
+    assert!(rig.store.join("media/files/2026/11/photo").exists());
+}
+
+#[test]
+fn what_cannot_be_adopted_is_refused_and_stays() {
+    let rig = store(&["media"]);
+    let file = rig.root().join("file");
+    fs::write(&file, "file").unwrap();
+    for (what, says) in [
+        (rig.root().join("nothing"), "cannot be adopted"),
+        (file, "is not a directory"),
+        (rig.store.join("objects"), "one inside the other"),
+        (rig.root().to_owned(), "one inside the other"),
+    ] {
+        let outcome = rig.verfs(&["media", "adopt", what.to_str().unwrap()]);
+        assert_eq!(outcome.code, 2, "{}: {outcome:?}", what.display());
+        assert!(outcome.stderr.contains(says), "{}: {outcome:?}", what.display());
+    }
+    rig.ok(&["verify"]);
+}
+
+#[test]
+fn uploads_on_another_disk_are_copied_only_when_asked() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = Rig::with_limit(Duration::from_secs(120));
+    let disk = SmallDisk::with_reserve(&rig);
+    let old = rig.root().join("old");
+    uploads(&old);
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media"]);
+    let outcome = rig.verfs(&["media", "adopt", old.to_str().unwrap()]);
+    assert_eq!(outcome.code, 2, "{outcome:?}");
+    assert!(outcome.stderr.contains("--copy"), "{outcome:?}");
+    assert_eq!(fs::read_dir(disk.path().join("tmp")).unwrap().count(), 0, "nothing is left of the attempt");
+    let adopted = rig.json(&["media", "adopt", old.to_str().unwrap(), "--copy"]);
+    assert_eq!(adopted["way"], "copied", "{adopted}");
+    let photo = fs::metadata(disk.path().join("media/media/2026/11/photo")).unwrap();
+    assert_eq!((photo.uid(), photo.len()), (33, 5));
+    assert!(old.join("2026/11/photo").exists(), "it stays where it was");
+    drop(disk);
+}
+
+#[test]
+fn what_hides_the_release_is_listed_and_given_up_with_a_mount_and_without() {
+    if skip_mounted() {
+        return;
+    }
+    for mounted in [true, false] {
+        let mut rig = store(&["media"]);
+        rig.mount();
+        let scope = rig.mnt.join("media");
+        fs::write(scope.join("logo"), "mine").unwrap();
+        fs::write(scope.join("new"), "new").unwrap();
+        fs::remove_file(scope.join("theme/a")).unwrap();
+        fs::write(scope.join("theme/b"), "my b").unwrap();
+        fs::remove_dir_all(scope.join("other")).unwrap();
+        fs::create_dir(scope.join("other")).unwrap();
+        fs::write(scope.join("other/own"), "own").unwrap();
+        let pair = |how: &str, path: &str| (how.to_owned(), path.to_owned());
+        let all = [
+            pair("replaced", "media/logo"),
+            pair("replaced", "media/other"),
+            pair("removed", "media/theme/a"),
+            pair("replaced", "media/theme/b"),
+        ];
+        assert_eq!(shadowed(&rig), all);
+        if !mounted {
+            rig.umount();
+            assert_eq!(shadowed(&rig), all);
+        }
+        rig.ok(&["media", "restore", "media/logo"]);
+        let below = rig.json(&["media", "restore", "media/theme"]);
+        assert_eq!(below["restored"].as_array().unwrap().len(), 2, "{below}");
+        // An absolute path works where it is mounted.
+        let other = if mounted { scope.join("other") } else { "media/other".into() };
+        rig.ok(&["media", "restore", other.to_str().unwrap()]);
+        assert_eq!(shadowed(&rig), []);
+        if !mounted {
+            rig.mount();
+        }
+        for (path, content) in [
+            ("logo", "the release's"),
+            ("new", "new"),
+            ("theme/a", "a"),
+            ("theme/b", "b"),
+            ("other/c", "c"),
+            ("other/own", "own"),
+        ] {
+            assert_eq!(fs::read_to_string(scope.join(path)).unwrap(), content, "{path}, mounted: {mounted}");
+        }
+        assert!(rig.ok(&["media", "restore", "media/logo"]).contains("nothing to do"));
+        let actions = rig.json(&["log"]);
+        assert_eq!(actions.to_string().matches("\"restore\"").count(), 3, "{actions}");
+    }
+}
+
+#[test]
+fn what_cannot_be_restored_is_refused_with_the_reason() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(&["media"]);
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    fs::write(scope.join("new"), "new").unwrap();
+    fs::remove_file(scope.join("logo")).unwrap();
+    fs::create_dir(scope.join("logo")).unwrap();
+    fs::write(scope.join("logo/own"), "own").unwrap();
+    fs::remove_dir_all(scope.join("other")).unwrap();
+    for (path, says) in [
+        ("page", "lies in no scope"),
+        ("media/new", "has nothing at media/new"),
+        ("media/other/c", "a directory above it was removed"),
+        ("media/logo", "a directory with files of its own"),
+        ("media/../page", "no path in the docroot"),
+        ("/etc/passwd", "not below the mountpoint"),
+    ] {
+        let outcome = rig.verfs(&["media", "restore", path]);
+        assert_eq!(outcome.code, 2, "{path}: {outcome:?}");
+        assert!(outcome.stderr.contains(says), "{path}: {outcome:?}");
+    }
+    assert_eq!(fs::read_to_string(scope.join("logo/own")).unwrap(), "own");
+    assert_eq!(fs::read_to_string(scope.join("new")).unwrap(), "new");
+}
