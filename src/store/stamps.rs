@@ -31,6 +31,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// Nanoseconds since 1970.
+    pub fn as_nanos(self) -> i64 {
+        self.second.saturating_mul(1_000_000_000).saturating_add(i64::from(self.nanos))
+    }
+
     /// The stamp for this many nanoseconds since 1970.
     pub fn from_nanos(nanos: i64) -> Self {
         Self { second: nanos.div_euclid(1_000_000_000), nanos: nanos.rem_euclid(1_000_000_000) as u32 }

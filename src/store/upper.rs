@@ -326,7 +326,7 @@ impl Upper {
                 Ok(None)
             }
             Step::Rename(from, to, onto) => self.rename(from, to, *onto),
-            Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(..) => {
+            Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(_) => {
                 Err(Error::failed("a step of the writable layer was asked of the wrong place"))
             }
         }
@@ -464,44 +464,21 @@ impl Upper {
         self.take_place(&temporary, path)
     }
 
-    /// Copies a file of the release up: the first `keep` bytes of it, its mode, owner, times and attributes.
-    pub fn copy_up(
-        &self,
-        path: &[u8],
-        node: &Node,
-        object: &File,
-        xattrs: &[(Vec<u8>, Vec<u8>)],
-        keep: u64,
-    ) -> Result<()> {
-        let temporary = self.fill_temporary(node, object, xattrs, keep)?;
-        self.take_place(&temporary, path)
-    }
-
-    /// As [`Upper::copy_up`], for a file whose name has moved on: it becomes an orphan at once.
-    pub fn copy_up_orphan(&self, node: &Node, object: &File, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Orphan> {
-        let temporary = self.fill_temporary(node, object, xattrs, node.size)?;
-        let number = self.next_orphan();
-        rustix::fs::renameat(&self.tmp, &temporary[..], &self.orphans, number.to_string())?;
-        Ok(Orphan::Named(number))
-    }
-
-    fn fill_temporary(&self, node: &Node, object: &File, xattrs: &[(Vec<u8>, Vec<u8>)], keep: u64) -> Result<Vec<u8>> {
+    /// Copies a file of a release: its first `keep` bytes, its mode, owner, times and attributes. The copy has no name
+    /// yet.
+    pub fn copy(&self, node: &Node, object: &File, xattrs: &[(Vec<u8>, Vec<u8>)], keep: u64) -> Result<Copy<'_>> {
         let temporary = self.temporary();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o600))?);
-        let filled = fill(&file, object, node.size.min(keep), keep >= node.size).and_then(|()| {
-            for (name, value) in xattrs {
-                rustix::fs::fsetxattr(&file, &name[..], value, rustix::fs::XattrFlags::empty())?;
-            }
-            dress(&self.tmp, &temporary, node)?;
-            // The copy must not take the release's place before it is all there.
-            rustix::fs::fsync(&file)
-        });
-        if let Err(error) = filled {
-            let _ = rustix::fs::unlinkat(&self.tmp, &temporary[..], AtFlags::empty());
-            return Err(error.into());
+        let copy = Copy { upper: self, temporary };
+        fill(&file, object, node.size.min(keep), keep >= node.size)?;
+        for (name, value) in xattrs {
+            rustix::fs::fsetxattr(&file, &name[..], value, rustix::fs::XattrFlags::empty())?;
         }
-        Ok(temporary)
+        dress(&self.tmp, &copy.temporary, node)?;
+        // It must not take the release's place before it is all there.
+        rustix::fs::fsync(&file)?;
+        Ok(copy)
     }
 
     /// Copies a symlink of the release up.
@@ -536,6 +513,37 @@ impl Upper {
 pub fn ends(dir: &[u8]) -> impl Iterator<Item = usize> {
     let begin = dir.len() - docroot_path(dir).1.len();
     (begin..dir.len()).filter(|at| dir[*at] == b'/').chain((begin < dir.len()).then_some(dir.len()))
+}
+
+/// A copy of a release's file in the work space. If it gets no name it goes.
+#[derive(Debug)]
+pub struct Copy<'a> {
+    upper: &'a Upper,
+    /// Empty once it has a name elsewhere.
+    temporary: Vec<u8>,
+}
+
+impl Copy<'_> {
+    /// Gives it its name.
+    pub fn place(mut self, path: &[u8]) -> Result<()> {
+        self.upper.take_place(&std::mem::take(&mut self.temporary), path)
+    }
+
+    /// Makes it an orphan at once: the name of its file has moved on.
+    pub fn orphan(mut self) -> Result<Orphan> {
+        let number = self.upper.next_orphan();
+        rustix::fs::renameat(&self.upper.tmp, &self.temporary[..], &self.upper.orphans, number.to_string())?;
+        self.temporary.clear();
+        Ok(Orphan::Named(number))
+    }
+}
+
+impl Drop for Copy<'_> {
+    fn drop(&mut self) {
+        if !self.temporary.is_empty() {
+            let _ = rustix::fs::unlinkat(&self.upper.tmp, &self.temporary[..], AtFlags::empty());
+        }
+    }
 }
 
 /// What the upper layer has at a path, of a stat.

@@ -145,10 +145,6 @@ impl Media {
         Ok(file)
     }
 
-    fn node(&self, node: NodeId) -> Result<MediaNode> {
-        self.table.lock().get(node).cloned().ok_or_else(|| Errno::STALE.into())
-    }
-
     /// Does something by a name of a node. Between a change on disk and its note in the table the name may be another
     /// file's: then it is done once more while no name changes.
     fn while_names_move<T>(&self, node: NodeId, held: MediaNode, work: impl Fn(&MediaNode) -> Result<T>) -> Result<T> {

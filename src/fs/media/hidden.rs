@@ -75,7 +75,7 @@ impl Media {
                     crate::store::upper::docroot_path(&path).1.escape_ascii()
                 ))
             })?;
-            names.carry_out(task, plan, |_, _| Err(crate::error::Errno::INVAL))?;
+            names.give_up(task, plan)?;
             let (dir, name) = split(&path);
             let known = self.table.lock().at(dir);
             restored.push(Restored {

@@ -32,7 +32,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FileType, Stat};
 use std::fs::File;
 use std::sync::Arc;
-use table::{Backing, Print, Table, pure_of_file, release_node};
+use table::{Backing, MediaNode, Print, Table, pure_of_file, release_node};
 use usage::{Growth, Usage, disk_bytes};
 
 /// Who asks: in whose name the disk work is done.
@@ -220,6 +220,11 @@ impl Media {
 
     fn names<'a>(&'a self, view: &'a View) -> Names<'a> {
         Names { media: self, view, _guard: self.names.lock() }
+    }
+
+    /// What is known of a node.
+    fn node(&self, node: NodeId) -> Result<MediaNode> {
+        self.table.lock().get(node).cloned().ok_or_else(|| Errno::STALE.into())
     }
 
     /// The path of a directory node.

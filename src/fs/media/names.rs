@@ -1,12 +1,13 @@
 //! Changes of names: each asks `tree::union` for a plan and carries it out, on disk and in the table.
 
-use super::table::Backing;
+use super::table::{Backing, MediaNode};
 use super::usage::disk_bytes;
 use super::{Lower, Media, Names, Rights, Task};
 use crate::error::{Errno, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
-use crate::store::upper::{FileId, Orphan, docroot_path, ends, gives_lists};
+use crate::fs::view::Release;
+use crate::store::upper::{Copy, FileId, Orphan, docroot_path, ends, gives_lists};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
 use crate::tree::{EntryName, Kind, NodeId, Tree};
@@ -28,6 +29,16 @@ pub enum New<'a> {
     Socket,
 }
 
+/// What a plan needs beside the layers.
+enum Given<'a> {
+    /// Nothing.
+    Nothing,
+    /// What makes the new entry, in its directory and by its name.
+    New(&'a dyn Fn(&OwnedFd, &[u8]) -> rustix::io::Result<()>),
+    /// The copy of the file that goes up, if it was made beforehand.
+    Copy(Copy<'a>),
+}
+
 /// Permission bits as asked for, and the caller's umask.
 #[derive(Clone, Copy, Debug)]
 pub struct Permissions {
@@ -45,7 +56,7 @@ impl Media {
         self.may_make(&path, task.caller)?;
         self.may_take(&path, task.caller, 1)?;
         let plan = union::create(names.place(&path)?)?;
-        names.carry_out(task, plan, |dir, name| {
+        let make = |dir: &OwnedFd, name: &[u8]| {
             let inherits = self.rights == Rights::Lists && gives_lists(dir);
             let mode = Mode::from_raw_mode(mode.mode & 0o7777 & !if inherits { 0 } else { mode.umask });
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
@@ -59,7 +70,8 @@ impl Media {
                 New::Fifo => rustix::fs::mknodat(dir, name, FileType::Fifo, mode, 0),
                 New::Socket => rustix::fs::mknodat(dir, name, FileType::Socket, mode, 0),
             }
-        })?;
+        };
+        names.carry_out(task, plan, Given::New(&make))?;
         if let Some(stat) = self.upper.stat(&path)? {
             // The number of a file that was removed behind the mount may come back with a new one.
             let mut table = self.table.lock();
@@ -74,7 +86,7 @@ impl Media {
     pub fn unlink(&self, task: Task<'_>, dir: NodeId, name: &[u8]) -> Result<()> {
         let names = self.names(task.view);
         let path = names.below_checked(dir, name)?;
-        names.carry_out(task, union::unlink(names.place(&path)?)?, nothing_new)
+        names.carry_out(task, union::unlink(names.place(&path)?)?, Given::Nothing)
     }
 
     /// rmdir(2). The top of a scope stays.
@@ -82,7 +94,7 @@ impl Media {
         let names = self.names(task.view);
         let path = names.below_checked(dir, name)?;
         let empty = names.is_empty(&path)?;
-        names.carry_out(task, union::rmdir(names.place(&path)?, empty)?, nothing_new)
+        names.carry_out(task, union::rmdir(names.place(&path)?, empty)?, Given::Nothing)
     }
 
     /// rename(2).
@@ -105,7 +117,7 @@ impl Media {
             return Ok(());
         }
         let empty = names.is_empty(&to)?;
-        names.carry_out(task, union::rename(source, target, onto, empty)?, nothing_new)
+        names.carry_out(task, union::rename(source, target, onto, empty)?, Given::Nothing)
     }
 
     /// link(2).
@@ -116,48 +128,76 @@ impl Media {
         names.same_scope(&from, &to)?;
         self.may_make(&to, task.caller)?;
         let plan = union::link(names.place(&from)?, names.place(&to)?)?;
-        names.carry_out(task, plan, nothing_new)?;
+        names.carry_out(task, plan, Given::Nothing)?;
         names.made(&to)
     }
 
     /// Brings what is behind a node into the upper layer, so that it can be changed; of a file only `keep` bytes.
     /// If its name has moved on, the copy gets none: what is written goes to what was opened, never to the path.
     pub fn bring_up(&self, task: Task<'_>, node: NodeId, keep: Option<u64>) -> Result<()> {
+        let held = self.node(node)?;
+        let copy = match &held.backing {
+            Backing::Upper(_) => return Ok(()),
+            Backing::Dir => None,
+            Backing::Lower { release, index, .. } => self.copy(task, &held, release, *index, keep)?,
+        };
         let names = self.names(task.view);
-        let held = self.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
+        let held = self.node(node)?;
         match (&held.backing, held.paths.first()) {
             (Backing::Upper(_), _) => Ok(()),
             (Backing::Dir, None) => Err(Errno::NOENT.into()),
-            (Backing::Dir, Some(path)) => {
-                names.carry_out(task, union::bring_up(names.place(path)?, None)?, nothing_new)
+            (Backing::Lower { node: was, .. }, path) if !path.map_or(Ok(false), |path| names.shows(path, *was))? => {
+                self.bring_up_nameless(node, &held, copy)
             }
-            (Backing::Lower { node: was, .. }, Some(path)) if names.shows(path, *was)? => {
-                self.may_make(path, task.caller)?;
-                names.carry_out(task, union::bring_up(names.place(path)?, keep)?, nothing_new)
+            (_, Some(path)) => {
+                let plan = union::bring_up(names.place(path)?)?;
+                names.carry_out(task, plan, copy.map_or(Given::Nothing, Given::Copy))
             }
-            (Backing::Lower { release, index, .. }, _) => {
-                let manifest = &release.manifest;
-                let below = manifest.node(*index)?;
-                let object = task.contents.open(manifest.digest(*index)?, below.size)?;
-                let orphan = self.upper.copy_up_orphan(&below, &object, &manifest.xattrs(*index)?)?;
-                let stat = self.upper.stat_orphan(&orphan)?;
-                self.usage.add(held.scope, disk_bytes(&stat));
-                let id = FileId::of(&stat);
-                let mut table = self.table.lock();
-                table.copied_up(node, id);
-                if let Some(held) = table.get_mut(node) {
-                    held.orphan = Some(orphan);
-                }
-                drop(table);
-                self.files.close(node);
-                Ok(())
-            }
+            (Backing::Lower { .. }, None) => Err(Errno::STALE.into()),
         }
     }
-}
 
-fn nothing_new(_: &OwnedFd, _: &[u8]) -> rustix::io::Result<()> {
-    Err(Errno::INVAL)
+    /// A copy of a release's file, made before anything is locked: it may take a while. None of a symlink.
+    fn copy(
+        &self,
+        task: Task<'_>,
+        held: &MediaNode,
+        release: &Release,
+        index: u32,
+        keep: Option<u64>,
+    ) -> Result<Option<Copy<'_>>> {
+        let manifest = &release.manifest;
+        let mut node = manifest.node(index)?;
+        if node.kind != Kind::File {
+            return Ok(None);
+        }
+        let len = keep.unwrap_or(node.size).min(node.size);
+        if let Some(path) = held.paths.first() {
+            self.may_make(path, task.caller)?;
+            self.may_take(path, task.caller, len)?;
+        }
+        // The copy keeps the mtime that was served.
+        if let Some(stamp) = task.view.stamps.get(node.nodeid, task.view.switch) {
+            node.mtime = stamp.as_nanos();
+        }
+        let object = task.contents.open(manifest.digest(index)?, node.size)?;
+        self.upper.copy(&node, &object, &manifest.xattrs(index)?, len).map(Some)
+    }
+
+    /// Brings a file up whose name has moved on.
+    fn bring_up_nameless(&self, node: NodeId, held: &MediaNode, copy: Option<Copy<'_>>) -> Result<()> {
+        let orphan = copy.ok_or(Errno::STALE)?.orphan()?;
+        let stat = self.upper.stat_orphan(&orphan)?;
+        self.usage.add(held.scope, disk_bytes(&stat));
+        let mut table = self.table.lock();
+        table.copied_up(node, FileId::of(&stat));
+        if let Some(held) = table.get_mut(node) {
+            held.orphan = Some(orphan);
+        }
+        drop(table);
+        self.files.close(node);
+        Ok(())
+    }
 }
 
 impl Names<'_> {
@@ -196,21 +236,31 @@ impl Names<'_> {
         }
     }
 
-    pub(super) fn carry_out(
-        &self,
-        task: Task<'_>,
-        plan: Plan,
-        mut place: impl FnMut(&OwnedFd, &[u8]) -> rustix::io::Result<()>,
-    ) -> Result<()> {
+    /// Carries a plan out that only takes away.
+    pub(super) fn give_up(&self, task: Task<'_>, plan: Plan) -> Result<()> {
+        self.carry_out(task, plan, Given::Nothing)
+    }
+
+    fn carry_out(&self, task: Task<'_>, plan: Plan, mut given: Given<'_>) -> Result<()> {
         let upper = &self.media.upper;
         for step in &plan {
             fault::point("media.step");
             match step {
                 Step::MakeDirs(path) => self.make_dirs(path)?,
-                Step::CopyUp(path, keep) => self.copy_up(task, path, *keep)?,
+                Step::CopyUp(path) => match std::mem::replace(&mut given, Given::Nothing) {
+                    Given::Copy(copy) => {
+                        copy.place(path)?;
+                        self.note_copy(path)?;
+                    }
+                    other => {
+                        given = other;
+                        self.copy_up(task, path)?;
+                    }
+                },
                 Step::Place(path) => {
+                    let Given::New(make) = &given else { return Err(Errno::INVAL.into()) };
                     let (dir, name) = upper.parent_of(path)?;
-                    place(&dir, &name)?;
+                    make(&dir, &name)?;
                 }
                 step => {
                     let kept = upper.apply(step)?;
@@ -235,25 +285,29 @@ impl Names<'_> {
         Ok(())
     }
 
-    fn copy_up(&self, task: Task<'_>, path: &[u8], keep: Option<u64>) -> Result<()> {
+    /// Copies a whole file or a symlink up in the middle of a larger change: a link or a rename.
+    fn copy_up(&self, task: Task<'_>, path: &[u8]) -> Result<()> {
         let Lower { release, index, mut node } = self.look(path)?.lower.ok_or(Errno::NOENT)?;
         let manifest = &release.manifest;
-        // The copy keeps the mtime that was served.
         if let Some(stamp) = self.view.stamps.get(node.nodeid, self.view.switch) {
-            node.mtime = stamp.second.saturating_mul(1_000_000_000).saturating_add(i64::from(stamp.nanos));
+            node.mtime = stamp.as_nanos();
         }
         let upper = &self.media.upper;
         match node.kind {
             Kind::Symlink => upper.copy_up_symlink(path, &node, manifest.target(index)?)?,
             Kind::File => {
-                let len = keep.unwrap_or(node.size).min(node.size);
-                self.media.may_take(path, task.caller, len)?;
+                self.media.may_take(path, task.caller, node.size)?;
                 let object = task.contents.open(manifest.digest(index)?, node.size)?;
-                upper.copy_up(path, &node, &object, &manifest.xattrs(index)?, len)?;
+                upper.copy(&node, &object, &manifest.xattrs(index)?, node.size)?.place(path)?;
             }
             Kind::Dir => return Err(Errno::ISDIR.into()),
         }
-        let stat = upper.stat(path)?.ok_or(Errno::NOENT)?;
+        self.note_copy(path)
+    }
+
+    /// What is at a path was copied up: its node stays.
+    fn note_copy(&self, path: &[u8]) -> Result<()> {
+        let stat = self.media.upper.stat(path)?.ok_or(Errno::NOENT)?;
         self.media.usage.add(self.media.scopes.of(path)?, disk_bytes(&stat));
         let mut table = self.media.table.lock();
         if let Some(held) = table.at(path) {
@@ -302,7 +356,7 @@ impl Names<'_> {
                 lose(&mut table, to);
                 table.moved(from, to);
             }
-            Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(..) => {}
+            Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(_) => {}
         }
         drop(table);
         if let (Some(orphan), Step::Unlink(path) | Step::Rename(_, path, _)) = (drop_now, step) {

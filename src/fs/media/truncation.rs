@@ -93,7 +93,7 @@ impl Truncations {
             len if len <= MOST_OF_ONE && in_all < MOST_OF_ALL => super::data::read_to(file, size, len as usize)?,
             _ => Vec::new(),
         };
-        let cut = Cut { from: size, to, kept: kept, thread, begun: Instant::now(), answered: false };
+        let cut = Cut { from: size, to, kept, thread, begun: Instant::now(), answered: false };
         let mut cuts = self.cuts.lock();
         cuts.insert(node, cut);
         self.count.store(cuts.len(), Ordering::Release);

@@ -89,8 +89,8 @@ pub enum Onto {
 pub enum Step {
     /// Make the upper directories down to this path, each dressed as the one that shows.
     MakeDirs(Vec<u8>),
-    /// Copy the release's leaf into the upper layer under its own name; of a file only this many bytes.
-    CopyUp(Vec<u8>, Option<u64>),
+    /// Copy the release's leaf into the upper layer under its own name.
+    CopyUp(Vec<u8>),
     /// Hide the release's entry here.
     Whiteout(Vec<u8>),
     /// Take the whiteout here away.
@@ -122,13 +122,13 @@ pub fn create(at: Place<'_>) -> Result<Plan> {
     }
 }
 
-/// The entry in the upper layer, so that it can be changed there; of a file only the first `keep` bytes.
-pub fn bring_up(at: Place<'_>, keep: Option<u64>) -> Result<Plan> {
+/// The entry in the upper layer, so that it can be changed there.
+pub fn bring_up(at: Place<'_>) -> Result<Plan> {
     match at.says.shown() {
         Shown::Nothing => Err(Errno::NOENT.into()),
         Shown::Upper(_) | Shown::Merged => Ok(Vec::new()),
         Shown::Lower(Kind::Dir) => Ok(vec![Step::MakeDirs(at.path.to_vec())]),
-        Shown::Lower(_) => Ok(vec![Step::MakeDirs(parent(at.path)), Step::CopyUp(at.path.to_vec(), keep)]),
+        Shown::Lower(_) => Ok(vec![Step::MakeDirs(parent(at.path)), Step::CopyUp(at.path.to_vec())]),
     }
 }
 
@@ -166,7 +166,7 @@ pub fn link(from: Place<'_>, to: Place<'_>) -> Result<Plan> {
     if from.says.is_dir() {
         return Err(Errno::PERM.into());
     }
-    let mut plan = bring_up(from, None)?;
+    let mut plan = bring_up(from)?;
     if to.says.shown() != Shown::Nothing {
         return Err(Errno::EXIST.into());
     }
@@ -204,12 +204,14 @@ pub fn rename(from: Place<'_>, to: Place<'_>, onto: Onto, empty: bool) -> Result
     if !moves(source) || (onto == Onto::Exchange && !moves(target)) {
         return Err(Errno::XDEV.into());
     }
-    let mut plan = bring_up(from, None)?;
+    let mut plan = bring_up(from)?;
     plan.push(Step::MakeDirs(parent(to.path)));
-    if onto == Onto::Exchange {
-        plan.extend(bring_up(to, None)?);
-    }
     plan.extend(hide(from));
+    if onto == Onto::Exchange {
+        plan.extend(bring_up(to)?);
+        // A directory that comes here must not show what the release has in one of the same name.
+        plan.extend(hide(to));
+    }
     plan.push(Step::Rename(from.path.to_vec(), to.path.to_vec(), onto));
     Ok(plan)
 }

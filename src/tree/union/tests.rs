@@ -66,7 +66,7 @@ impl Layers {
                     assert_ne!(*self.upper.entry(dir).or_insert(Item::Dir), Item::Leaf(0), "content 0 is never used");
                 }
             }
-            Step::CopyUp(path, _) => assert!(self.upper.insert(path.clone(), self.lower[path]).is_none()),
+            Step::CopyUp(path) => assert!(self.upper.insert(path.clone(), self.lower[path]).is_none()),
             Step::Whiteout(path) => {
                 self.whiteouts.retain(|other| !below(other, path));
                 self.whiteouts.insert(path.clone());
@@ -189,7 +189,7 @@ fn plan(layers: &Layers, operation: &Operation) -> Result<Plan> {
     let empty = |path: &Path| !shown.keys().any(|other| below(other, path));
     match operation {
         Operation::Create(path) | Operation::Mkdir(path) => create(at(layers, path)),
-        Operation::Write(path) => bring_up(at(layers, path), None),
+        Operation::Write(path) => bring_up(at(layers, path)),
         Operation::Unlink(path) => unlink(at(layers, path)),
         Operation::Rmdir(path) => rmdir(at(layers, path), empty(path)),
         Operation::Link(from, to) => link(at(layers, from), at(layers, to)),
@@ -347,6 +347,19 @@ proptest! {
     ) {
         check(start, &operations)?;
     }
+}
+
+#[test]
+fn a_directory_exchanged_with_a_leaf_over_a_release_directory_shows_nothing_of_that() {
+    let path = |text: &str| text.as_bytes().to_vec();
+    let lower = Map::from([(path("b"), Item::Dir), (path("b/a"), Item::Leaf(1))]);
+    let operations = [
+        Operation::Mkdir(path("c")),
+        Operation::Create(path("b")),
+        Operation::Switch(lower),
+        Operation::Rename(path("c"), path("b"), Onto::Exchange),
+    ];
+    check(Map::new(), &operations).expect("old or new");
 }
 
 #[test]
