@@ -27,7 +27,7 @@ use crate::error::{Errno, Error, Result};
 use crate::store::objects::Objects;
 use crate::store::upper::is_list;
 use crate::tree::{Digest, EntryName, Kind, NodeId, Tree, name_key};
-use media::{Caller, Reading};
+use media::{Answering, Caller, Reading};
 use refused::{Refused, Why};
 use std::fs::File;
 use std::sync::Arc;
@@ -78,6 +78,7 @@ impl Fs {
     /// still the same; else computes it again. `compute` may read the disk; `send` must only send.
     pub fn answer<T>(&self, compute: impl Fn(&View) -> Result<T>, send: impl FnOnce(Result<T>)) {
         loop {
+            let _answering = self.answering();
             let view = self.board.view();
             let mut answer = compute(&view);
             if let Some(bad) = view.bad() {
@@ -92,6 +93,11 @@ impl Fs {
             }
             return send(answer);
         }
+    }
+
+    /// Held while an answer is made and sent that may tell the kernel of nodes in scopes.
+    pub fn answering(&self) -> Option<Answering<'_>> {
+        self.media.as_ref().map(Media::answering)
     }
 
     /// The writable layer, for a node of it.

@@ -60,6 +60,7 @@ impl Adapter {
     }
 
     fn make(&self, req: &Request, dir: INodeNo, name: &OsStr, new: New<'_>, mode: Permissions, reply: ReplyEntry) {
+        let _answering = self.fs.answering();
         self.entry(reply, self.fs.make(caller(req), NodeId(dir.0), name.as_bytes(), new, mode));
     }
 
@@ -432,6 +433,7 @@ impl Filesystem for Adapter {
     fn create(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
         self.count(Operation::Create);
         let mode = Permissions { mode, umask };
+        let _answering = self.fs.answering();
         match self.fs.create(caller(req), NodeId(dir.0), name.as_bytes(), mode, flags) {
             Ok(entry) => {
                 let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
@@ -477,6 +479,7 @@ impl Filesystem for Adapter {
 
     fn link(&self, req: &Request, ino: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Operation::Link);
+        let _answering = self.fs.answering();
         self.entry(reply, self.fs.link(caller(req), NodeId(ino.0), NodeId(dir.0), name.as_bytes()));
     }
 

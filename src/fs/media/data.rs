@@ -107,9 +107,10 @@ impl Media {
         let _ = self.files.notice.set(Box::new(notice));
     }
 
-    /// Closes descriptors that nobody used for a while, and lets go of what truncations took.
+    /// Closes descriptors that nobody used for a while, and lets go of what truncations took and what the kernel forgot.
     pub fn close_idle(&self) {
         self.files.truncations.forget_old();
+        self.sweep();
         let mut open = self.files.open.lock();
         let idle: Vec<_> = open.iter().filter(|(_, open)| open.used.elapsed() > IDLE).map(|(key, _)| *key).collect();
         let gone: Vec<_> = idle.iter().filter_map(|key| open.pop(key)).collect();

@@ -3,6 +3,7 @@
 //! **Locks.** `names` orders everything that looks at names or changes them, disk work included; no handler that
 //! holds it waits for the kernel. `table` is taken inside it, for an instant. Neither is taken under the view lock.
 
+mod answers;
 mod data;
 mod hidden;
 mod names;
@@ -11,6 +12,7 @@ mod table;
 mod truncation;
 mod usage;
 
+pub use answers::Answering;
 pub use data::{Changes, Reading, Writing};
 pub use hidden::{How, Restored};
 pub use names::{New, Permissions};
@@ -27,6 +29,7 @@ use crate::store::stamps::Stamp;
 use crate::store::upper::{FileId, Orphan, Upper, docroot_path, split, upper_kind};
 use crate::tree::union::{Place, Says, Shown, Upper as UpperKind};
 use crate::tree::{Kind, Node, NodeId, Owner, Tree};
+use answers::Answers;
 use data::Files;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FileType, Stat};
@@ -74,6 +77,7 @@ pub struct Media {
     upper: Upper,
     names: Mutex<()>,
     table: Mutex<Table>,
+    answers: Arc<Answers>,
     files: Files,
     refused: Arc<Refused>,
     usage: Usage,
@@ -104,11 +108,13 @@ struct Lower {
 impl Media {
     /// Serves these scopes; what is refused there is noted.
     pub fn new(scopes: &[Scope], upper: Upper, refused: Arc<Refused>, rights: Rights) -> Self {
+        let table = Table::default();
         Self {
             scopes: Scopes::new(scopes),
             upper,
             names: Mutex::new(()),
-            table: Mutex::default(),
+            answers: table.answers.clone(),
+            table: Mutex::new(table),
             files: Files::default(),
             refused,
             usage: Usage::default(),
@@ -256,13 +262,26 @@ impl Media {
         self.table.lock().told(node);
     }
 
+    /// An answer begins that may tell the kernel of nodes. Until this is dropped, after the reply, none is forgotten
+    /// that was looked up for it.
+    pub fn answering(&self) -> Answering<'_> {
+        self.answers.begin()
+    }
+
     /// The kernel forgot a node.
     pub fn forget(&self, node: NodeId, times: u64) {
-        let orphan = self.table.lock().forget(node, times);
+        let many = self.table.lock().forget(node, times);
         self.files.close(node);
-        if let Some((scope, orphan)) = orphan {
-            self.let_go(scope, &orphan);
+        // Many at once, while others are answered, are left to the next time.
+        if !many {
+            self.sweep();
         }
+    }
+
+    /// Lets go of what the kernel forgot.
+    pub fn sweep(&self) {
+        let orphans = self.table.lock().sweep();
+        orphans.iter().for_each(|(scope, orphan)| self.let_go(*scope, orphan));
     }
 
     /// The attributes of a node.

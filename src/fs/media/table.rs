@@ -4,6 +4,7 @@
 //! of a release's file in a scope that of its release node, of an upper file a hash of its device and inode. A node
 //! keeps its number when its file is copied up or its name moves; then the table alone knows.
 
+use super::answers::Answers;
 use super::scopes::ScopeId;
 use crate::fs::view::Release;
 use crate::store::upper::{FileId, Orphan};
@@ -12,6 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 const MEDIA: u64 = 1 << 63;
+/// How many forgotten nodes are looked through each time that one is forgotten.
+const MANY: usize = 64;
 
 /// Whether a number is that of a media node.
 pub fn is_media(node: NodeId) -> bool {
@@ -76,6 +79,8 @@ pub struct MediaNode {
     /// Changes of ours that are under way: until they are over, nobody can say whose a change is.
     pub changing: u32,
     lookups: u64,
+    /// When it was last looked up, or forgotten, by the clock of the answers.
+    touched: u64,
 }
 
 /// All of them.
@@ -85,6 +90,10 @@ pub struct Table {
     by_path: BTreeMap<Vec<u8>, NodeId>,
     by_file: HashMap<FileId, NodeId>,
     serial: u64,
+    /// Those under way may tell of a node that the kernel forgot.
+    pub answers: Arc<Answers>,
+    /// Nodes that the kernel forgot.
+    forgotten: Vec<NodeId>,
 }
 
 impl Table {
@@ -138,6 +147,9 @@ impl Table {
             None => self.insert(scope, backing, pure),
         };
         self.give_name(node, path);
+        if let Some(held) = self.nodes.get_mut(&node) {
+            held.touched = self.answers.now();
+        }
         node
     }
 
@@ -153,7 +165,16 @@ impl Table {
         }
         self.nodes.insert(
             number,
-            MediaNode { paths: Vec::new(), scope, orphan: None, backing, print: None, changing: 0, lookups: 0 },
+            MediaNode {
+                paths: Vec::new(),
+                scope,
+                orphan: None,
+                backing,
+                print: None,
+                changing: 0,
+                lookups: 0,
+                touched: 0,
+            },
         );
         number
     }
@@ -220,17 +241,33 @@ impl Table {
         }
     }
 
-    /// The kernel forgot that it was told so many times. Gives the orphan that nobody can reach any more, and
-    /// its scope.
-    pub fn forget(&mut self, node: NodeId, times: u64) -> Option<(ScopeId, Orphan)> {
-        let held = self.nodes.get_mut(&node)?;
+    /// The kernel forgot that it was told so many times. Says whether many nodes wait already to be let go.
+    pub fn forget(&mut self, node: NodeId, times: u64) -> bool {
+        let Some(held) = self.nodes.get_mut(&node) else { return false };
         held.lookups = held.lookups.saturating_sub(times);
-        if held.lookups > 0 {
-            return None;
+        if held.lookups == 0 {
+            held.touched = held.touched.max(self.answers.now());
+            self.forgotten.push(node);
         }
-        let orphan = held.orphan.take().map(|orphan| (held.scope, orphan));
-        self.forget_node(node);
-        orphan
+        self.forgotten.len() > MANY && !self.forgotten.len().is_multiple_of(MANY)
+    }
+
+    /// Lets go of nodes that the kernel forgot and that no answer under way can tell it of. Gives the orphans that
+    /// nobody can reach any more, and their scopes.
+    pub fn sweep(&mut self) -> Vec<(ScopeId, Orphan)> {
+        let oldest = self.answers.oldest();
+        let mut orphans = Vec::new();
+        for node in std::mem::take(&mut self.forgotten) {
+            match self.nodes.get_mut(&node) {
+                Some(held) if held.lookups == 0 && held.touched < oldest => {
+                    orphans.extend(held.orphan.take().map(|orphan| (held.scope, orphan)));
+                    self.forget_node(node);
+                }
+                Some(held) if held.lookups == 0 => self.forgotten.push(node),
+                _ => {}
+            }
+        }
+        orphans
     }
 
     fn forget_node(&mut self, node: NodeId) {
