@@ -389,7 +389,15 @@ impl Names<'_> {
             _ => (Backing::Dir, media_of(NodeId::of_dir(path))),
         };
         let scope = self.media.scopes.of(path)?;
-        let node = self.media.table.lock().settle(path, scope, backing, pure);
+        let mut table = self.media.table.lock();
+        let node = table.settle(path, scope, backing, pure);
+        let orphan = table.found_again(node);
+        drop(table);
+        if let Some(orphan) = orphan {
+            // Its name among the orphans would count as a link.
+            self.media.upper.drop_orphan(&orphan);
+            return self.attr(node, path, &self.look(path)?).map(Some);
+        }
         self.attr(node, path, &looked).map(Some)
     }
 

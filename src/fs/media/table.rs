@@ -190,6 +190,11 @@ impl Table {
         }
     }
 
+    /// A file that lost the last name we knew of, and that has another: it is no orphan. Gives what it was kept as.
+    pub fn found_again(&mut self, node: NodeId) -> Option<Orphan> {
+        self.nodes.get_mut(&node)?.orphan.take_if(|orphan| !matches!(orphan, Orphan::Gone))
+    }
+
     /// The name stands for this node no more. A node that nobody holds is forgotten with its last name.
     pub fn lose_name(&mut self, node: NodeId, path: &[u8]) {
         if self.at(path) == Some(node) {
