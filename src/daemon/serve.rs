@@ -6,6 +6,7 @@ use super::service::Service;
 use super::switch::Switcher;
 use super::unmounted::first_view;
 use crate::control::client::Client;
+use crate::control::protocol::Request;
 use crate::control::server::Server;
 use crate::error::{Context, Error, Result};
 use crate::fs::media::Rights;
@@ -31,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// How long a daemon that was killed may take to let go of its store.
 const DYING: Duration = Duration::from_secs(5);
+/// How long a daemon that lives may take to say so.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// How a store is to be mounted.
 #[derive(Clone, Debug)]
@@ -251,8 +254,12 @@ fn take_lock(store: &Store) -> Result<Lock> {
         if let Some(lock) = store.lock_active()? {
             return Ok(lock);
         }
-        let pid = Client::connect(&store.socket_path()).ok().flatten().and_then(|client| client.server_pid().ok());
-        // Who answers keeps the store; one that was killed lets go of it in a moment.
+        // Who answers keeps the store; one that was killed lets go of it in a moment. Until then the kernel still takes
+        // connections for it.
+        let pid = Client::connect(&store.socket_path()).ok().flatten().and_then(|mut client| {
+            client.call(&Request::Status, ANSWER).ok()?;
+            client.server_pid().ok()
+        });
         if pid.is_some() || begun.elapsed() > DYING {
             break pid;
         }
