@@ -476,6 +476,11 @@ impl Upper {
             rustix::fs::fsetxattr(&file, &name[..], value, rustix::fs::XattrFlags::empty())?;
         }
         dress(&self.tmp, &copy.temporary, node)?;
+        if keep < node.size {
+            // Another content than the release's, and it stays if we are stopped before the truncation comes.
+            let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+            rustix::fs::futimens(&file, &Timestamps { last_access: now, last_modification: now })?;
+        }
         // It must not take the release's place before it is all there.
         rustix::fs::fsync(&file)?;
         Ok(copy)
