@@ -344,3 +344,40 @@ fn files_renamed_or_removed_behind_the_mount_are_what_they_are_now() {
     file.write_all(b" more").unwrap();
     assert_eq!(fs::read_to_string(behind.join("there")).unwrap(), "hello more");
 }
+
+#[test]
+fn what_is_looked_up_while_the_kernel_forgets_it_is_not_stale() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let dir = rig.mnt.join("media/dir");
+    fs::create_dir(&dir).unwrap();
+    for number in 0..40 {
+        fs::write(dir.join(number.to_string()), number.to_string()).unwrap();
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+            }
+        });
+        let readers = [(); 2].map(|()| {
+            scope.spawn(|| {
+                for round in 0..400 {
+                    for entry in fs::read_dir(&dir).unwrap() {
+                        let entry = entry.unwrap();
+                        let text = fs::read_to_string(entry.path());
+                        let text =
+                            text.unwrap_or_else(|error| panic!("round {round}, {:?}: {error}", entry.file_name()));
+                        assert_eq!(text.as_str(), entry.file_name());
+                    }
+                }
+            })
+        });
+        let ended = readers.map(std::thread::ScopedJoinHandle::join);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        ended.into_iter().for_each(|ended| ended.unwrap());
+    });
+}
