@@ -10,7 +10,7 @@ use crate::fs::view::Release;
 use crate::store::upper::{Copy, FileId, Orphan, docroot_path, ends, gives_lists};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
-use crate::tree::{EntryName, Kind, NodeId, Tree};
+use crate::tree::{EntryName, Kind, Node, NodeId, Tree};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::os::fd::OwnedFd;
 
@@ -365,6 +365,18 @@ impl Names<'_> {
         Ok(())
     }
 
+    /// The number under which a release's entry is listed: its node's where it has one.
+    fn number_of_lower(&self, path: &[u8], lower: &Node) -> NodeId {
+        let table = self.media.table.lock();
+        let held = table.at(path).and_then(|node| Some((node, &table.get(node)?.backing)));
+        match (held, lower.kind) {
+            (Some((node, Backing::Dir)), Kind::Dir) => node,
+            (Some((node, Backing::Lower { node: was, .. })), _) if *was == lower.nodeid => node,
+            (_, Kind::Dir) => super::media_of(NodeId::of_dir(path)),
+            _ => super::media_of(lower.nodeid),
+        }
+    }
+
     /// The visible names of a directory: number for d_ino, type, name.
     pub(super) fn entries(&self, path: &[u8]) -> Result<Vec<(NodeId, crate::fs::attr::Type, Vec<u8>)>> {
         use crate::fs::attr::Type;
@@ -380,7 +392,8 @@ impl Names<'_> {
             for child in manifest.children(index)? {
                 let (name, node) = (manifest.name(child)?, manifest.node(child)?);
                 if !whited.contains(name) {
-                    found.insert(name.to_vec(), (super::media_of(node.nodeid), Type::from(node.kind)));
+                    let number = self.number_of_lower(&[path, name].join(&b'/'), &node);
+                    found.insert(name.to_vec(), (number, Type::from(node.kind)));
                 }
             }
         }
