@@ -7,7 +7,7 @@ use crate::error::{Errno, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
 use crate::fs::view::Release;
-use crate::store::upper::{Copy, FileId, Orphan, docroot_path, ends, gives_lists};
+use crate::store::upper::{Copy, FileId, Orphan, docroot_path, ends, gives_lists, split};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
 use crate::tree::{EntryName, Kind, Node, NodeId, Tree};
@@ -52,7 +52,7 @@ impl Media {
     /// Makes a new entry in the caller's name.
     pub fn make(&self, task: Task<'_>, dir: NodeId, name: &[u8], new: New<'_>, mode: Permissions) -> Result<Entry> {
         let names = self.names(task.view);
-        let path = names.below_checked(dir, name)?;
+        let path = names.new_below(dir, name)?;
         self.may_make(&path, task.caller)?;
         self.may_take(&path, task.caller, 1)?;
         let plan = union::create(names.place(&path)?)?;
@@ -101,7 +101,7 @@ impl Media {
     pub fn rename(&self, task: Task<'_>, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
         let names = self.names(task.view);
         let from = names.below_checked(from.0, from.1)?;
-        let to = names.below_checked(to.0, to.1)?;
+        let to = names.new_below(to.0, to.1)?;
         names.same_scope(&from, &to)?;
         self.may_make(&to, task.caller)?;
         if onto == Onto::Exchange {
@@ -124,7 +124,7 @@ impl Media {
     pub fn link(&self, task: Task<'_>, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Entry> {
         let names = self.names(task.view);
         let from = self.path(node)?.ok_or(Errno::NOENT)?;
-        let to = names.below_checked(dir, name)?;
+        let to = names.new_below(dir, name)?;
         names.same_scope(&from, &to)?;
         self.may_make(&to, task.caller)?;
         let plan = union::link(names.place(&from)?, names.place(&to)?)?;
@@ -206,6 +206,14 @@ impl Names<'_> {
             return Err(Errno::NAMETOOLONG.into());
         }
         self.below(dir, name)
+    }
+
+    /// The same for a name that something is to get: its directory must be there. One that only another release has
+    /// does not come back because somebody is still in it.
+    fn new_below(&self, dir: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        let path = self.below_checked(dir, name)?;
+        let above = self.look(split(&path).0)?.says.shown();
+        if above.is_dir() { Ok(path) } else { Err(Errno::NOENT.into()) }
     }
 
     /// What was made at a path.

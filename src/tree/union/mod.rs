@@ -43,6 +43,13 @@ pub enum Shown {
     Lower(Kind),
 }
 
+impl Shown {
+    /// Whether it is a directory, of whichever layer.
+    pub fn is_dir(self) -> bool {
+        matches!(self, Self::Merged | Self::Upper(Upper::Dir) | Self::Lower(Kind::Dir))
+    }
+}
+
 impl Says {
     /// What shows.
     pub fn shown(self) -> Shown {
@@ -60,7 +67,7 @@ impl Says {
     }
 
     fn is_dir(self) -> bool {
-        matches!(self.shown(), Shown::Merged | Shown::Upper(Upper::Dir) | Shown::Lower(Kind::Dir))
+        self.shown().is_dir()
     }
 }
 
