@@ -287,8 +287,8 @@ impl Media {
         self.upper.sync_dir(&path)
     }
 
-    /// What is behind a node in the upper layer, to change its attributes.
-    fn handle(&self, node: NodeId) -> Result<OwnedFd> {
+    /// What is behind a node in the upper layer: to change its attributes, or to read a symlink.
+    pub(super) fn handle(&self, node: NodeId) -> Result<OwnedFd> {
         self.while_names_move(node, self.node(node)?, |held| match (&held.backing, &held.orphan, held.paths.first()) {
             (Backing::Upper(_), Some(orphan), _) => self.upper.open_orphan_path(orphan),
             (Backing::Upper(id), None, Some(path)) => self.upper.open_path(path, *id),

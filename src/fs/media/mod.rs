@@ -294,14 +294,11 @@ impl Media {
 
     /// A symlink's target.
     pub fn readlink(&self, view: &View, node: NodeId) -> Result<Vec<u8>> {
-        let names = self.names(view);
-        match names.backing(node)? {
+        let backing = self.names(view).backing(node)?;
+        match backing {
             Backing::Lower { release, index, .. } => Ok(release.manifest.target(index)?.to_vec()),
-            Backing::Upper(_) => {
-                let path = self.dir_path(node)?;
-                let (dir, name) = self.upper.parent_of(&path)?;
-                Ok(rustix::fs::readlinkat(&dir, &name[..], Vec::new())?.into_bytes())
-            }
+            // Of the very symlink, which may have lost its name to another one.
+            Backing::Upper(_) => Ok(rustix::fs::readlinkat(self.handle(node)?, "", Vec::new())?.into_bytes()),
             Backing::Dir => Err(Errno::INVAL.into()),
         }
     }
