@@ -179,10 +179,16 @@ impl Upper {
 
     /// The upper entry at a path; `None` if there is none.
     pub fn stat(&self, path: &[u8]) -> Result<Option<Stat>> {
+        self.find(path).map(|(stat, _)| stat)
+    }
+
+    /// The same, and whether an upper entry above it that is no directory hides all below.
+    pub fn find(&self, path: &[u8]) -> Result<(Option<Stat>, bool)> {
         let (dir, name) = split(path);
         let found =
             self.dir(In::Media, dir).and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
-        absent(found)
+        let hidden = matches!(found, Err(Errno::NOTDIR | Errno::LOOP));
+        Ok((absent(found)?, hidden))
     }
 
     /// Whether a whiteout stands at the path, and whether one above it hides all below.

@@ -313,9 +313,9 @@ impl Names<'_> {
 
     /// What the layers have at a path.
     fn look(&self, path: &[u8]) -> Result<Looked> {
-        let stat = self.media.upper.stat(path)?;
+        let (stat, beneath_leaf) = self.media.upper.find(path)?;
         let (whiteout, hidden) = self.media.upper.whiteout(path)?;
-        let lower = match self.release_of(path).filter(|_| !hidden) {
+        let lower = match self.release_of(path).filter(|_| !hidden && !beneath_leaf) {
             Some(release) => match release.manifest.find_path(docroot_path(path).1)? {
                 Some(index) => Some(Lower { release: release.clone(), index, node: release.manifest.node(index)? }),
                 None => None,
