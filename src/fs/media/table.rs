@@ -139,6 +139,7 @@ impl Table {
             Backing::Upper(id) => self.by_file.get(id).copied(),
             _ => self.at(path).filter(|node| self.nodes[node].backing.same(&backing)),
         };
+        // First, so that its number is free again.
         if let Some(other) = self.at(path).filter(|other| Some(*other) != known) {
             self.lose_name(other, path);
         }
@@ -180,6 +181,10 @@ impl Table {
     }
 
     pub fn give_name(&mut self, node: NodeId, path: &[u8]) {
+        // A file of another release may still have it, which the name will show again and is not this node.
+        if let Some(other) = self.at(path).filter(|other| *other != node) {
+            self.lose_name(other, path);
+        }
         self.by_path.insert(path.to_vec(), node);
         if let Some(node) = self.nodes.get_mut(&node)
             && !node.paths.iter().any(|known| known == path)
