@@ -436,12 +436,6 @@ impl Names<'_> {
                     attr.mtime = attr.mtime.max(lower.mtime);
                     attr.ctime = attr.ctime.max(lower.mtime);
                 }
-                let table = self.media.table.lock();
-                if table.get(node).is_some_and(|held| matches!(held.orphan, Some(Orphan::Named(_)))) {
-                    // It was kept when it lost a name; that it has another one was found later.
-                    attr.links = attr.links.saturating_sub(1);
-                }
-                drop(table);
                 self.notice(node, path, stat);
                 Ok(attr)
             }
