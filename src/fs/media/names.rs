@@ -127,7 +127,12 @@ impl Media {
         let to = names.new_below(dir, name)?;
         names.same_scope(&from, &to)?;
         self.may_make(&to, task.caller)?;
-        let plan = union::link(names.place(&from)?, names.place(&to)?)?;
+        let source = names.place(&from)?;
+        if matches!(source.says.shown(), union::Shown::Lower(_)) {
+            // It is copied up, and through its new name it could then be changed.
+            self.may_make(&from, task.caller)?;
+        }
+        let plan = union::link(source, names.place(&to)?)?;
         names.carry_out(task, plan, Given::Nothing)?;
         names.made(&to)
     }
