@@ -77,7 +77,8 @@ impl Service {
     /// Reads the settings again. Says which of them take effect only at the next mount.
     pub fn reload(&self) -> Result<Value> {
         let now = Store::open(self.switcher.store().root())?.settings().clone();
-        let was = self.switcher.settings();
+        // Against what it was mounted with: what an earlier reload left for the next mount is still left for it.
+        let was = self.switcher.store().settings();
         let mut later = Vec::new();
         if now.serve != was.serve {
             later.push("serve");
@@ -91,7 +92,7 @@ impl Service {
         // What can change while it is mounted is set; where a scope is, and what it is made with, cannot.
         let fixed = |scope: &Scope| (scope.path.clone(), scope.per_release, scope.owner.clone(), scope.mode);
         let same = |a: &[Scope], b: &[Scope]| a.iter().map(fixed).eq(b.iter().map(fixed));
-        if !same(&now.scopes, self.switcher.store().settings().scopes.as_slice()) {
+        if !same(&now.scopes, &was.scopes) {
             later.push("scope");
         } else if let Some(media) = &self.fs.media {
             media.scopes.set_rules(&now.scopes);
