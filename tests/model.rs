@@ -8,7 +8,7 @@ mod real;
 mod reference;
 
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
+use proptest::test_runner::{FileFailurePersistence, TestRunner};
 use real::Real;
 use reference::{Item, Reference, Tree};
 use std::collections::BTreeMap;
@@ -313,7 +313,7 @@ fn releases() -> impl Strategy<Value = [[Tree; 2]; RELEASES]> {
 }
 
 fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400);
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(800);
     let kept = FileFailurePersistence::Direct("tests/model/regressions.txt");
     ProptestConfig {
         cases,
@@ -323,13 +323,9 @@ fn config() -> ProptestConfig {
     }
 }
 
-proptest! {
-    #![proptest_config(config())]
-    #[test]
-    fn random_operations_switches_and_new_lives_show_what_the_reference_shows(
-        trees in releases(),
-        operations in proptest::collection::vec(operation(), 1..60),
-    ) {
-        check(trees, operations)?;
-    }
+#[test]
+fn random_operations_switches_and_new_lives_show_what_the_reference_shows() {
+    let cases = (releases(), proptest::collection::vec(operation(), 1..60));
+    let run = TestRunner::new(config()).run(&cases, |(trees, operations)| check(trees, operations));
+    run.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -7,7 +7,7 @@ use verfs::tree::Kind;
 use verfs::tree::union::Onto;
 
 /// What a release has at a path.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Item {
     /// The path: the same bytes elsewhere are another file.
     pub path: Path,
@@ -19,6 +19,13 @@ pub struct Item {
     pub content: Vec<u8>,
     /// The value of its one extended attribute.
     pub xattr: Option<Vec<u8>>,
+}
+
+impl Item {
+    /// Whether it is the same file, which has one number: extended attributes do not count.
+    fn is(&self, other: &Item) -> bool {
+        (&self.path, self.kind, self.mode, &self.content) == (&other.path, other.kind, other.mode, &other.content)
+    }
 }
 
 impl std::fmt::Debug for Item {
@@ -160,8 +167,10 @@ impl Reference {
                 let item = self.lower(place)?.clone();
                 match (item.kind, self.layers[*layer].known.get(path)) {
                     (Kind::Dir, _) => Shown::Dir(dir(item.mode)),
-                    (_, Some(known)) if matches!(&self.files[*known].home, Home::Release(was) if *was == item) => {
-                        Shown::Leaf(*known)
+                    (_, Some(known)) if matches!(&self.files[*known].home, Home::Release(was) if was.is(&item)) => {
+                        let known = *known;
+                        self.files[known].seen.xattr.clone_from(&item.xattr);
+                        Shown::Leaf(known)
                     }
                     _ => Shown::Leaf(self.found(item)),
                 }
@@ -301,7 +310,7 @@ impl Reference {
                 let item = self.lower(place);
                 self.is_dir(&(place.0, parent(&place.1)))
                     && !self.layers[place.0].upper.contains_key(&place.1)
-                    && matches!((item, &self.files[file].home), (Some(item), Home::Release(was)) if item == was)
+                    && matches!((item, &self.files[file].home), (Some(item), Home::Release(was)) if item.is(was))
             };
             match found.filter(shows) {
                 Some(place) => self.bring_up(&place),

@@ -144,7 +144,13 @@ impl Table {
             self.lose_name(other, path);
         }
         let node = match known {
-            Some(node) => node,
+            Some(node) => {
+                // The release may be another one, with other extended attributes: they do not count for the number.
+                if let Some(held) = self.nodes.get_mut(&node) {
+                    held.backing = backing;
+                }
+                node
+            }
             None => self.insert(scope, backing, pure),
         };
         self.give_name(node, path);
