@@ -18,6 +18,17 @@ impl SmallDisk {
         disk
     }
 
+    /// An ext4 of 64 MiB, beside the store.
+    pub fn beside(rig: &Rig, name: &str) -> SmallDisk {
+        let image = rig.root().join(format!("{name}.img"));
+        File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        run(Command::new("mkfs.ext4").arg("-q").arg(&image));
+        let dir = rig.root().join(name);
+        fs::create_dir(&dir).unwrap();
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir));
+        SmallDisk(dir)
+    }
+
     /// A btrfs subvolume that may hold `bytes`, on a disk with room for much more.
     pub fn with_quota(rig: &Rig, bytes: u64) -> SmallDisk {
         let image = image(rig, 256 << 20);

@@ -1,0 +1,805 @@
+//! The rules of scopes, through the mount: denied names, layers of each release's own, times to believe, media on
+//! another disk.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use rustix::fs::{CWD, Mode, RenameFlags, XattrFlags};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::disk::SmallDisk;
+use support::tree::Tree;
+use support::user::{WWW_DATA, another_process};
+use support::{Rig, skip_mounted};
+
+/// A store with these scopes (`[[scope]]` as in verfs.toml), and nothing in it.
+fn store(scopes: &str) -> Rig {
+    let rig = Rig::with_limit(Duration::from_secs(240));
+    rig.init();
+    append(&rig, scopes);
+    rig
+}
+
+fn toml(rig: &Rig) -> PathBuf {
+    rig.store.join("verfs.toml")
+}
+
+fn append(rig: &Rig, text: &str) {
+    let before = fs::read_to_string(toml(rig)).unwrap();
+    fs::write(toml(rig), format!("{before}\n{text}\n")).unwrap();
+}
+
+fn replace(rig: &Rig, from: &str, to: &str) {
+    let before = fs::read_to_string(toml(rig)).unwrap();
+    assert!(before.contains(from), "{from:?} is not in {before}");
+    fs::write(toml(rig), before.replace(from, to)).unwrap();
+}
+
+/// Adds a release all of which is the web server's.
+fn add(rig: &Rig, name: &str, tree: &Tree) {
+    let source = rig.src.join(name);
+    tree.write(&source);
+    for path in tree.0.keys() {
+        let path = source.join(std::str::from_utf8(path).unwrap());
+        std::os::unix::fs::lchown(path, Some(33), Some(33)).unwrap();
+    }
+    chown(&source, Some(33), Some(33)).unwrap();
+    rig.ok(&["add", name, source.to_str().unwrap()]);
+}
+
+/// What verfs.toml says that needs another mount.
+fn reload(rig: &Rig) -> Vec<String> {
+    let answer = rig.json(&["reload"]);
+    answer["at_next_mount"].as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned()).collect()
+}
+
+fn errno<T>(result: Result<T, impl Into<std::io::Error>>) -> i32 {
+    result.err().map_or(0, |error| error.into().raw_os_error().unwrap())
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn text(path: impl AsRef<Path>) -> String {
+    let path = path.as_ref();
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn poll(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < end, "{what}: not within a minute");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// How often a path was refused to a user, and why.
+fn refused(rig: &Rig, path: &str, uid: u64) -> (u64, String) {
+    let status = rig.json(&["status"]);
+    let most: &Vec<Value> = status["refused"]["most"].as_array().unwrap();
+    let total: u64 = most.iter().map(|refusal| refusal["count"].as_u64().unwrap()).sum();
+    assert!(status["refused"]["total"].as_u64().unwrap() >= total);
+    let found = most.iter().find(|refusal| refusal["path"] == path && refusal["uid"] == uid);
+    found.map_or((0, String::new()), |refusal| {
+        (refusal["count"].as_u64().unwrap(), refusal["why"].as_str().unwrap().to_owned())
+    })
+}
+
+fn logged(rig: &Rig, path: &str, uid: u64) -> usize {
+    let what = format!("refused a write of user {uid} to {path}:");
+    fs::read_to_string(&rig.log).unwrap().lines().filter(|line| line.contains(&what)).count()
+}
+
+const DENYING: &str = r#"
+[[scope]]
+path = "media"
+owner = "www-data:www-data"
+deny = ["*.php", ".htaccess"]
+"#;
+
+fn denying() -> Rig {
+    let mut rig = store(DENYING);
+    let tree = Tree::new()
+        .file("index", "index")
+        .file("media/given.php", "<?php")
+        .file("media/other.PHP", "<?php")
+        .file("media/plain", "plain")
+        .file("media/dir/inner", "inner");
+    add(&rig, "1", &tree);
+    add(&rig, "2", &tree.file("media/given.php", "<?php 2"));
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    rig
+}
+
+/// Every way to make a name, in the working directory; each is refused.
+fn make_in_every_way(name: &str) {
+    let path = Path::new(name);
+    let renamed = |from: &str, to: &str, flags| errno(rustix::fs::renameat_with(CWD, from, CWD, to, flags));
+    let mode = Mode::from_raw_mode(0o644);
+    let node = |kind| errno(rustix::fs::mknodat(CWD, name, kind, mode, 0));
+    let outcomes = [
+        ("O_CREAT", errno(File::create(path))),
+        ("O_EXCL", errno(File::create_new(path))),
+        ("mkdir", errno(fs::create_dir(path))),
+        ("mknod", node(rustix::fs::FileType::RegularFile)),
+        ("mkfifo", node(rustix::fs::FileType::Fifo)),
+        ("a socket", node(rustix::fs::FileType::Socket)),
+        ("symlink", errno(symlink("plain", path))),
+        ("link", errno(fs::hard_link("mine", path))),
+        ("rename", renamed("mine", name, RenameFlags::empty())),
+        ("rename of a release's", renamed("plain", name, RenameFlags::empty())),
+        ("RENAME_NOREPLACE", renamed("mine", name, RenameFlags::NOREPLACE)),
+        ("rename of a directory", renamed("mydir", name, RenameFlags::empty())),
+    ];
+    for (what, outcome) in outcomes {
+        assert_eq!(outcome, libc::EACCES, "{what} of {name}");
+    }
+    assert!(fs::symlink_metadata(path).is_err(), "{name} is there after all");
+    // What is there cannot change places with anything, in either direction.
+    for (from, to) in [("mine", "given.php"), ("given.php", "mine"), ("mine", "behind.php"), ("behind.php", "mine")] {
+        assert_eq!(renamed(from, to, RenameFlags::EXCHANGE), libc::EACCES, "{from} and {to} exchanged");
+    }
+    assert_eq!(renamed("mine", "given.php", RenameFlags::empty()), libc::EACCES, "renamed over");
+}
+
+#[test]
+fn a_denied_name_cannot_be_made_in_any_way_by_anybody() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = denying();
+    let scope = rig.mnt.join("media");
+    fs::write(rig.store.join("media/media/behind.php"), "behind").unwrap();
+    poll("a file that was put behind the mount", || scope.join("behind.php").exists());
+    WWW_DATA.work_in(&scope, || {
+        fs::write("mine", "mine").unwrap();
+        fs::create_dir("mydir").unwrap();
+    });
+    for name in ["shell.php", "shell.PHP", ".htaccess", ".HtAccess", "dir/deep.Php"] {
+        WWW_DATA.work_in(&scope, || make_in_every_way(name));
+        another_process(|| {
+            std::env::set_current_dir(&scope).unwrap();
+            make_in_every_way(name);
+            std::env::set_current_dir("/").unwrap();
+        });
+    }
+    let seen: BTreeSet<String> = ["behind.php", "dir", "given.php", "mine", "mydir", "other.PHP", "plain"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(names(&scope), seen);
+    assert_eq!(text(scope.join("mine")), "mine");
+    fs::write(scope.join("php"), "a name like it").unwrap();
+    fs::write(scope.join("x.htaccess"), "another").unwrap();
+}
+
+#[test]
+fn a_file_of_a_release_with_a_denied_name_stays_as_it_is() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = denying();
+    let scope = rig.mnt.join("media");
+    let change = || {
+        for name in ["given.php", "other.PHP"] {
+            let written = File::options().write(true).open(name).and_then(|mut file| file.write_all(b"mine"));
+            assert_eq!(errno(written), libc::EACCES, "writing to {name}");
+            let appended = File::options().append(true).open(name).and_then(|mut file| file.write_all(b"mine"));
+            assert_eq!(errno(appended), libc::EACCES, "appending to {name}");
+            assert_eq!(errno(File::create(name)), libc::EACCES, "O_TRUNC of {name}");
+            assert_eq!(errno(fs::set_permissions(name, fs::Permissions::from_mode(0o777))), libc::EACCES, "chmod");
+            let set = rustix::fs::setxattr(name, "user.a", b"b", XattrFlags::empty());
+            assert_eq!(errno(set), libc::EACCES, "setxattr of {name}");
+            // Through another name the file could be changed.
+            assert_eq!(errno(fs::hard_link(name, "harmless")), libc::EACCES, "link of {name}");
+        }
+    };
+    WWW_DATA.work_in(&scope, change);
+    another_process(|| {
+        std::env::set_current_dir(&scope).unwrap();
+        change();
+        std::env::set_current_dir("/").unwrap();
+    });
+    assert_eq!(names(&rig.store.join("media/media")), BTreeSet::new(), "nothing was copied up");
+    assert_eq!(text(scope.join("given.php")), "<?php");
+    rig.ok(&["switch", "2"]);
+    assert_eq!(text(scope.join("given.php")), "<?php 2");
+}
+
+#[test]
+fn a_denied_name_that_is_there_can_be_read_renamed_away_and_removed() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = denying();
+    let scope = rig.mnt.join("media");
+    let behind = rig.store.join("media/media");
+    for round in 0..2 {
+        fs::write(behind.join("behind.php"), "behind").unwrap();
+        poll("a file that was put behind the mount", || scope.join("behind.php").exists());
+        WWW_DATA.work_in(&scope, || {
+            assert_eq!(text("behind.php"), "behind");
+            match round {
+                0 => fs::rename("behind.php", "behind.txt").unwrap(),
+                _ => fs::remove_file("behind.php").unwrap(),
+            }
+            assert!(!Path::new("behind.php").exists());
+        });
+    }
+    WWW_DATA.work_in(&scope, || {
+        assert_eq!(text("given.php"), "<?php");
+        fs::rename("given.php", "given.txt").unwrap();
+        fs::remove_file("other.PHP").unwrap();
+        assert_eq!(text("given.txt"), "<?php");
+        // What went cannot come back.
+        assert_eq!(errno(fs::rename("given.txt", "given.php")), libc::EACCES);
+    });
+    let left = ["behind.txt", "dir", "given.txt", "plain"].map(str::to_owned);
+    assert_eq!(names(&scope), BTreeSet::from(left));
+}
+
+#[test]
+fn refused_names_are_counted_by_path_and_user_and_logged_once() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = denying();
+    let scope = rig.mnt.join("media");
+    let total = || rig.json(&["status"])["refused"]["total"].as_u64().unwrap();
+    assert_eq!(total(), 0);
+    WWW_DATA.work_in(&scope, || (0..3).for_each(|_| assert_eq!(errno(File::create("shell.php")), libc::EACCES)));
+    assert_eq!(errno(fs::create_dir(scope.join("shell.php"))), libc::EACCES);
+    assert_eq!(errno(fs::create_dir(scope.join("dir/.htaccess"))), libc::EACCES);
+    let denied = "a denied name".to_owned();
+    assert_eq!(refused(&rig, "media/shell.php", 33), (3, denied.clone()));
+    assert_eq!(refused(&rig, "media/shell.php", 0), (1, denied.clone()));
+    assert_eq!(refused(&rig, "media/dir/.htaccess", 0), (1, denied));
+    assert_eq!(total(), 5);
+    assert_eq!(rig.json(&["status"])["refused"]["most"][0]["path"], "media/shell.php", "the most frequent one first");
+    for (path, uid) in [("media/shell.php", 33), ("media/shell.php", 0), ("media/dir/.htaccess", 0)] {
+        assert_eq!(logged(&rig, path, uid), 1, "{path} of {uid}");
+    }
+}
+
+#[test]
+fn other_patterns_hold_after_a_reload_and_what_needs_a_mount_is_named() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = denying();
+    let scope = rig.mnt.join("media");
+    assert_eq!(reload(&rig), Vec::<String>::new());
+    assert_eq!(errno(File::create(scope.join("a.php"))), libc::EACCES);
+    let patterns = r#"deny = ["*.php", ".htaccess"]"#;
+    replace(&rig, patterns, r#"deny = ["*.txt"]"#);
+    assert_eq!(errno(File::create(scope.join("a.php"))), libc::EACCES, "not before the reload");
+    assert_eq!(reload(&rig), Vec::<String>::new());
+    fs::write(scope.join("a.php"), "now").unwrap();
+    fs::write(scope.join("given.php"), "now").unwrap();
+    assert_eq!(errno(File::create(scope.join("a.TXT"))), libc::EACCES);
+    for (from, to, named) in [
+        ("\npath = \"media\"".to_owned(), "\npath = \"dir\"".to_owned(), "scope"),
+        (r#"owner = "www-data:www-data""#.to_owned(), r#"owner = "root:root""#.to_owned(), "scope"),
+        ("\npath = \"media\"".to_owned(), "\npath = \"media\"\nmode = \"0700\"".to_owned(), "scope"),
+        ("\npath = \"media\"".to_owned(), "\npath = \"media\"\nper_release = true".to_owned(), "scope"),
+        ("[switch]".to_owned(), format!("media = {:?}\n[switch]", rig.root().join("elsewhere")), "media"),
+    ] {
+        let before = fs::read_to_string(toml(&rig)).unwrap();
+        replace(&rig, &from, &to);
+        for _ in 0..2 {
+            assert_eq!(reload(&rig), [named], "{from} to {to}");
+        }
+        assert_eq!(text(scope.join("a.php")), "now", "what is mounted goes on");
+        fs::write(toml(&rig), before).unwrap();
+        assert_eq!(reload(&rig), Vec::<String>::new());
+    }
+    rig.umount();
+    rig.mount();
+    assert_eq!(errno(File::create(scope.join("b.txt"))), libc::EACCES, "after a new mount too");
+}
+
+#[test]
+fn refused_writes_outside_the_scopes_are_counted_by_path_and_user() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = denying();
+    for _ in 0..4 {
+        assert_eq!(errno(File::create(rig.mnt.join("new"))), libc::EROFS);
+    }
+    let page = || File::options().write(true).open(rig.mnt.join("index")).and_then(|file| file.write_at(b"x", 0));
+    assert_eq!([errno(page()), errno(page())], [libc::EROFS; 2]);
+    assert_eq!(errno(fs::remove_file(rig.mnt.join("index"))), libc::EROFS);
+    // The directory is the web server's, so the kernel asks for it too.
+    WWW_DATA.work_in(&rig.mnt, || assert_eq!(errno(File::create("new")), libc::EROFS));
+    let outside = "not in a scope".to_owned();
+    assert_eq!(refused(&rig, "new", 0), (4, outside.clone()));
+    assert_eq!(refused(&rig, "index", 0), (3, outside.clone()));
+    assert_eq!(refused(&rig, "new", 33), (1, outside));
+    assert_eq!(rig.json(&["status"])["refused"]["total"], 8);
+    assert_eq!(logged(&rig, "new", 0), 1);
+    assert_eq!(text(rig.mnt.join("index")), "index");
+}
+
+const OWN: &str = r#"
+[[scope]]
+path = "cache"
+per_release = true
+owner = "www-data:www-data"
+
+[[scope]]
+path = "media"
+owner = "www-data:www-data"
+"#;
+
+/// Three releases with a scope to each, and 1 active.
+fn own() -> Rig {
+    let mut rig = store(OWN);
+    for release in ["1", "2", "3"] {
+        let tree = Tree::new()
+            .file("cache/seed", format!("seed {release}"))
+            .file("cache/dir/deep", format!("deep {release}"))
+            .file(format!("cache/only-{release}"), release)
+            .file("code", release)
+            .dir("media");
+        add(&rig, release, &tree);
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    rig
+}
+
+fn check_own(rig: &Rig, release: &str, more: &[&str]) {
+    let cache = rig.mnt.join("cache");
+    assert_eq!(text(rig.mnt.join("code")), release);
+    assert_eq!(text(cache.join("seed")), format!("seed {release}"));
+    assert_eq!(text(cache.join("dir/deep")), format!("deep {release}"));
+    let only = format!("only-{release}");
+    let there = ["dir", "seed", &only].iter().chain(more).map(|name| (*name).to_owned()).collect();
+    assert_eq!(names(&cache), there, "release {release}");
+    for name in more {
+        assert_eq!(text(cache.join(name)), format!("{name} of {release}"));
+    }
+}
+
+#[test]
+fn each_release_sees_its_own_files_over_switches_mounts_and_a_killed_daemon() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = own();
+    let cache = rig.mnt.join("cache");
+    let mut control = rig.control();
+    let mut switch = |to: &str| drop(control.switch(to).unwrap());
+    for release in ["1", "2", "3"] {
+        switch(release);
+        check_own(&rig, release, &[]);
+        WWW_DATA.work_in(&cache, || fs::write("mine", format!("mine of {release}")).unwrap());
+        check_own(&rig, release, &["mine"]);
+    }
+    switch("2");
+    WWW_DATA.work_in(&cache, || {
+        fs::write("more", "more of 2").unwrap();
+        fs::remove_file("only-2").unwrap();
+        fs::write("only-2", "only-2 of 2").unwrap();
+    });
+    let check = |rig: &Rig, release: &str| match release {
+        "2" => {
+            assert_eq!(text(rig.mnt.join("cache/only-2")), "only-2 of 2");
+            assert_eq!(names(&rig.mnt.join("cache")).len(), 5);
+            assert_eq!(text(rig.mnt.join("cache/more")), "more of 2");
+        }
+        other => check_own(rig, other, &["mine"]),
+    };
+    for round in 0..20 {
+        let to = ["1", "2", "3"][round % 3];
+        switch(to);
+        check(&rig, to);
+    }
+    rig.ok(&["switch", "1"]);
+    rig.ok(&["switch", "3"]);
+    rig.ok(&["rollback"]);
+    check(&rig, "1");
+    rig.umount();
+    rig.mount();
+    check(&rig, "1");
+    rig.ok(&["switch", "2"]);
+    check(&rig, "2");
+    let pid = rustix::process::Pid::from_raw(rig.pids()[0] as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    rig.mount();
+    for release in ["2", "1", "3"] {
+        rig.ok(&["switch", release]);
+        check(&rig, release);
+    }
+    assert_eq!(text(rig.store.join("own/2/media/cache/more")), "more of 2", "a plain file in the store");
+}
+
+#[test]
+fn what_is_open_in_a_release_s_own_scope_stays_that_release_s() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = own();
+    let cache = rig.mnt.join("cache");
+    fs::write(cache.join("mine"), "mine of 1").unwrap();
+    fs::create_dir(cache.join("many")).unwrap();
+    let many: BTreeSet<String> = (0..600).map(|number| format!("a-file-with-a-long-name-{number}")).collect();
+    many.iter().for_each(|name| fs::write(cache.join("many").join(name), "").unwrap());
+    let open = |name: &str| File::options().read(true).write(true).open(cache.join(name)).unwrap();
+    let (mut upper, mut lower, mut apart) = (open("mine"), open("seed"), open("only-1"));
+    let mut listing = rustix::fs::Dir::read_from(File::open(cache.join("many")).unwrap()).unwrap();
+    let mut listed = vec![listing.read().unwrap().unwrap().file_name().to_string_lossy().into_owned()];
+    another_process(|| {
+        std::env::set_current_dir(&cache).unwrap();
+        rig.ok(&["switch", "2"]);
+        // The working directory is still the one of release 1.
+        assert_eq!(text("mine"), "mine of 1");
+        assert_eq!(text("seed"), "seed 1");
+        assert!(names(Path::new(".")).contains("many"));
+        fs::write("late", "late of 1").unwrap();
+        assert_eq!(text("late"), "late of 1");
+        std::env::set_current_dir("/").unwrap();
+    });
+    check_own(&rig, "2", &[]);
+    for (file, was) in [(&mut upper, "mine of 1"), (&mut lower, "seed 1"), (&mut apart, "1")] {
+        let mut read = String::new();
+        file.read_to_string(&mut read).unwrap();
+        assert_eq!(read, was);
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.write_all(b"WRITTEN LATE").unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        read.clear();
+        file.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "WRITTEN LATE");
+    }
+    listed.extend(listing.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()));
+    listed.retain(|name| !name.starts_with('.'));
+    assert_eq!(listed.len(), 600, "no name is listed twice");
+    assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), many);
+    check_own(&rig, "2", &[]);
+    rig.ok(&["rollback"]);
+    for name in ["mine", "seed", "only-1"] {
+        assert_eq!(text(cache.join(name)), "WRITTEN LATE", "{name}");
+    }
+    assert_eq!(text(cache.join("late")), "late of 1");
+    assert_eq!(text(rig.store.join("own/1/media/cache/late")), "late of 1");
+    assert!(!rig.store.join("own/2/media/cache/late").exists());
+}
+
+#[test]
+fn a_release_that_is_removed_takes_its_own_files_along_and_gc_sweeps_what_is_left() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = own();
+    for release in ["1", "2", "3"] {
+        rig.ok(&["switch", release]);
+        fs::write(rig.mnt.join("cache/mine"), format!("mine of {release}")).unwrap();
+    }
+    let own = rig.store.join("own");
+    assert_eq!(names(&own), BTreeSet::from(["1", "2", "3"].map(str::to_owned)));
+    rig.ok(&["remove", "1"]);
+    assert_eq!(names(&own), BTreeSet::from(["2", "3"].map(str::to_owned)));
+    // As a command leaves it that was stopped half-way.
+    fs::create_dir_all(own.join("ghost/media/cache")).unwrap();
+    fs::write(own.join("ghost/media/cache/file"), "left").unwrap();
+    rig.ok(&["gc"]);
+    assert_eq!(names(&own), BTreeSet::from(["2", "3"].map(str::to_owned)));
+    check_own(&rig, "3", &["mine"]);
+    rig.ok(&["rollback"]);
+    check_own(&rig, "2", &["mine"]);
+    // A new release of the old name begins with nothing.
+    let source = rig.src.join("1");
+    rig.ok(&["add", "1", source.to_str().unwrap()]);
+    rig.ok(&["switch", "1"]);
+    check_own(&rig, "1", &[]);
+}
+
+#[test]
+fn no_reader_sees_another_release_s_own_files_after_a_switch_returned() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = own();
+    for release in ["1", "2"] {
+        rig.ok(&["switch", release]);
+        for name in ["mine", "other"] {
+            fs::write(rig.mnt.join("cache").join(name), format!("{name} of {release}")).unwrap();
+        }
+    }
+    // Even: the release is the one of the list; odd: a switch is under way.
+    let (moment, over, reads) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicUsize::new(0));
+    let release = |moment: usize| ["2", "1"][moment / 2 % 2];
+    thread::scope(|threads| {
+        for reader in 0..3 {
+            let (rig, moment, over, reads) = (&rig, &moment, &over, &reads);
+            threads.spawn(move || {
+                while !over.load(Ordering::SeqCst) {
+                    let name = ["mine", "other", "seed"][reader];
+                    let begun = moment.load(Ordering::SeqCst);
+                    let read = text(rig.mnt.join("cache").join(name));
+                    let listed = names(&rig.mnt.join("cache"));
+                    let ended = moment.load(Ordering::SeqCst);
+                    assert!(read.ends_with(['1', '2']), "{read:?} is nobody's");
+                    if begun == ended && begun % 2 == 0 {
+                        let now = release(begun);
+                        assert!(read.ends_with(now), "{name} was {read:?} under release {now}");
+                        assert!(listed.contains(&format!("only-{now}")), "{listed:?} under release {now}");
+                        reads.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        let switches = || {
+            let mut control = rig.control();
+            for _ in 0..100 {
+                let next = release(moment.load(Ordering::SeqCst) + 2);
+                moment.fetch_add(1, Ordering::SeqCst);
+                control.switch(next).unwrap();
+                check_own(&rig, next, &["mine", "other"]);
+                let seen = reads.load(Ordering::SeqCst);
+                moment.fetch_add(1, Ordering::SeqCst);
+                // Readers look between two switches, too.
+                poll("readers", || reads.load(Ordering::SeqCst) > seen + 2);
+            }
+        };
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(switches));
+        over.store(true, Ordering::SeqCst);
+        done.unwrap();
+    });
+}
+
+#[test]
+fn scopes_are_to_each_other_as_file_systems_are() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig =
+        store("[[scope]]\npath = \"a\"\n[[scope]]\npath = \"b\"\n[[scope]]\npath = \"own\"\nper_release = true\n");
+    add(&rig, "1", &Tree::new().file("a/given", "given").file("outside", "outside").dir("b").dir("own"));
+    rig.mount();
+    let at = |path: &str| rig.mnt.join(path);
+    fs::write(at("a/file"), "file").unwrap();
+    fs::create_dir(at("a/dir")).unwrap();
+    fs::write(at("a/dir/inner"), "inner").unwrap();
+    fs::write(at("b/there"), "there").unwrap();
+    let exchange = |from, to| rustix::fs::renameat_with(CWD, at(from), CWD, at(to), RenameFlags::EXCHANGE);
+    for to in ["b/new", "own/new", "b/there", "new"] {
+        for from in ["a/file", "a/given", "a/dir"] {
+            // A directory never replaces a file, on any file system.
+            let expected = if (from, to) == ("a/dir", "b/there") { libc::ENOTDIR } else { libc::EXDEV };
+            assert_eq!(errno(fs::rename(at(from), at(to))), expected, "{from} to {to}");
+        }
+    }
+    for to in ["b/new", "own/new"] {
+        for from in ["a/file", "a/given", "outside"] {
+            assert_eq!(errno(fs::hard_link(at(from), at(to))), libc::EXDEV, "link of {from} as {to}");
+        }
+    }
+    assert_eq!(errno(exchange("a/file", "b/there")), libc::EXDEV);
+    assert_eq!(errno(fs::rename(at("outside"), at("a/outside"))), libc::EXDEV);
+    for (what, to) in [("file", "b"), ("dir", "b"), ("given", "own")] {
+        let moved = Command::new("mv").arg(at("a").join(what)).arg(at(to)).status().unwrap();
+        assert!(moved.success(), "mv {what}");
+        assert!(!at("a").join(what).exists());
+    }
+    assert_eq!((text(at("b/file")), text(at("b/dir/inner"))), ("file".to_owned(), "inner".to_owned()));
+    assert_eq!(text(at("own/given")), "given");
+}
+
+#[test]
+fn with_entries_believed_for_ever_changes_and_switches_are_seen_at_once() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"media\"\nttl = \"forever\"\n");
+    for release in ["1", "2"] {
+        let tree = Tree::new()
+            .file("media/changes", format!("changes {release}"))
+            .file("media/dir/deep", format!("deep {release}"))
+            .file("media/hidden", release)
+            .file(format!("media/only-{release}"), release);
+        add(&rig, release, &tree);
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    for round in 0..30 {
+        let (from, to) = if round % 2 == 0 { ("1", "2") } else { ("2", "1") };
+        let (here, there) = (format!("only-{from}"), format!("only-{to}"));
+        // All of it is in the kernel's cache, what is not there too.
+        assert!(scope.join(&here).exists() && !scope.join(&there).exists() && !scope.join("new").exists());
+        fs::write(scope.join("new"), format!("new {round}")).unwrap();
+        assert_eq!(text(scope.join("new")), format!("new {round}"));
+        fs::rename(scope.join("new"), scope.join("renamed")).unwrap();
+        assert!(!scope.join("new").exists());
+        assert_eq!(text(scope.join("renamed")), format!("new {round}"));
+        fs::set_permissions(scope.join("renamed"), fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(scope.join("renamed").metadata().unwrap().mode() & 0o777, 0o600);
+        fs::write(scope.join("hidden"), "over").unwrap();
+        rig.ok(&["switch", to]);
+        assert_eq!(text(scope.join("changes")), format!("changes {to}"));
+        assert_eq!(text(scope.join("dir/deep")), format!("deep {to}"));
+        assert_eq!(text(scope.join(&there)), to);
+        assert!(!scope.join(&here).exists());
+        assert_eq!(text(scope.join("hidden")), "over");
+        let all = ["changes", "dir", "hidden", "renamed", &there].map(str::to_owned);
+        assert_eq!(names(&scope), BTreeSet::from(all));
+        fs::remove_file(scope.join("renamed")).unwrap();
+        assert!(!scope.join("renamed").exists());
+    }
+}
+
+#[test]
+fn a_change_behind_the_mount_is_seen_after_the_time_of_the_scope() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"media\"\nttl = \"3s\"\n");
+    add(&rig, "1", &Tree::new().dir("media"));
+    rig.mount();
+    let (scope, behind) = (rig.mnt.join("media"), rig.store.join("media/media"));
+    fs::write(scope.join("file"), "through the mount").unwrap();
+    assert_eq!(text(scope.join("file")), "through the mount");
+    assert!(!scope.join("new").exists());
+    fs::write(behind.join("file"), "behind it").unwrap();
+    fs::write(behind.join("new"), "new").unwrap();
+    poll("a file that was changed", || text(scope.join("file")) == "behind it");
+    poll("a file that was made", || scope.join("new").exists());
+    fs::remove_file(behind.join("new")).unwrap();
+    poll("a file that was removed", || !scope.join("new").exists());
+}
+
+/// Says in verfs.toml where media lies.
+fn set_media(rig: &Rig, dir: &Path) {
+    replace(rig, "[switch]", &format!("media = {dir:?}\n\n[switch]"));
+}
+
+#[test]
+fn media_lies_on_another_disk() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(OWN);
+    let disk = SmallDisk::beside(&rig, "disk");
+    set_media(&rig, disk.path());
+    let large: Vec<u8> = (0..3_000_000u32).map(|number| (number / 7) as u8).collect();
+    for release in ["1", "2"] {
+        let tree = Tree::new()
+            .file("media/large", &large)
+            .file("media/changes", format!("changes {release}"))
+            .file("cache/seed", format!("seed {release}"))
+            .file("cache/dir/deep", format!("deep {release}"))
+            .file(format!("cache/only-{release}"), release)
+            .file("code", release);
+        add(&rig, release, &tree);
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let media = rig.mnt.join("media");
+    WWW_DATA.work_in(&media, || {
+        fs::write("upload", "upload").unwrap();
+        // Copied up from an object on the other file system.
+        let mut file = File::options().append(true).open("large").unwrap();
+        file.write_all(b"more").unwrap();
+    });
+    let mut expected = large.clone();
+    expected.extend(b"more");
+    assert!(fs::read(media.join("large")).unwrap() == expected);
+    fs::write(rig.mnt.join("cache/mine"), "mine of 1").unwrap();
+    let check = |rig: &Rig| {
+        for to in ["2", "1"] {
+            rig.ok(&["switch", to]);
+            check_own(rig, to, if to == "1" { &["mine"] } else { &[] });
+            assert_eq!(text(media.join("changes")), format!("changes {to}"));
+            assert_eq!(text(media.join("upload")), "upload");
+            assert!(fs::read(media.join("large")).unwrap() == expected);
+        }
+    };
+    check(&rig);
+    assert_eq!(text(disk.path().join("media/media/upload")), "upload");
+    assert!(fs::read(disk.path().join("media/media/large")).unwrap() == expected);
+    assert_eq!(text(disk.path().join("own/1/media/cache/mine")), "mine of 1");
+    for dir in ["media", "whiteouts", "own", "orphans"] {
+        assert!(names(&rig.store.join(dir)).is_empty(), "something is in {dir} of the store");
+    }
+    rig.umount();
+    rig.mount();
+    check(&rig);
+    rig.umount();
+}
+
+#[test]
+fn one_media_directory_serves_one_store() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rigs = [store(OWN), store(OWN)];
+    let shared = rigs[0].root().join("shared");
+    fs::create_dir(&shared).unwrap();
+    for rig in &rigs {
+        set_media(rig, &shared);
+        add(rig, "1", &Tree::new().dir("media").dir("cache"));
+    }
+    let [first, second] = &mut rigs;
+    first.mount();
+    let args = ["mount", second.store.to_str().unwrap(), second.mnt.to_str().unwrap()];
+    let outcome = second.verfs(&args);
+    assert_ne!(outcome.code, 0, "{outcome:?}");
+    for says in [shared.to_str().unwrap(), "in use", "another store", "verfs.toml"] {
+        assert!(outcome.stderr.contains(says), "{says:?} is not said: {outcome:?}");
+    }
+    fs::write(first.mnt.join("media/file"), "mine").unwrap();
+    first.umount();
+    // Once it is free, the other store may have it.
+    second.mount();
+    assert_eq!(text(second.mnt.join("media/file")), "mine");
+}
+
+#[test]
+fn a_mount_without_its_media_directory_says_what_to_do() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(OWN);
+    let missing = rig.root().join("missing");
+    set_media(&rig, &missing);
+    add(&rig, "1", &Tree::new().dir("media").dir("cache"));
+    let args = ["mount", rig.store.to_str().unwrap(), rig.mnt.to_str().unwrap()];
+    let outcome = rig.verfs(&args);
+    assert_ne!(outcome.code, 0, "{outcome:?}");
+    for says in [missing.to_str().unwrap(), "verfs.toml", "mount its disk, or make it"] {
+        assert!(outcome.stderr.contains(says), "{says:?} is not said: {outcome:?}");
+    }
+    assert!(!missing.exists());
+    fs::create_dir(&missing).unwrap();
+    rig.mount();
+    fs::write(rig.mnt.join("media/file"), "file").unwrap();
+    assert_eq!(text(missing.join("media/media/file")), "file");
+}
+
+#[test]
+fn the_top_of_a_scope_is_made_as_configured_and_then_left_alone() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(
+        "[[scope]]\npath = \"media\"\nowner = \"www-data:www-data\"\nmode = \"2770\"\n\
+         [[scope]]\npath = \"cache\"\nper_release = true\nowner = \"33:0\"\nmode = \"0711\"\n",
+    );
+    for release in ["1", "2"] {
+        add(&rig, release, &Tree::new().file("index", release).dir("deep/er"));
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let looks = |rig: &Rig, path: &str| {
+        let meta = rig.mnt.join(path).metadata().unwrap();
+        (meta.uid(), meta.gid(), meta.mode() & 0o7777)
+    };
+    assert_eq!(looks(&rig, "media"), (33, 33, 0o2770));
+    assert_eq!(looks(&rig, "cache"), (33, 0, 0o711));
+    rig.ok(&["switch", "2"]);
+    assert_eq!(looks(&rig, "cache"), (33, 0, 0o711), "of a release that was never mounted");
+    fs::set_permissions(rig.mnt.join("media"), fs::Permissions::from_mode(0o750)).unwrap();
+    chown(rig.mnt.join("media"), Some(0), Some(33)).unwrap();
+    append(&rig, "[[scope]]\npath = \"deep/er/uploads\"\nowner = \"www-data:www-data\"\nmode = \"0700\"\n");
+    assert_eq!(reload(&rig), ["scope"]);
+    assert!(!rig.mnt.join("deep/er/uploads").exists());
+    rig.umount();
+    rig.mount();
+    assert_eq!(looks(&rig, "media"), (0, 33, 0o750), "what the operator set stays");
+    assert_eq!(looks(&rig, "deep/er/uploads"), (33, 33, 0o700), "a scope that was added later");
+    WWW_DATA.work_in(&rig.mnt.join("deep/er/uploads"), || fs::write("file", "file").unwrap());
+    assert_eq!(names(&rig.mnt.join("deep/er")), BTreeSet::from(["uploads".to_owned()]));
+}
