@@ -6,9 +6,9 @@ use super::switch::{Switched, Switcher};
 use crate::control::protocol::{Request, decode_path, json_path};
 use crate::control::server::{Answer, Peer};
 use crate::error::{Error, Result};
-use crate::fs::media::{Caller, Restored, Task, media_of};
+use crate::fs::media::{Caller, Restored, Task};
 use crate::fs::refused::Refusal;
-use crate::fs::{Fs, Media};
+use crate::fs::{Fs, Media, Release};
 use crate::fuse::{Kernel, Use};
 use crate::store::Store;
 use crate::store::activate;
@@ -175,25 +175,33 @@ impl Service {
 
     fn scan(&self) -> Result<Vec<Digest>> {
         let kernel = self.kernel.get().ok_or_else(|| Error::failed("the mount is not there yet"))?;
-        let store = self.switcher.store();
         let mut held = BTreeSet::new();
         for release in self.fs.board.releases() {
             let manifest = &release.manifest;
-            let path = store.manifest_path(&release.name);
-            let there = path.exists() && store.manifest(&release.name)?.identity() == manifest.identity();
-            if there || manifest.is_bad() {
+            if manifest.is_bad() || self.is_there(&release)? {
                 continue;
             }
             for index in 0..manifest.len() {
                 let node = manifest.node(index)?;
-                // In a scope the kernel knows it as a media node.
-                let held_by_kernel = |node| Ok::<_, Error>(kernel.asks(node)? == Use::Held);
-                if node.kind == Kind::File && (held_by_kernel(node.nodeid)? || held_by_kernel(media_of(node.nodeid))?) {
+                if node.kind == Kind::File && kernel.asks(node.nodeid)? == Use::Held {
                     held.insert(manifest.digest(index)?);
                 }
             }
         }
+        // In scopes the kernel knows them by other numbers.
+        for (release, index) in self.fs.media.as_ref().map_or(Vec::new(), Media::held_of_releases) {
+            if !release.manifest.is_bad() && !self.is_there(&release)? {
+                held.insert(release.manifest.digest(index)?);
+            }
+        }
         Ok(held.into_iter().collect())
+    }
+
+    /// Whether the store still has a release as it is mounted.
+    fn is_there(&self, release: &Release) -> Result<bool> {
+        let store = self.switcher.store();
+        let there = store.manifest_path(&release.name).exists();
+        Ok(there && store.manifest(&release.name)?.identity() == release.manifest.identity())
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::{Arc, LazyLock};
 use verfs::error::Error;
-use verfs::fs::media::{Caller, Changes, New, Reading, Writing};
+use verfs::fs::media::{Caller, Changes, New, Permissions, Reading, Rights, Writing};
 use verfs::fs::refused::Refused;
 use verfs::fs::{Attr, Fs, Media, Position, Release, Type, View};
 use verfs::store::layer::LAYOUT;
@@ -110,8 +110,9 @@ impl Real {
         self.fs = None;
         let refused = Arc::new(Refused::default());
         let upper = Upper::open(self.home.path()).expect("the writable layer");
+        upper.sweep().expect("a clean work space");
         let scopes = [Scope::new("m", false, ""), Scope::new("p", true, "")];
-        let media = Media::new(&scopes, upper, refused.clone());
+        let media = Media::new(&scopes, upper, refused.clone(), Rights::Modes);
         let view = View {
             switch: self.switches,
             release: self.releases[self.active].clone(),
@@ -270,7 +271,8 @@ impl Real {
             Made::File => New::File,
             Made::Symlink(target) => New::Symlink(target),
         };
-        let entry = self.fs().make(caller(), dir, name, new, mode.into()).map_err(errno)?;
+        let entry =
+            self.fs().make(caller(), dir, name, new, Permissions { mode: mode.into(), umask: 0 }).map_err(errno)?;
         let node = entry.attr.expect("what was made").node;
         self.fs().told(node);
         self.told.push(node);

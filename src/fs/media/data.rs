@@ -79,6 +79,12 @@ impl Files {
         drop(gone);
     }
 
+    /// Lets go of all that is kept of a node: its number may be given to another file.
+    pub fn forget(&self, node: NodeId) {
+        self.close(node);
+        self.truncations.cancel(node);
+    }
+
     pub fn changed_behind(&self, node: NodeId) {
         if let Some(notice) = self.notice.get() {
             notice(node);

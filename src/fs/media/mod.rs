@@ -228,6 +228,11 @@ impl Media {
         Names { media: self, view, _guard: self.names.lock() }
     }
 
+    /// Files of releases that the kernel holds in scopes: the release, and their number there.
+    pub fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
+        self.table.lock().held_of_releases()
+    }
+
     /// What is known of a node.
     fn node(&self, node: NodeId) -> Result<MediaNode> {
         self.table.lock().get(node).cloned().ok_or_else(|| Errno::STALE.into())
@@ -271,7 +276,6 @@ impl Media {
     /// The kernel forgot a node.
     pub fn forget(&self, node: NodeId, times: u64) {
         let many = self.table.lock().forget(node, times);
-        self.files.close(node);
         // Many at once, while others are answered, are left to the next time.
         if !many {
             self.sweep();
@@ -280,7 +284,11 @@ impl Media {
 
     /// Lets go of what the kernel forgot.
     pub fn sweep(&self) {
-        let orphans = self.table.lock().sweep();
+        let mut orphans = Vec::new();
+        self.table.lock().sweep(|node, scope, orphan| {
+            self.files.forget(node);
+            orphans.extend(orphan.map(|orphan| (scope, orphan)));
+        });
         orphans.iter().for_each(|(scope, orphan)| self.let_go(*scope, orphan));
     }
 

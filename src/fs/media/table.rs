@@ -8,7 +8,7 @@ use super::answers::Answers;
 use super::scopes::ScopeId;
 use crate::fs::view::Release;
 use crate::store::upper::{FileId, Orphan};
-use crate::tree::NodeId;
+use crate::tree::{Kind, NodeId, Tree};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -139,7 +139,6 @@ impl Table {
             Backing::Upper(id) => self.by_file.get(id).copied(),
             _ => self.at(path).filter(|node| self.nodes[node].backing.same(&backing)),
         };
-        // First, so that its number is free again.
         if let Some(other) = self.at(path).filter(|other| Some(*other) != known) {
             self.lose_name(other, path);
         }
@@ -206,7 +205,7 @@ impl Table {
         self.nodes.get_mut(&node)?.orphan.take_if(|orphan| !matches!(orphan, Orphan::Gone))
     }
 
-    /// The name stands for this node no more. A node that nobody holds is forgotten with its last name.
+    /// The name stands for this node no more. A node that nobody holds is let go with its last name.
     pub fn lose_name(&mut self, node: NodeId, path: &[u8]) {
         if self.at(path) == Some(node) {
             self.by_path.remove(path);
@@ -214,8 +213,9 @@ impl Table {
         if let Some(held) = self.nodes.get_mut(&node) {
             held.paths.retain(|known| known != path);
             held.print = None;
-            if held.paths.is_empty() && held.lookups == 0 && held.orphan.is_none() {
-                self.forget_node(node);
+            if held.paths.is_empty() && held.lookups == 0 {
+                held.touched = held.touched.max(self.answers.now());
+                self.forgotten.push(node);
             }
         }
     }
@@ -268,22 +268,33 @@ impl Table {
         self.forgotten.len() > MANY && !self.forgotten.len().is_multiple_of(MANY)
     }
 
-    /// Lets go of nodes that the kernel forgot and that no answer under way can tell it of. Gives the orphans that
-    /// nobody can reach any more, and their scopes.
-    pub fn sweep(&mut self) -> Vec<(ScopeId, Orphan)> {
+    /// Files of releases that the kernel holds.
+    pub fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
+        let held = self.nodes.values().filter(|held| held.lookups > 0);
+        let lower = held.filter_map(|held| match &held.backing {
+            Backing::Lower { release, index, .. } => Some((release.clone(), *index)),
+            Backing::Dir | Backing::Upper(_) => None,
+        });
+        // A symlink has no content.
+        lower
+            .filter(|(release, index)| release.manifest.node(*index).is_ok_and(|node| node.kind == Kind::File))
+            .collect()
+    }
+
+    /// Lets go of nodes that the kernel does not hold and that no answer under way can tell it of. Gives them, and what
+    /// else is kept of them, to `gone`, before their numbers can be given away.
+    pub fn sweep(&mut self, mut gone: impl FnMut(NodeId, ScopeId, Option<Orphan>)) {
         let oldest = self.answers.oldest();
-        let mut orphans = Vec::new();
         for node in std::mem::take(&mut self.forgotten) {
             match self.nodes.get_mut(&node) {
                 Some(held) if held.lookups == 0 && held.touched < oldest => {
-                    orphans.extend(held.orphan.take().map(|orphan| (held.scope, orphan)));
+                    gone(node, held.scope, held.orphan.take());
                     self.forget_node(node);
                 }
                 Some(held) if held.lookups == 0 => self.forgotten.push(node),
                 _ => {}
             }
         }
-        orphans
     }
 
     fn forget_node(&mut self, node: NodeId) {

@@ -110,7 +110,7 @@ impl Truncations {
         wait_until_they_ran(readers, STARVED);
     }
 
-    /// The truncation failed.
+    /// The truncation failed, or the node is gone.
     pub fn cancel(&self, node: NodeId) {
         self.remove(|of, _| of == node);
     }
