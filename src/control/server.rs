@@ -33,6 +33,9 @@ const BACKLOG: i32 = 1024;
 /// How long a new client may wait for a place before it is told "busy".
 const ENTRY_WAIT: Duration = Duration::from_millis(500);
 
+/// How long a daemon that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(2);
+
 /// How long a listener found at our path may take to let us connect before we call it alive all the same.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
@@ -228,7 +231,15 @@ fn clear_stale(place: &Place) -> Result<()> {
     let alive = |who: String| {
         Error::failed(format!("{path}: {who} listens there already; `verfs umount` ends it, `verfs status` asks it"))
     };
-    match place.connect(PROBE_WAIT) {
+    let begun = Instant::now();
+    let connected = loop {
+        match place.connect(PROBE_WAIT) {
+            // The kernel takes connections for a process that was killed until its last descriptor is closed.
+            Ok(_) if begun.elapsed() < DYING => std::thread::sleep(Duration::from_millis(10)),
+            connected => break connected,
+        }
+    };
+    match connected {
         Ok(stream) => {
             Err(alive(place::peer(&stream).map_or("a daemon".into(), |peer| format!("process {}", peer.pid))))
         }
