@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::disk::SmallDisk;
 use support::user::WWW_DATA;
-use support::{Rig, skip_mounted};
+use support::{Rig, skip_mounted, sys};
 
 /// A mounted store with the scope `media` and two releases that differ in it.
 fn mounted() -> Rig {
@@ -171,6 +171,13 @@ fn a_full_disk_is_told_to_the_writer_and_its_reserve_is_left_to_root() {
         .unwrap();
     let said = String::from_utf8_lossy(&told.stderr);
     assert!(said.contains("No space left on device"), "{said}");
+    // Nor through a mapping, which the kernel writes back in nobody's name.
+    let mapped = WWW_DATA.work_in(&scope, || {
+        let file = File::options().read(true).write(true).create(true).truncate(true).open("mapped")?;
+        file.set_len(4 << 20)?;
+        sys::store_through_a_mapping(&file, 9)
+    });
+    assert_eq!(mapped.map_err(|error| error.raw_os_error()), Err(Some(libc::ENOSPC)));
     let stat = rustix::fs::statvfs(disk.path()).unwrap();
     assert!(
         stat.f_bfree * 4 > stat.f_blocks,

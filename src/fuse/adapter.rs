@@ -501,6 +501,7 @@ impl Filesystem for Adapter {
         let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let how = Writing {
             append: flags.0 & libc::O_APPEND != 0 && !mapped,
+            mapped,
             sync: flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0,
             drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };

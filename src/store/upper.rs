@@ -28,6 +28,10 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLI
 /// The longest path that is given to one call: below PATH_MAX (4,096) with its NUL.
 const LONGEST_PATH: usize = 4000;
 
+/// File systems of other machines, by the number that statfs(2) gives: NFS, SMB 1 and 2, Ceph, 9P, and whatever FUSE
+/// serves.
+const REMOTE: [u32; 6] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0102_1997, 0x6573_5546];
+
 /// What a file is known by on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
@@ -76,6 +80,7 @@ pub struct Upper {
     tmp: OwnedFd,
     orphans: OwnedFd,
     serial: AtomicU64,
+    remote: bool,
 }
 
 /// One of the two trees of a layer.
@@ -119,14 +124,27 @@ impl Upper {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::openat(CWD, &path, flags, Mode::empty()).context(|| format!("opening {}", path.display()))
         };
+        let media = open("media")?;
+        let kind = rustix::fs::fstatfs(&media).context(|| format!("looking at {}", home.display()))?.f_type;
         Ok(Self {
-            media: open("media")?,
+            remote: REMOTE.contains(&(kind as u32)),
+            media,
             whiteouts: open("whiteouts")?,
             own: open("own")?,
             tmp: open("tmp")?,
             orphans: open("orphans")?,
             serial: AtomicU64::new(0),
         })
+    }
+
+    /// Whether the disk is another machine's, and says only at close(2) or fsync(2) that a write failed.
+    pub fn tells_late(&self) -> bool {
+        self.remote
+    }
+
+    /// Whether two names can change places (RENAME_EXCHANGE).
+    pub fn can_exchange(&self) -> bool {
+        !self.remote
     }
 
     /// Where a path lies: a directory that is open, and the path below it.
@@ -354,7 +372,10 @@ impl Upper {
             }
         };
         fault::point("upper.kept");
-        let renamed = rustix::fs::renameat_with(&from_dir, &from_name[..], &to_dir, &to_name[..], flags);
+        let renamed = match rustix::fs::renameat_with(&from_dir, &from_name[..], &to_dir, &to_name[..], flags) {
+            Err(Errno::INVAL) if onto == Onto::Nothing => rename_to_free(&from_dir, &from_name, &to_dir, &to_name),
+            renamed => renamed,
+        };
         if let (Err(_), Some(orphan)) = (renamed, &kept) {
             self.drop_orphan(orphan);
         }
@@ -504,12 +525,7 @@ impl Upper {
         fault::point("upper.copied");
         let placed = self.parent_of(path).and_then(|(dir, name)| {
             match rustix::fs::renameat_with(&self.tmp, temporary, &dir, &name[..], RenameFlags::NOREPLACE) {
-                // NFS. Only somebody behind the mount could put something there in between.
-                Err(Errno::INVAL) => match rustix::fs::statat(&dir, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) => Ok(rustix::fs::renameat(&self.tmp, temporary, &dir, &name[..])?),
-                    Ok(_) => Err(Errno::EXIST.into()),
-                    Err(error) => Err(error.into()),
-                },
+                Err(Errno::INVAL) => Ok(rename_to_free(&self.tmp, temporary, &dir, &name)?),
                 placed => Ok(placed?),
             }
         });
@@ -571,6 +587,16 @@ fn absent<T>(found: rustix::io::Result<T>) -> Result<Option<T>> {
         Ok(found) => Ok(Some(found)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// RENAME_NOREPLACE where the file system does not know it (NFS). Only somebody behind the mount could put something
+/// there in between.
+fn rename_to_free(from: &OwnedFd, name: &[u8], to: &OwnedFd, new: &[u8]) -> rustix::io::Result<()> {
+    match rustix::fs::statat(to, new, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => rustix::fs::renameat(from, name, to, new),
+        Ok(_) => Err(Errno::EXIST),
+        Err(error) => Err(error),
     }
 }
 

@@ -154,3 +154,11 @@ fn faulting_buffer() -> io::Result<(OwnedFd, *mut libc::c_void)> {
         Ok((uffd, buffer))
     }
 }
+
+/// Stores bytes through a shared mapping of the whole file, and has them written back (msync(2)).
+pub fn store_through_a_mapping(file: &std::fs::File, byte: u8) -> io::Result<()> {
+    // SAFETY: nobody else changes the length of the file, which is the test's own.
+    let mut mapping = unsafe { memmap2::MmapMut::map_mut(file)? };
+    mapping.fill(byte);
+    mapping.flush()
+}

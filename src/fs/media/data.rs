@@ -190,15 +190,14 @@ impl Media {
     /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
     pub fn write(&self, task: Task<'_>, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
         let file = self.writable(task, node)?;
-        let end = match how.append {
-            true => (rustix::fs::fstat(&*file)?.st_size as u64).saturating_add(bytes.len() as u64),
-            false => offset.saturating_add(bytes.len() as u64),
-        };
-        let _growth = self.grow(node, task.caller, &file, end)?;
+        let stat = rustix::fs::fstat(&*file)?;
+        let begin = if how.append { stat.st_size as u64 } else { offset };
+        let _growth = self.grow(node, task.caller, &file, begin.saturating_add(bytes.len() as u64))?;
+        let (uid, gid) = if how.mapped { (stat.st_uid, stat.st_gid) } else { (task.caller.uid, task.caller.gid) };
         let change = self.begin_change(node);
         let mut done = 0;
         {
-            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
+            let _caller = AsCaller::new(uid, gid);
             while done < bytes.len() {
                 let flags = if how.append { ReadWriteFlags::APPEND } else { ReadWriteFlags::empty() };
                 let slice = [std::io::IoSlice::new(&bytes[done..])];
@@ -214,7 +213,7 @@ impl Media {
         if how.drop_privileges {
             drop_privileges(&file)?;
         }
-        if how.sync {
+        if how.sync || self.upper.tells_late() {
             rustix::fs::fdatasync(&*file)?;
         }
         change.done(&*file)?;
@@ -477,6 +476,9 @@ impl Drop for OwnChange<'_> {
             // Of two at once, or of one that failed half-way, neither can say how the file looks.
             held.print = self.print.filter(|_| held.changing == 0);
         }
+        if self.print.is_none() {
+            self.media.files.changed_behind(self.node);
+        }
     }
 }
 
@@ -509,6 +511,8 @@ pub struct Reading {
 pub struct Writing {
     /// At the end.
     pub append: bool,
+    /// Pages of a mapping, which the kernel writes back in nobody's name: they count as their file's owner's.
+    pub mapped: bool,
     /// On disk before the answer.
     pub sync: bool,
     /// The kernel says that suid and sgid must go.

@@ -106,6 +106,10 @@ impl Media {
         self.may_make(&to, task.caller)?;
         if onto == Onto::Exchange {
             self.may_make(&from, task.caller)?;
+            // Before anything is copied up for it.
+            if !self.upper.can_exchange() {
+                return Err(Errno::INVAL.into());
+            }
         }
         let (source, target) = (names.place(&from)?, names.place(&to)?);
         let same_file = match (names.look(&from)?.stat, names.look(&to)?.stat) {
