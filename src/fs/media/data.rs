@@ -1,15 +1,15 @@
 //! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
 
+use super::listing::Shown;
+use super::resolve::print_of;
 use super::table::{Backing, MediaNode, Print};
 use super::truncation::Truncations;
-use super::{Media, Rights, Task, print_of};
+use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fs::Descriptors;
-use crate::fs::attr::{Attr, Ttl, Type};
+use crate::fs::attr::{Attr, Ttl};
 use crate::fs::content;
-use crate::fs::listing::Listed;
-use crate::fs::view::View;
-use crate::store::upper::{docroot_path, is_list, split};
+use crate::store::upper::is_list;
 use crate::sys::AsCaller;
 use crate::tree::{NodeId, Tree};
 use lru::LruCache;
@@ -32,14 +32,6 @@ const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Called when somebody changed a file behind the mount.
 type Notice = Box<dyn Fn(NodeId) + Send + Sync>;
 
-/// An entry of a listing that is kept.
-struct Shown {
-    cookie: u64,
-    number: NodeId,
-    kind: Type,
-    name: Vec<u8>,
-}
-
 struct Open {
     file: Arc<File>,
     used: Instant,
@@ -48,7 +40,7 @@ struct Open {
 /// The descriptors.
 pub struct Files {
     open: Mutex<LruCache<(NodeId, bool), Open>>,
-    listings: Mutex<LruCache<u64, Arc<Vec<Shown>>>>,
+    pub listings: Mutex<LruCache<u64, Arc<Vec<Shown>>>>,
     notice: std::sync::OnceLock<Notice>,
     truncations: Truncations,
 }
@@ -385,73 +377,6 @@ impl Media {
         crate::store::upper::set_xattr(&handle, name, value)?;
         change.done(&handle)
     }
-
-    /// Up to `most` entries of a directory whose cookies are greater than `after`; with attributes for READDIRPLUS.
-    pub fn list(
-        &self,
-        view: &View,
-        dir: NodeId,
-        handle: u64,
-        after: u64,
-        most: usize,
-        plus: bool,
-    ) -> Result<Vec<Listed>> {
-        let names = self.names(view);
-        let path = self.dir_path(dir)?;
-        let kept = if after == 0 { None } else { self.files.listings.lock().get(&handle).cloned() };
-        let whole = match kept {
-            Some(whole) => whole,
-            None => {
-                let mut whole: Vec<Shown> = names
-                    .entries(&path)?
-                    .into_iter()
-                    .map(|(number, kind, name)| Shown { cookie: cookie(&name), number, kind, name })
-                    .collect();
-                whole.sort_unstable_by_key(|shown| shown.cookie);
-                let whole = Arc::new(whole);
-                self.files.listings.lock().push(handle, whole.clone());
-                whole
-            }
-        };
-        let mut listed = Vec::new();
-        let own = names.attr_of(dir)?;
-        for (cookie, name) in [(1, &b"."[..]), (2, b"..")] {
-            if after < cookie {
-                let node = if cookie == 1 { dir } else { self.parent_node(&path) };
-                listed.push(Listed { name: name.to_vec(), cookie, attr: Attr { node, ..own }, ttl: Ttl::Zero });
-            }
-        }
-        let from = whole.partition_point(|shown| shown.cookie <= after);
-        let dots = listed.len();
-        for Shown { cookie, number, kind, name } in &whole[from..] {
-            if listed.len() - dots == most {
-                break;
-            }
-            let mut attr = Attr { node: *number, kind: *kind, ..own };
-            let mut ttl = Ttl::Zero;
-            if plus {
-                let entry = names.entry(&[&path[..], name].join(&b'/'))?;
-                // One that went since the listing was made is left out.
-                let Some(now) = entry.attr else { continue };
-                (attr, ttl) = (now, entry.entry_ttl);
-            }
-            listed.push(Listed { name: name.clone(), cookie: *cookie, attr, ttl });
-        }
-        Ok(listed)
-    }
-
-    fn parent_node(&self, path: &[u8]) -> NodeId {
-        match self.scopes.is_top(path) {
-            true => NodeId::of_dir(split(docroot_path(path).1).0),
-            false => super::media_of(NodeId::of_dir(split(path).0)),
-        }
-    }
-
-    /// A listing is over.
-    pub fn end_listing(&self, handle: u64) {
-        let gone = self.files.listings.lock().pop(&handle);
-        drop(gone);
-    }
 }
 
 /// A change of our own, under way.
@@ -517,13 +442,6 @@ pub struct Writing {
     pub sync: bool,
     /// The kernel says that suid and sgid must go.
     pub drop_privileges: bool,
-}
-
-/// The cookie of a name: 63 bits of its hash, past those of "." and "..". It does not change while others come and go.
-fn cookie(name: &[u8]) -> u64 {
-    let mut bytes = [0; 8];
-    blake3::Hasher::new().update(name).finalize_xof().fill(&mut bytes);
-    (u64::from_le_bytes(bytes) >> 1).max(3)
 }
 
 /// suid goes, and sgid where the group may execute, as write(2) and truncate(2) do it for those without CAP_FSETID.

@@ -10,11 +10,20 @@
 //! following a symlink (openat2(2), RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS), and the last name
 //! of it by a call that does not follow one.
 
+mod copy;
+mod path;
+mod xattrs;
+
+pub use copy::Copy;
+pub use path::{docroot_path, ends, in_own_layer, split};
+pub use xattrs::{gives_lists, is_list, set_xattr, xattrs};
+
 use crate::error::{Context, Errno, Error, Result};
 use crate::fault;
+use crate::tree::Node;
 use crate::tree::union::{Onto, Step, Upper as UpperKind};
-use crate::tree::{Node, Owner, ReleaseName};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use copy::dress;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
@@ -88,28 +97,6 @@ pub struct Upper {
 enum In {
     Media,
     Whiteouts,
-}
-
-/// Splits a path into its directory and its last name.
-pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|b| matches!(b, b'/' | 0)) {
-        Some(at) if path[at] == 0 => (&path[..=at], &path[at + 1..]),
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    }
-}
-
-/// The path in the layer that this release has to itself.
-pub fn in_own_layer(release: &ReleaseName, path: &[u8]) -> Vec<u8> {
-    [release.as_str().as_bytes(), path].join(&0)
-}
-
-/// The release whose own layer a path means, if it does; and the path in the docroot.
-pub fn docroot_path(path: &[u8]) -> (Option<&[u8]>, &[u8]) {
-    match path.iter().position(|b| *b == 0) {
-        Some(at) => (Some(&path[..at]), &path[at + 1..]),
-        None => (None, path),
-    }
 }
 
 fn or_here(path: &[u8]) -> &[u8] {
@@ -491,36 +478,6 @@ impl Upper {
         self.take_place(&temporary, path)
     }
 
-    /// Copies a file of a release: its first `keep` bytes, its mode, owner, times and attributes. The copy has no name
-    /// yet.
-    pub fn copy(&self, node: &Node, object: &File, xattrs: &[(Vec<u8>, Vec<u8>)], keep: u64) -> Result<Copy<'_>> {
-        let temporary = self.temporary();
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o600))?);
-        let copy = Copy { upper: self, temporary };
-        fill(&file, object, node.size.min(keep), keep >= node.size)?;
-        for (name, value) in xattrs {
-            rustix::fs::fsetxattr(&file, &name[..], value, rustix::fs::XattrFlags::empty())?;
-        }
-        dress(&self.tmp, &copy.temporary, node)?;
-        if keep < node.size {
-            // Another content than the release's, and it stays if we are stopped before the truncation comes.
-            let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
-            rustix::fs::futimens(&file, &Timestamps { last_access: now, last_modification: now })?;
-        }
-        // It must not take the release's place before it is all there.
-        rustix::fs::fsync(&file)?;
-        Ok(copy)
-    }
-
-    /// Copies a symlink of the release up.
-    pub fn copy_up_symlink(&self, path: &[u8], node: &Node, target: &[u8]) -> Result<()> {
-        let temporary = self.temporary();
-        rustix::fs::symlinkat(target, &self.tmp, &temporary[..])?;
-        dress(&self.tmp, &temporary, node)?;
-        self.take_place(&temporary, path)
-    }
-
     fn take_place(&self, temporary: &[u8], path: &[u8]) -> Result<()> {
         fault::point("upper.copied");
         let placed = self.parent_of(path).and_then(|(dir, name)| {
@@ -533,43 +490,6 @@ impl Upper {
             let _ = remove_all(&self.tmp, temporary);
         }
         placed
-    }
-}
-
-/// Where the paths of a directory and of those above it end, the topmost first.
-pub fn ends(dir: &[u8]) -> impl Iterator<Item = usize> {
-    let begin = dir.len() - docroot_path(dir).1.len();
-    (begin..dir.len()).filter(|at| dir[*at] == b'/').chain((begin < dir.len()).then_some(dir.len()))
-}
-
-/// A copy of a release's file in the work space. If it gets no name it goes.
-#[derive(Debug)]
-pub struct Copy<'a> {
-    upper: &'a Upper,
-    /// Empty once it has a name elsewhere.
-    temporary: Vec<u8>,
-}
-
-impl Copy<'_> {
-    /// Gives it its name.
-    pub fn place(mut self, path: &[u8]) -> Result<()> {
-        self.upper.take_place(&std::mem::take(&mut self.temporary), path)
-    }
-
-    /// Makes it an orphan at once: the name of its file has moved on.
-    pub fn orphan(mut self) -> Result<Orphan> {
-        let number = self.upper.next_orphan();
-        rustix::fs::renameat(&self.upper.tmp, &self.temporary[..], &self.upper.orphans, number.to_string())?;
-        self.temporary.clear();
-        Ok(Orphan::Named(number))
-    }
-}
-
-impl Drop for Copy<'_> {
-    fn drop(&mut self) {
-        if !self.temporary.is_empty() {
-            let _ = rustix::fs::unlinkat(&self.upper.tmp, &self.temporary[..], AtFlags::empty());
-        }
     }
 }
 
@@ -606,62 +526,6 @@ fn same(file: OwnedFd, id: FileId) -> Result<File> {
         // Somebody put another file there behind the mount: what was opened is gone.
         false => Err(Errno::STALE.into()),
     }
-}
-
-fn fill(file: &File, object: &File, len: u64, whole: bool) -> rustix::io::Result<()> {
-    if whole && rustix::fs::ioctl_ficlone(file, object).is_ok() {
-        return Ok(());
-    }
-    let (mut from, mut to) = (0, 0);
-    while from < len {
-        let chunk = usize::try_from(len - from).unwrap_or(usize::MAX);
-        match rustix::fs::copy_file_range(object, Some(&mut from), file, Some(&mut to), chunk) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                return copy_by_hand(file, object, from, len);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Between file systems that cannot copy by themselves: media may be another disk's mount.
-fn copy_by_hand(file: &File, object: &File, mut at: u64, len: u64) -> rustix::io::Result<()> {
-    let mut buffer = vec![0; 1 << 16];
-    while at < len {
-        let want = usize::try_from(len - at).unwrap_or(usize::MAX).min(buffer.len());
-        let got = rustix::io::pread(object, &mut buffer[..want], at)?;
-        if got == 0 {
-            return Err(Errno::IO);
-        }
-        let mut done = 0;
-        while done < got {
-            done += rustix::io::pwrite(file, &buffer[done..got], at + done as u64)?;
-        }
-        at += got as u64;
-    }
-    Ok(())
-}
-
-/// Owner, then mode, then time. A release's file has no write bits where it is served; the copy gets those back
-/// that the source had.
-fn dress(dir: &OwnedFd, name: &[u8], node: &Node) -> rustix::io::Result<()> {
-    let Owner { uid, gid } = node.owner;
-    let owner = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-    rustix::fs::chownat(dir, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
-    if node.kind != crate::tree::Kind::Symlink {
-        rustix::fs::chmodat(dir, name, Mode::from_raw_mode(node.mode.into()), AtFlags::empty())?;
-    }
-    let time =
-        Timespec { tv_sec: node.mtime.div_euclid(1_000_000_000), tv_nsec: node.mtime.rem_euclid(1_000_000_000) as _ };
-    rustix::fs::utimensat(
-        dir,
-        name,
-        &Timestamps { last_access: time, last_modification: time },
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
 }
 
 fn names(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
@@ -708,52 +572,4 @@ fn remove_all(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
         remove_all(&inner, &name)?;
     }
     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
-}
-
-/// The names under which access lists are kept (acl(5)): who may, and what is handed down in a directory.
-const LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
-
-/// Whether an extended attribute is an access list.
-pub fn is_list(name: &[u8]) -> bool {
-    LISTS.contains(&name)
-}
-
-/// Whether a directory hands an access list down to what is made in it.
-pub fn gives_lists(dir: &OwnedFd) -> bool {
-    rustix::fs::getxattr(proc_link(dir), LISTS[1], &mut [0; 1 << 12][..]).is_ok_and(|len| len > 0)
-}
-
-/// The user's extended attributes of what an O_PATH descriptor stands for, and its access lists.
-pub fn xattrs(handle: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let link = proc_link(handle);
-    let mut names = vec![0; 1 << 16];
-    let len = match rustix::fs::listxattr(&link, &mut names[..]) {
-        Ok(len) => len,
-        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut found = Vec::new();
-    for name in names[..len].split(|b| *b == 0).filter(|name| name.starts_with(b"user.") || is_list(name)) {
-        let mut value = vec![0; 1 << 16];
-        let len = rustix::fs::getxattr(&link, name, &mut value[..])?;
-        value.truncate(len);
-        found.push((name.to_vec(), value));
-    }
-    Ok(found)
-}
-
-/// Sets an extended attribute (value and flags of setxattr(2)), or removes it.
-pub fn set_xattr(handle: &OwnedFd, name: &[u8], value: Option<(&[u8], u32)>) -> rustix::io::Result<()> {
-    let link = proc_link(handle);
-    match value {
-        Some((value, flags)) => {
-            rustix::fs::setxattr(&link, name, value, rustix::fs::XattrFlags::from_bits_retain(flags))
-        }
-        None => rustix::fs::removexattr(&link, name),
-    }
-}
-
-/// An O_PATH descriptor takes no call on attributes; its link in /proc leads to the very file.
-fn proc_link(handle: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(handle))
 }
