@@ -79,7 +79,10 @@ fn release(number: usize, trees: &[Tree; 2]) -> Arc<Release> {
                     new.xattrs = xattr.iter().map(|value| (XATTR.to_vec(), value.clone())).collect();
                     let object = Objects::of(STORE.path()).path(new.digest);
                     fs::create_dir_all(object.parent().expect("a directory")).expect("objects");
-                    fs::write(object, content).expect("an object");
+                    // Whole at once: other tests of this process may be reading it.
+                    let new = tempfile::NamedTempFile::new_in(STORE.path()).expect("a file");
+                    fs::write(new.path(), content).expect("an object");
+                    new.persist(object).expect("an object");
                 }
             }
             numbers.insert(path.clone(), builder.push(numbers[&dir], new));

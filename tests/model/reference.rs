@@ -541,15 +541,19 @@ impl Reference {
             _ => {}
         }
         // A directory that a release has a part in stays where it is.
-        let fixed = |place: &Place| self.lower(place).is_some_and(|item| item.kind == Kind::Dir);
+        let fixed = |model: &Self, place: &Place| model.lower(place).is_some_and(|item| item.kind == Kind::Dir);
         let exchanged = target.as_ref().filter(|_| onto == Onto::Exchange);
-        if (dir(&source) && fixed(&from)) || (exchanged.is_some_and(dir) && fixed(&to)) {
+        if (dir(&source) && fixed(self, &from)) || (exchanged.is_some_and(dir) && fixed(self, &to)) {
             return Err(Errno::XDEV);
         }
         self.bring_up(&from);
         self.make_dirs(to.0, &parent(&to.1));
         if exchanged.is_some() {
             self.bring_up(&to);
+            if dir(&source) && fixed(self, &to) {
+                // The release's directory must not show through the one that comes here.
+                self.hide(&to);
+            }
         }
         self.hide(&from);
         if exchanged.is_none() {

@@ -148,14 +148,24 @@ impl Media {
         let copy = match &held.backing {
             Backing::Upper(_) => return Ok(()),
             Backing::Dir => None,
-            Backing::Lower { release, index, .. } => self.copy(task, &held, release, *index, keep)?,
+            Backing::Lower { release, index, node: was } => {
+                let shown = match held.paths.first() {
+                    Some(path) => self.names(task.view).shown(path, *was)?,
+                    None => None,
+                };
+                // Where the name still shows it, it is what the release that is served says of it.
+                let (release, index) = shown.map_or((release.clone(), *index), |shown| (shown.release, shown.index));
+                self.copy(task, &held, &release, index, keep)?
+            }
         };
         let names = self.names(task.view);
         let held = self.node(node)?;
         match (&held.backing, held.paths.first()) {
             (Backing::Upper(_), _) => Ok(()),
             (Backing::Dir, None) => Err(Errno::NOENT.into()),
-            (Backing::Lower { node: was, .. }, path) if !path.map_or(Ok(false), |path| names.shows(path, *was))? => {
+            (Backing::Lower { node: was, .. }, path)
+                if path.map_or(Ok(None), |path| names.shown(path, *was))?.is_none() =>
+            {
                 self.bring_up_nameless(node, &held, copy)
             }
             (_, Some(path)) => {
@@ -238,11 +248,11 @@ impl Names<'_> {
         if scopes.of(from)? == scopes.of(to)? && layer(from) == layer(to) { Ok(()) } else { Err(Errno::XDEV.into()) }
     }
 
-    /// Whether the path still shows this file of the release.
-    fn shows(&self, path: &[u8], node: NodeId) -> Result<bool> {
+    /// This file of a release, if the path still shows it.
+    fn shown(&self, path: &[u8], node: NodeId) -> Result<Option<Lower>> {
         let looked = self.look(path)?;
-        Ok(matches!(looked.says.shown(), union::Shown::Lower(_))
-            && looked.lower.is_some_and(|now| now.node.nodeid == node))
+        let lower = matches!(looked.says.shown(), union::Shown::Lower(_));
+        Ok(looked.lower.filter(|now| lower && now.node.nodeid == node))
     }
 
     /// Whether a directory shows no entry; anything else counts as empty.

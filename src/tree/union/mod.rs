@@ -217,7 +217,9 @@ pub fn rename(from: Place<'_>, to: Place<'_>, onto: Onto, empty: bool) -> Result
     if onto == Onto::Exchange {
         plan.extend(bring_up(to)?);
         // A directory that comes here must not show what the release has in one of the same name.
-        plan.extend(hide(to));
+        if from.says.is_dir() && to.says.below() == Some(Kind::Dir) {
+            plan.extend(hide(to));
+        }
     }
     plan.push(Step::Rename(from.path.to_vec(), to.path.to_vec(), onto));
     Ok(plan)
