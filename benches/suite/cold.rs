@@ -1,0 +1,133 @@
+//! Row 3: the first walk and the first reading of a tree, with nothing in any cache, and with the backing store in the page cache.
+
+use super::measure::{Board, Unit, interleave};
+use super::peers::{self, FUSE, NATIVE, Source};
+use super::plots::Plot;
+use super::report::{Limit, Section, Target};
+use super::stage::{Outcome, Stage, drop_caches, sync, timed};
+use super::trees::{self, Sizes};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+const WALK: &str = "walk";
+const READ: &str = "open+read of all";
+
+#[derive(Clone, Copy, PartialEq)]
+enum Caches {
+    /// Dropped before the mount: everything comes from the disk.
+    Dropped,
+    /// What lies on disk is in the page cache; the mount is new.
+    Backing,
+}
+
+pub fn run(stage: &Stage) -> Outcome<Section> {
+    let (files, rounds) = stage.size((1000, 2), (10_000, 7));
+    let source = Source::new(stage, |root| trees::write(stage, root, files, Sizes::Php))?;
+    let measures = [(WALK, Unit::Milliseconds), (READ, Unit::Milliseconds)];
+    let mut cold = Board::new(format!("{files} files, caches dropped, fresh mount"), NATIVE, &measures);
+    let mut backing = Board::new(format!("{files} files, backing store cached, fresh mount"), NATIVE, &measures);
+    let mut upcalls = Board::new("Upcalls, all of it", NATIVE, &[(WALK, Unit::Count), (READ, Unit::Count)]);
+    sync(stage.root())?;
+
+    for (caches, board) in [(Caches::Dropped, &mut cold), (Caches::Backing, &mut backing)] {
+        // The native directory has its part in every round, the others too: the disk's own caches change over a run.
+        interleave(
+            stage,
+            rounds,
+            &peers::all(),
+            |_| 1,
+            |round, name| {
+                for measure in [WALK, READ] {
+                    match caches {
+                        Caches::Dropped => drop_caches()?,
+                        Caches::Backing => warm(&source, name)?,
+                    }
+                    let Some(mounted) = peers::mount(stage, name, &source)? else { return Ok(()) };
+                    let before = mounted.upcalls()?;
+                    let (seconds, found) = timed(|| match measure {
+                        WALK => walk(&mounted.root),
+                        _ => read_all(&mounted.root, files),
+                    })?;
+                    if found != files {
+                        return Err(format!("{name}: {measure}: {found} files of {files}").into());
+                    }
+                    board.note(round, name, measure, seconds * 1e3);
+                    if let (Some(before), Some(after), Caches::Dropped) = (before, mounted.upcalls()?, caches) {
+                        upcalls.note(round, name, measure, (after - before) as f64);
+                    }
+                }
+                Ok(())
+            },
+        )?;
+    }
+    Ok(Section {
+        number: 3,
+        name: "cold",
+        title: "Cold".to_owned(),
+        how: format!(
+            "{files} files with sizes as in a PHP tree (half under 3 KiB), {} in a directory. The walk lists every directory and asks for the \
+             attributes of every file; the other opens and reads every file in a fixed random order. Before each, a fresh mount: after /proc/sys/vm/drop_caches, or \
+             after everything on disk was read. The native directory with its backing store cached is simply hot. {rounds} rounds.",
+            trees::FANOUT
+        ),
+        plots: vec![Plot::ratios("cold-read", &cold, READ), Plot::ratios("cold-walk", &cold, WALK)],
+        targets: vec![
+            Target::ratio(&cold, WALK, Limit::AtMost(1.0)),
+            Target::ratio(&backing, WALK, Limit::AtMost(2.0)),
+            Target::ratio(&cold, READ, Limit::AtMost(2.0)),
+            Target::ahead(&cold, READ, &FUSE),
+            Target::ratio(&backing, READ, Limit::AtMost(6.0)),
+        ],
+        boards: vec![cold, backing, upcalls],
+        remarks: Vec::new(),
+        took: 0.0,
+    })
+}
+
+/// Brings what lies on disk for one contender into the page cache.
+fn warm(source: &Source, name: &str) -> Outcome<()> {
+    let behind = if name == peers::VERFS { &source.store.path } else { &source.tree };
+    let mut stack = vec![behind.clone()];
+    while let Some(directory) = stack.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                stack.push(entry.path());
+            } else if kind.is_file() {
+                fs::read(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number of files below a directory, each asked for its attributes.
+fn walk(root: &Path) -> Outcome<usize> {
+    let (mut files, mut stack) = (0, vec![root.to_owned()]);
+    while let Some(directory) = stack.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            let attributes = fs::symlink_metadata(&path)?;
+            if attributes.is_dir() {
+                stack.push(path);
+            } else {
+                files += 1;
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn read_all(root: &Path, files: usize) -> Outcome<usize> {
+    let mut order: Vec<usize> = (0..files).collect();
+    let mut random = trees::Random::new(3);
+    (1..files).rev().for_each(|at| order.swap(at, random.below(at + 1)));
+    let mut buffer = vec![0; 1 << 16];
+    for i in &order {
+        let mut file = File::open(root.join(trees::path_of(*i)))?;
+        while file.read(&mut buffer)? > 0 {}
+    }
+    Ok(order.len())
+}

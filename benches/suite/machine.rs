@@ -1,0 +1,93 @@
+//! What machine this is: without it a figure says nothing.
+
+use super::stage::Outcome;
+use serde::Serialize;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+#[derive(Serialize)]
+pub struct Machine {
+    pub date: String,
+    pub verfs: String,
+    pub kernel: String,
+    pub system: String,
+    pub processor: String,
+    pub processors: usize,
+    pub memory_gib: u64,
+    pub disk: String,
+}
+
+impl Machine {
+    /// `scratch` lies on the disk that is measured.
+    pub fn look(scratch: &Path) -> Outcome<Machine> {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let value = |text: &str, key: &str, mark: char| {
+            let line = text.lines().find(|line| line.starts_with(key)).and_then(|line| line.split_once(mark));
+            line.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().trim_matches('"').to_owned())
+        };
+        let uname = rustix::system::uname();
+        let memory = value(&read("/proc/meminfo"), "MemTotal", ':');
+        let kib: u64 = memory.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        let today = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+        Ok(Machine {
+            date: today.chars().take(10).collect(),
+            verfs: version(),
+            kernel: format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy()),
+            system: value(&read("/etc/os-release"), "PRETTY_NAME", '='),
+            processor: value(&read("/proc/cpuinfo"), "model name", ':'),
+            processors: std::thread::available_parallelism()?.get(),
+            // The kernel keeps some of it for itself before it counts.
+            memory_gib: kib.div_ceil(1 << 20),
+            disk: disk_of(scratch).unwrap_or_else(|| "unknown".to_owned()),
+        })
+    }
+
+    pub fn words(&self) -> String {
+        format!(
+            "Machine: {} processors ({}), {} GiB of memory, {}, {}, scratch directory on {}. verfs {}, {}.",
+            self.processors,
+            self.processor,
+            self.memory_gib,
+            self.system,
+            self.kernel,
+            self.disk,
+            self.verfs,
+            self.date
+        )
+    }
+}
+
+/// The version, and the commit if this is a checkout.
+fn version() -> String {
+    let commit = Command::new("git")
+        .args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .map(|output| format!(" ({})", String::from_utf8_lossy(&output.stdout).trim()))
+        .unwrap_or_default();
+    format!("{}{commit}", env!("CARGO_PKG_VERSION"))
+}
+
+/// File system and kind of the disk, such as "ext4 on virtio".
+fn disk_of(scratch: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let (device, _, kind) = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            Some((words.next()?, words.next()?, words.next()?))
+        })
+        .filter(|(_, at, _)| scratch.starts_with(at))
+        .max_by_key(|(_, at, _)| at.len())?;
+    let name = device.strip_prefix("/dev/").unwrap_or(device);
+    let turns = fs::read_to_string(format!("/sys/block/{name}/queue/rotational")).unwrap_or_default();
+    let what = match (name.starts_with("vd"), turns.trim()) {
+        (true, _) => "a virtual disk",
+        (_, "0") => "a solid state disk",
+        (_, "1") => "a disk that turns",
+        _ => "a disk of unknown kind",
+    };
+    Some(format!("{kind}, {what}"))
+}
