@@ -27,7 +27,9 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
     let directory = stage.directory()?;
     let source = directory.path().join("source");
     trees::write(stage, &source, files, Sizes::Php)?;
-    let bytes = bytes_of(&source)?;
+    let lengths: Result<Vec<u64>, _> =
+        trees::files_below(&source)?.iter().map(|file| Ok::<_, std::io::Error>(file.metadata()?.len())).collect();
+    let bytes: u64 = lengths?.iter().sum();
     let measures = [FIRST, AGAIN, CHANGED].map(|name| (name, Unit::Seconds));
     let mut board = Board::new(format!("{files} files, {} MiB", bytes >> 20), COPY, &measures);
     let mut edition = 0;
@@ -97,7 +99,7 @@ fn turn(
         if measure == CHANGED {
             *edition += 1;
             // 62 editions have content of their own.
-            trees::change(source, files, files / 100, *edition % 62, Sizes::Php)?;
+            trees::change(source, files, files / 100, *edition % 62, *edition, Sizes::Php)?;
         }
         sync(source)?;
         let (seconds, ()) = timed(|| way.take(number + 1))?;
@@ -175,20 +177,4 @@ impl<'a> Way<'a> {
         }
         sync(self.place.parent().unwrap_or(&self.place))
     }
-}
-
-fn bytes_of(directory: &Path) -> Outcome<u64> {
-    let (mut bytes, mut stack) = (0, vec![directory.to_owned()]);
-    while let Some(directory) = stack.pop() {
-        for entry in std::fs::read_dir(directory)? {
-            let entry = entry?;
-            let attributes = entry.metadata()?;
-            if attributes.is_dir() {
-                stack.push(entry.path());
-            } else {
-                bytes += attributes.len();
-            }
-        }
-    }
-    Ok(bytes)
 }

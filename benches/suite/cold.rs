@@ -46,7 +46,7 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
                     let Some(mounted) = peers::mount(stage, name, &source)? else { return Ok(()) };
                     let before = mounted.upcalls()?;
                     let (seconds, found) = timed(|| match measure {
-                        WALK => walk(&mounted.root),
+                        WALK => trees::walk(stage, &mounted.root),
                         _ => read_all(&mounted.root, files),
                     })?;
                     if found != files {
@@ -88,36 +88,10 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
 /// Brings what lies on disk for one contender into the page cache.
 fn warm(source: &Source, name: &str) -> Outcome<()> {
     let behind = if name == peers::VERFS { &source.store.path } else { &source.tree };
-    let mut stack = vec![behind.clone()];
-    while let Some(directory) = stack.pop() {
-        for entry in fs::read_dir(&directory)? {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                stack.push(entry.path());
-            } else if kind.is_file() {
-                fs::read(entry.path())?;
-            }
-        }
+    for file in trees::files_below(behind)? {
+        fs::read(file)?;
     }
     Ok(())
-}
-
-/// The number of files below a directory, each asked for its attributes.
-fn walk(root: &Path) -> Outcome<usize> {
-    let (mut files, mut stack) = (0, vec![root.to_owned()]);
-    while let Some(directory) = stack.pop() {
-        for entry in fs::read_dir(&directory)? {
-            let path = entry?.path();
-            let attributes = fs::symlink_metadata(&path)?;
-            if attributes.is_dir() {
-                stack.push(path);
-            } else {
-                files += 1;
-            }
-        }
-    }
-    Ok(files)
 }
 
 fn read_all(root: &Path, files: usize) -> Outcome<usize> {

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const NATIVE: &str = "native";
 pub const VERFS: &str = "verfs";
-const OVERLAY: &str = "overlayfs (kernel)";
+pub const OVERLAY: &str = "overlayfs (kernel)";
 
 /// The FUSE file systems among the peers.
 pub const FUSE: [&str; 7] = [

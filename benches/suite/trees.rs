@@ -120,12 +120,46 @@ pub fn write(stage: &Stage, root: &Path, files: usize, sizes: Sizes) -> Outcome<
     Ok(())
 }
 
-/// Writes another edition of `changed` of the files, spread evenly; the number of the first shifts with the edition.
-pub fn change(root: &Path, files: usize, changed: usize, edition: usize, sizes: Sizes) -> Outcome<()> {
+/// Writes another edition of `changed` of the files, spread evenly from the `first` on.
+pub fn change(root: &Path, files: usize, changed: usize, edition: usize, first: usize, sizes: Sizes) -> Outcome<()> {
     for k in 0..changed {
-        write_file(root, (k * files / changed + edition) % files, edition, sizes)?;
+        write_file(root, (k * files / changed + first) % files, edition, sizes)?;
     }
     Ok(())
+}
+
+/// All regular files below a directory.
+pub fn files_below(root: &Path) -> Outcome<Vec<PathBuf>> {
+    let (mut files, mut stack) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(directory) = stack.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                stack.push(entry.path());
+            } else if kind.is_file() {
+                files.push(entry.path());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// The number of files below a directory, each asked for its attributes, as `find` with a condition does it.
+pub fn walk(stage: &Stage, root: &Path) -> Outcome<usize> {
+    let (mut files, mut stack) = (0, vec![root.to_owned()]);
+    while let Some(directory) = stack.pop() {
+        stage.go_on()?;
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if fs::symlink_metadata(&path)?.is_dir() {
+                stack.push(path);
+            } else {
+                files += 1;
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// A store with the releases 01 and 02, which differ in some files; 02 was added last, 01 is active.
@@ -147,7 +181,7 @@ impl Pair {
         write(stage, &source, files, sizes)?;
         let store = Store::init(stage, directory.path().join("store"))?;
         let first = store.add("01", &source)?;
-        change(&source, files, changed, 1, sizes)?;
+        change(&source, files, changed, 1, 0, sizes)?;
         let second = store.add("02", &source)?;
         store.run(&["switch", "01"])?;
         fs::remove_dir_all(&source)?;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The program and the store that it works on.
@@ -51,8 +52,10 @@ impl Store {
     /// Serves the store in a new directory.
     pub fn mount(&self, stage: &Stage) -> Outcome<Mount> {
         let mountpoint = stage.directory()?;
+        let begun = Instant::now();
         self.run(&[OsStr::new("mount"), self.path.as_os_str(), mountpoint.path().as_os_str()])?;
-        let mut mount = Mount { store: self.clone(), pids: Vec::new(), mountpoint };
+        let ready = begun.elapsed();
+        let mut mount = Mount { store: self.clone(), pids: Vec::new(), ready, mountpoint };
         let status = self.ask(&["status"])?;
         mount.pids =
             ["worker_pid", "keeper_pid"].iter().filter_map(|key| status[key].as_u64()).map(|p| p as u32).collect();
@@ -66,6 +69,8 @@ pub struct Mount {
     pub store: Store,
     /// The processes that serve it.
     pub pids: Vec<u32>,
+    /// How long the command took.
+    pub ready: Duration,
     mountpoint: TempDir,
 }
 
