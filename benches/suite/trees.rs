@@ -168,7 +168,7 @@ pub struct Pair {
     pub files: usize,
     /// Seconds that the two `add` took.
     pub added: [f64; 2],
-    directory: TempDir,
+    _directory: TempDir,
 }
 
 impl Pair {
@@ -186,12 +186,7 @@ impl Pair {
         store.run(&["switch", "01"])?;
         fs::remove_dir_all(&source)?;
         let added = [first, second].map(|answer| answer["seconds"].as_f64().unwrap_or(f64::NAN));
-        Ok(Pair { store, files, added, directory })
-    }
-
-    /// For what belongs beside the store.
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
+        Ok(Pair { store, files, added, _directory: directory })
     }
 }
 
