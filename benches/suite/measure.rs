@@ -7,6 +7,9 @@ use super::stage::{Outcome, Stage};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+/// A row whose time is over goes on until it has so many rounds.
+const FEWEST_ROUNDS: usize = 3;
+
 /// What a figure counts; also says which way is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Unit {
@@ -17,6 +20,7 @@ pub enum Unit {
     Milliseconds,
     Seconds,
     Mib,
+    /// Neither more nor less is better.
     Count,
     Share,
 }
@@ -153,6 +157,10 @@ pub fn interleave<T>(
     mut turn: impl FnMut(usize, &T) -> Outcome<()>,
 ) -> Outcome<()> {
     for round in 0..rounds {
+        if round >= FEWEST_ROUNDS && stage.row_is_over() {
+            stage.say(&format!("the time of this row is over: {round} rounds instead of {rounds}"));
+            break;
+        }
         for at in 0..contenders.len() {
             stage.go_on()?;
             let contender = &contenders[(at + round) % contenders.len()];

@@ -279,6 +279,9 @@ fn lines_of(board: &Board) -> Vec<Vec<String>> {
             let cell = board.spread(contender, &measure.name).map_or("-".to_owned(), |spread| {
                 let figure = measure.unit.show(spread.median);
                 match board.ratio(contender, &measure.name) {
+                    Some(ratio) if *contender != board.base && ratio.rounds == 1 => {
+                        format!("{figure} = {}x", digits(ratio.median))
+                    }
                     Some(ratio) if *contender != board.base => {
                         let ends = format!("{}-{}", digits(ratio.least), digits(ratio.most));
                         format!("{figure} = {}x ({ends})", digits(ratio.median))

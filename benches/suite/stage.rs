@@ -4,7 +4,7 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{self, Permissions};
@@ -34,6 +34,8 @@ pub struct Stage {
     missing: RefCell<BTreeMap<String, String>>,
     interrupted: Arc<AtomicBool>,
     begun: Instant,
+    /// When the time of the row that is being measured is over.
+    row_ends: Cell<Instant>,
     scratch: TempDir,
 }
 
@@ -52,6 +54,7 @@ impl Stage {
             missing: RefCell::default(),
             interrupted,
             begun: Instant::now(),
+            row_ends: Cell::new(Instant::now()),
             scratch,
         })
     }
@@ -74,6 +77,16 @@ impl Stage {
     /// An error if somebody wants us to end: asked between any two measurements, so that all guards have their turn.
     pub fn go_on(&self) -> Outcome<()> {
         if self.interrupted.load(Relaxed) { Err("interrupted".into()) } else { Ok(()) }
+    }
+
+    /// Gives the row that comes now so much time.
+    pub fn begin_row(&self, time: Duration) {
+        self.row_ends.set(Instant::now() + time);
+    }
+
+    /// Whether the row has used its time up: then it makes do with the rounds that it has.
+    pub fn row_is_over(&self) -> bool {
+        Instant::now() > self.row_ends.get()
     }
 
     /// Says what is being done.
