@@ -16,6 +16,8 @@ pub struct Machine {
     pub processors: usize,
     pub memory_gib: u64,
     pub disk: String,
+    /// Load average of the minute before the run.
+    pub load: String,
 }
 
 impl Machine {
@@ -39,19 +41,21 @@ impl Machine {
             processors: std::thread::available_parallelism()?.get(),
             // The kernel keeps some of it for itself before it counts.
             memory_gib: kib.div_ceil(1 << 20),
+            load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
             disk: disk_of(scratch).unwrap_or_else(|| "unknown".to_owned()),
         })
     }
 
     pub fn words(&self) -> String {
         format!(
-            "Machine: {} processors ({}), {} GiB of memory, {}, {}, scratch directory on {}. verfs {}, {}.",
+            "Machine: {} processors ({}), {} GiB of memory, {}, {}, scratch directory on {}; load average {} before the run. verfs {}, {}.",
             self.processors,
             self.processor,
             self.memory_gib,
             self.system,
             self.kernel,
             self.disk,
+            self.load,
             self.verfs,
             self.date
         )

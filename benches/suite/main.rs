@@ -97,10 +97,16 @@ fn run(options: &Options) -> Outcome<bool> {
         let (name, row, minutes) = ROWS[*number];
         stage.begin_row(Duration::from_secs(60 * minutes));
         stage.say(&format!("row {}, {name}", number + 1));
-        let begun = Instant::now();
+        let (begun, drops) = (Instant::now(), stage::foreign_drops());
         match row(&stage) {
             Ok(mut section) => {
                 section.took = begun.elapsed().as_secs_f64();
+                let drops = stage::foreign_drops() - drops;
+                if drops > 0 {
+                    let warning =
+                        "while this row ran somebody else dropped the kernel's caches, so what is called hot was not";
+                    section.remarks.push(format!("**Not to be trusted**: {drops} times {warning}."));
+                }
                 report.sections.push(section);
             }
             Err(why) => {

@@ -72,6 +72,7 @@ fn draw_bars(to: &Path, title: &str, axis: &str, bars: &[(String, Spread)]) -> O
     chart
         .configure_mesh()
         .disable_y_mesh()
+        .light_line_style(TRANSPARENT)
         .y_labels(rows)
         .y_label_formatter(&|at| match at {
             // The first contender stands on top.
@@ -112,7 +113,7 @@ fn draw_lines(to: &Path, title: &str, axis: &str, lines: &[(String, Vec<(f64, f6
         .x_label_area_size(36)
         .y_label_area_size(60)
         .build_cartesian_2d(first..last, 0.0..most)?;
-    chart.configure_mesh().x_desc("milliseconds from the switch").y_desc(axis).draw()?;
+    chart.configure_mesh().light_line_style(TRANSPARENT).x_desc("milliseconds from the switch").y_desc(axis).draw()?;
     for (name, points) in lines {
         let colour = colour(name);
         chart

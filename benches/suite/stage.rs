@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -207,9 +207,20 @@ pub fn tied(program: &str) -> Command {
     command
 }
 
+/// How often we have dropped them.
+static DROPS: AtomicU64 = AtomicU64::new(0);
+
+/// How often somebody else has dropped the kernel's caches since the machine started: a row in which that happens measures something else.
+pub fn foreign_drops() -> u64 {
+    let events = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let all = events.lines().find_map(|line| line.strip_prefix("drop_pagecache ")).and_then(|count| count.parse().ok());
+    all.unwrap_or(0_u64).saturating_sub(DROPS.load(Relaxed))
+}
+
 /// Writes everything to disk and empties the kernel's caches of pages, names and inodes.
 pub fn drop_caches() -> Outcome<()> {
     rustix::fs::sync();
+    DROPS.fetch_add(1, Relaxed);
     fs::write("/proc/sys/vm/drop_caches", "3").map_err(|error| format!("drop_caches: {error}").into())
 }
 

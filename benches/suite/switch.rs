@@ -122,7 +122,7 @@ fn targets_of(board: &Board, call: f64) -> Vec<Target> {
     });
     vec![
         Target::new(
-            format!("{title}: call, without its fsyncs"),
+            format!("{title}: call, nobody reading, without its fsyncs"),
             Limit::AtMost(call),
             Unit::Milliseconds,
             own(NO_SYNC, CALL),
