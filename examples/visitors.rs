@@ -7,6 +7,8 @@
 //!     visitors --url http://127.0.0.1:8080 --store /srv/shop --switch 01,02 --uploads media
 //!     visitors --manifest DIRECTORY > DIRECTORY/manifest.txt
 
+#[path = "../tests/support/chance.rs"]
+mod chance;
 #[path = "../tests/support/http.rs"]
 #[allow(dead_code, reason = "some of it is for the tests")]
 mod http;

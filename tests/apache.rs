@@ -13,7 +13,8 @@ mod support;
 mod uploads;
 
 use apache::{AllowOverride, Apache, Sending};
-use http::{Client, Memory, Random, Release, Response, Site, Tally, Verdict, Visitor};
+use chance::Chance;
+use http::{Client, Memory, Release, Response, Site, Tally, Verdict, Visitor};
 use serde_json::Value;
 use shop::RELEASES;
 use std::fs::{self, Permissions};
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::Rig;
+use support::chance;
 use uploads::Uploads;
 
 /// Visitors at the same time.
@@ -103,7 +105,7 @@ impl Docroot {
                 .collect();
             // If anything here panics, the visitors must still be told to go home.
             let stopper = StopOnDrop(&stop);
-            let mut random = Random::new(switches as u64);
+            let mut random = Chance::new(switches as u64);
             let (mut active, mut previous) = (0, 0);
             between();
             for step in 0..switches {

@@ -27,3 +27,13 @@ mod store;
 mod support;
 #[path = "bad_input/watch.rs"]
 mod watch;
+
+use support::Rig;
+use support::tree::Tree;
+
+fn store_with_one_release() -> Rig {
+    let rig = Rig::new();
+    rig.init();
+    rig.add("01", &Tree::new().file("index.html", "one"));
+    rig
+}

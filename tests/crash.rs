@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use support::chance::Chance;
 use support::{Rig, skip_mounted};
 
 /// Writes a small release whose every file says its name.
@@ -204,7 +205,7 @@ fn daemon_stopped_in_a_switch_serves_old_or_new_at_the_next_mount() {
 fn killed_at_200_random_moments_every_next_command_succeeds() {
     let rig = prepared();
     let source = source(&rig, "new").to_str().unwrap().to_owned();
-    let mut random = Random(0x5eed);
+    let mut random = Chance::new(0x5eed);
     // The longest run of each verb so far: the moments are spread over it.
     let mut longest = BTreeMap::from([("add", 4000u64), ("switch", 4000), ("remove", 4000), ("gc", 4000)]);
     let (mut stopped, mut round) = (0, 0);
@@ -226,7 +227,7 @@ fn killed_at_200_random_moments_every_next_command_succeeds() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let moment = Duration::from_micros(random.below(longest[words[0]]));
+        let moment = Duration::from_micros(random.below(longest[words[0]] as usize) as u64);
         let ended = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break Some(status);
@@ -261,7 +262,7 @@ fn daemon_killed_while_switches_go_on_serves_old_or_new() {
         return;
     }
     let mut rig = prepared();
-    let mut random = Random(7);
+    let mut random = Chance::new(7);
     for round in 0..20 {
         rig.mount();
         let pid = rig.json(&["status"])["worker_pid"].as_i64().unwrap() as i32;
@@ -274,7 +275,7 @@ fn daemon_killed_while_switches_go_on_serves_old_or_new() {
                     }
                 }
             });
-            std::thread::sleep(Duration::from_millis(10 + random.below(150)));
+            std::thread::sleep(Duration::from_millis(10 + random.below(150) as u64));
             rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL)
                 .unwrap();
             switching.join().unwrap();
@@ -292,16 +293,4 @@ fn state_on_disk(rig: &Rig) -> String {
     let text = fs::read(rig.store.join("active")).unwrap();
     let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
     value["release"].as_str().unwrap().to_owned()
-}
-
-/// A small generator (xorshift), so that a failure can be run again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }

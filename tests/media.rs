@@ -3,12 +3,13 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use support::chance::Chance;
+use support::seen;
 use support::{Rig, skip_mounted};
 
 /// A store with the scope `media`, and the releases 1 and 2, which both have files in it.
@@ -45,47 +46,6 @@ fn source(rig: &Rig, release: &str) -> PathBuf {
     source
 }
 
-/// What there is to see below a directory.
-#[derive(Debug, PartialEq, Eq)]
-enum Seen {
-    Dir(u32),
-    File(u32, u64, Vec<u8>),
-    Link(PathBuf),
-}
-
-fn tree(dir: &Path) -> BTreeMap<PathBuf, Seen> {
-    let (mut seen, mut dirs) = (BTreeMap::new(), vec![dir.to_owned()]);
-    while let Some(at) = dirs.pop() {
-        for entry in fs::read_dir(&at).unwrap() {
-            let path = entry.unwrap().path();
-            let meta = fs::symlink_metadata(&path).unwrap();
-            let name = path.strip_prefix(dir).unwrap().to_owned();
-            let item = if meta.is_dir() {
-                dirs.push(path);
-                Seen::Dir(meta.mode())
-            } else if meta.is_symlink() {
-                Seen::Link(fs::read_link(&path).unwrap())
-            } else {
-                Seen::File(meta.mode(), meta.nlink(), fs::read(&path).unwrap())
-            };
-            assert!(seen.insert(name.clone(), item).is_none(), "{} is listed twice", name.display());
-        }
-    }
-    seen
-}
-
-/// A small generator (xorshift), so that a failure can be run again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
-
 #[derive(Clone, Debug)]
 enum Operation {
     Create(PathBuf, u32),
@@ -103,12 +63,12 @@ enum Operation {
     Chmod(PathBuf, u32),
 }
 
-fn random_path(random: &mut Random) -> PathBuf {
+fn random_path(random: &mut Chance) -> PathBuf {
     const NAMES: [&str; 6] = ["a", "b", "c", "f", "g", "h"];
     (0..=random.below(3)).map(|_| NAMES[random.below(NAMES.len())]).collect()
 }
 
-fn random_operation(random: &mut Random, number: usize) -> Operation {
+fn random_operation(random: &mut Chance, number: usize) -> Operation {
     let path = random_path(random);
     match random.below(24) {
         0..=2 => Operation::Create(path, [0o644, 0o600, 0o755][random.below(3)]),
@@ -175,7 +135,7 @@ fn random_operations_do_the_same_in_a_scope_and_in_a_plain_directory() {
         let copied = std::process::Command::new("cp").arg("-a").arg(rig.src.join("1/media")).arg(&plain).status();
         assert!(copied.unwrap().success());
         let scope = rig.mnt.join("media");
-        let mut random = Random(seed * 0x9e37_79b9);
+        let mut random = Chance::new(seed * 0x9e37_79b9);
         let mut done = Vec::new();
         for number in 0..600 {
             let operation = random_operation(&mut random, number);
@@ -188,14 +148,14 @@ fn random_operations_do_the_same_in_a_scope_and_in_a_plain_directory() {
             let there = perform(&plain, &operation);
             assert_eq!(here, there, "seed {seed}: {operation:?}, after {:#?}", &done[done.len().saturating_sub(12)..]);
             if number % 20 == 19 {
-                let (here, there) = (tree(&scope), tree(&plain));
+                let (here, there) = (seen::tree(&scope), seen::tree(&plain));
                 assert_eq!(here, there, "seed {seed}, after {:#?}", &done[done.len().saturating_sub(20)..]);
             }
             if number % 200 == 199 {
                 // Another life of the daemon shows the same.
                 rig.umount();
                 rig.mount();
-                assert_eq!(tree(&scope), tree(&plain), "seed {seed}, after a new mount");
+                assert_eq!(seen::tree(&scope), seen::tree(&plain), "seed {seed}, after a new mount");
             }
         }
     }

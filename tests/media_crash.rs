@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use support::chance::Chance;
 use support::seen::{Seen, seen};
 use support::{Rig, deadline, skip_mounted};
 
@@ -550,18 +551,6 @@ fn every_change_stopped_at_any_point_leaves_the_old_or_the_new_state() {
 
 // A storm of changes, stopped at any moment.
 
-/// A small generator (xorshift), so that a failure can be run again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
-
 /// What a thread does in its directory: one call changes anything, but in a publication.
 ///
 /// Lengths and offsets are multiples of [`WORD`], so no write lies across two pages: it is done whole, or not at all.
@@ -600,12 +589,12 @@ fn word(number: usize) -> Vec<u8> {
     word
 }
 
-fn random_path(random: &mut Random) -> PathBuf {
+fn random_path(random: &mut Chance) -> PathBuf {
     const NAMES: [&str; 5] = ["a", "b", "c", "f", "g"];
     (0..=random.below(3)).map(|_| NAMES[random.below(NAMES.len())]).collect()
 }
 
-fn random_operation(random: &mut Random, number: usize) -> Operation {
+fn random_operation(random: &mut Chance, number: usize) -> Operation {
     let path = random_path(random);
     match random.below(30) {
         0..=2 => Operation::Create(path),
@@ -659,7 +648,7 @@ fn perform(top: &Path, operation: &Operation) -> io::Result<()> {
 struct Writer {
     top: PathBuf,
     plain: PathBuf,
-    random: Random,
+    random: Chance,
     count: usize,
     /// How many changed something.
     changes: usize,
@@ -771,12 +760,12 @@ fn killed_at_200_random_moments_of_a_storm_nothing_that_was_answered_is_lost() {
     const LIVES_OF_A_TREE: usize = 10;
     let mut rig = for_writers();
     let scope = rig.mnt.join("media");
-    let mut random = Random(0x5eed);
+    let mut random = Chance::new(0x5eed);
     let mut writers: Vec<Writer> = (0..WRITERS)
         .map(|number| Writer {
             top: scope.join(number.to_string()),
             plain: rig.root().join("plain").join(number.to_string()),
-            random: Random(0x9e37_79b9 * (number as u64 + 1)),
+            random: Chance::new(0x9e37_79b9 * (number as u64 + 1)),
             count: 0,
             changes: 0,
             done: VecDeque::new(),

@@ -4,8 +4,6 @@
 
 #[path = "race/audit.rs"]
 mod audit;
-#[path = "race/chance.rs"]
-mod chance;
 #[path = "race/disturbers.rs"]
 mod disturbers;
 #[path = "race/driver.rs"]
@@ -44,6 +42,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use stuck::Stuck;
 use support::Rig;
+use support::chance;
 use tally::{Tally, Wrong};
 use truth::Truth;
 use world::World;

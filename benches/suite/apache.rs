@@ -2,12 +2,12 @@
 //!
 //! One server has a virtual host for each peer and setting: the same processes serve all of them, so nothing but the file system differs.
 
+use super::chance::Chance;
 use super::measure::{Board, Unit, digits, interleave};
 use super::peers::{self, FUSE, Mounted, NATIVE, Source, VERFS};
 use super::plots::Plot;
 use super::report::{Limit, Section, Target};
 use super::stage::{self, Outcome, Stage};
-use super::trees::Random;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -57,12 +57,7 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
     let rounds = stage.size(2, 9);
     let settings = stage.size(&SETTINGS[..1], &SETTINGS[..]);
     let source = Source::new(stage, lay_down)?;
-    let mut contenders: Vec<(&str, Mounted)> = Vec::new();
-    for name in peers::all() {
-        if let Some(mounted) = peers::mount(stage, name, &source)? {
-            contenders.push((name, mounted));
-        }
-    }
+    let contenders = peers::mount_all(stage, &peers::all(), &source)?;
     let server = Server::start(stage, &contenders)?;
     let mut boards = Vec::new();
     let mut asked: BTreeMap<String, u64> = BTreeMap::new();
@@ -161,7 +156,7 @@ fn host(contender: usize, setting: usize) -> String {
 }
 
 fn lay_down(root: &Path) -> Outcome<()> {
-    let mut random = Random::new(1);
+    let mut random = Chance::new(1);
     fs::create_dir_all(root.join(DEEP))?;
     for (label, size) in SIZES {
         let mut bytes = vec![0; size];

@@ -1,11 +1,11 @@
 //! Row 2: system calls on what is hot.
 
+use super::chance::Chance;
 use super::measure::{Board, Unit, interleave};
-use super::peers::{self, FUSE, Mounted, NATIVE, Source, VERFS};
+use super::peers::{self, FUSE, NATIVE, Source, VERFS};
 use super::plots::Plot;
 use super::report::{Limit, Section, Target};
 use super::stage::{Outcome, Stage};
-use super::trees;
 use rustix::fs::{Access, Mode, OFlags, RawDir};
 use std::fs;
 use std::io;
@@ -35,15 +35,10 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
     let asked = CALLS.map(|call| (call, Unit::Count));
     let mut upcalls = Board::new("Upcalls for each hot call", NATIVE, &asked);
 
-    let mut contenders: Vec<(&str, Mounted)> = Vec::new();
-    for name in peers::all() {
-        if let Some(mounted) = peers::mount(stage, name, &source)? {
-            // Twice: what the first call brings into the cache may make the second ask for something else.
-            for call in CALLS {
-                repeat(call, &mounted.root, Duration::from_millis(2))?;
-            }
-            contenders.push((name, mounted));
-        }
+    let contenders = peers::mount_all(stage, &peers::all(), &source)?;
+    // Twice: what the first call brings into the cache may make the second ask for something else.
+    for ((_, mounted), call) in contenders.iter().flat_map(|mount| CALLS.map(|call| (mount, call))) {
+        repeat(call, &mounted.root, Duration::from_millis(2))?;
     }
     interleave(
         stage,
@@ -93,7 +88,7 @@ fn lay_down(root: &Path) -> Outcome<()> {
     let deep = root.join(DEEP);
     fs::create_dir_all(deep.join("many"))?;
     let mut bytes = vec![0; 4096];
-    trees::Random::new(2).fill(&mut bytes);
+    Chance::new(2).fill(&mut bytes);
     fs::write(deep.join("file.html"), bytes)?;
     symlink("file.html", deep.join("link"))?;
     for name in 0..NAMES {

@@ -1,5 +1,6 @@
 //! Row 3: the first walk and the first reading of a tree, with nothing in any cache, and with the backing store in the page cache.
 
+use super::chance::Chance;
 use super::measure::{Board, Unit, interleave};
 use super::peers::{self, FUSE, NATIVE, Source, VERFS};
 use super::plots::Plot;
@@ -91,7 +92,7 @@ fn warm(source: &Source, name: &str) -> Outcome<()> {
 
 fn read_all(root: &Path, files: usize) -> Outcome<usize> {
     let mut order: Vec<usize> = (0..files).collect();
-    let mut random = trees::Random::new(3);
+    let mut random = Chance::new(3);
     (1..files).rev().for_each(|at| order.swap(at, random.below(at + 1)));
     let mut buffer = vec![0; 1 << 16];
     for i in &order {

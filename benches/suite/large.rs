@@ -1,11 +1,12 @@
 //! Row 4: one large file from its beginning to its end, and the memory that the page cache holds afterwards.
 
+use super::chance::Chance;
 use super::measure::{Board, Unit, interleave};
 use super::peers::{self, FUSE, Mounted, NATIVE, OVERLAY, Source, VERFS};
 use super::plots::Plot;
 use super::report::{Limit, Section, Target};
 use super::stage::{self, Outcome, Stage, drop_caches, timed};
-use super::trees::{self, Random};
+use super::trees;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
     let (mib, rounds) = stage.size((64, 2), (1024, 7));
     stage.needs_disk((mib as u64) << 21)?;
     let source = Source::new(stage, |root| {
-        let mut random = Random::new(4);
+        let mut random = Chance::new(4);
         let mut file = File::create(root.join(FILE))?;
         let mut piece = vec![0; 1 << 20];
         for _ in 0..mib {

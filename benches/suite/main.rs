@@ -7,6 +7,8 @@
 mod add;
 mod apache;
 mod calls;
+#[path = "../../tests/support/chance.rs"]
+mod chance;
 mod cold;
 mod large;
 mod machine;

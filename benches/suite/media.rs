@@ -1,11 +1,11 @@
 //! Row 7: writing in the media layer.
 
+use super::chance::Chance;
 use super::measure::{Board, Unit, interleave};
-use super::peers::{self, Mounted, NATIVE, Source, VERFS, WRITABLE};
+use super::peers::{self, NATIVE, Source, VERFS, WRITABLE};
 use super::plots::Plot;
 use super::report::{Limit, Section, Target};
 use super::stage::{Outcome, Stage, drop_caches, sync, timed};
-use super::trees::Random;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -45,12 +45,7 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
         Ok(())
     })?;
     let mut board = Board::new("Writing in media", NATIVE, &MEASURES);
-    let mut contenders: Vec<(&str, Mounted)> = Vec::new();
-    for name in WRITABLE {
-        if let Some(mounted) = peers::mount(stage, name, &source)? {
-            contenders.push((name, mounted));
-        }
-    }
+    let contenders = peers::mount_all(stage, &WRITABLE, &source)?;
     interleave(
         stage,
         rounds,
@@ -92,7 +87,7 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
 
 fn turn(board: &mut Board, round: usize, name: &str, media: &Path, sizes: &Sizes) -> Outcome<()> {
     let mut piece = vec![0; 1 << 20];
-    Random::new(7).fill(&mut piece);
+    Chance::new(7).fill(&mut piece);
 
     let large = media.join("large.bin");
     let (written, ()) = timed(|| {

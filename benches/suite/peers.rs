@@ -104,6 +104,15 @@ fn unmount(root: &Path) -> rustix::io::Result<()> {
     }
 }
 
+/// Mounts those of these that can be mounted over the source.
+pub fn mount_all(stage: &Stage, names: &[&'static str], source: &Source) -> Outcome<Vec<(&'static str, Mounted)>> {
+    let mut mounts = Vec::new();
+    for name in names {
+        mounts.extend(mount(stage, name, source)?.map(|mounted| (*name, mounted)));
+    }
+    Ok(mounts)
+}
+
 /// Mounts one of [`all`] over the source. A peer that cannot is noted as missing, and gives none; verfs that cannot is an error.
 pub fn mount(stage: &Stage, name: &str, source: &Source) -> Outcome<Option<Mounted>> {
     if stage.missing().contains_key(name) {

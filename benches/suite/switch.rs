@@ -2,12 +2,13 @@
 //!
 //! Two threads read hot files at random. In the middle of a window comes the switch; the half before it shows the same readers without one.
 
+use super::chance::Chance;
 use super::measure::{Board, Spread, Unit, interleave};
 use super::peers::VERFS;
 use super::plots::Plot;
 use super::report::{Limit, Section, Target};
 use super::stage::{self, Outcome, Stage, drop_caches, sync, timed};
-use super::trees::{self, Pair, Random, Sizes};
+use super::trees::{self, Pair, Sizes};
 use super::verfs::{Mount, Store};
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -294,7 +295,7 @@ fn watch(paths: &[PathBuf], switch: impl FnOnce() -> Outcome<(f64, Option<Value>
             .map(|seed| {
                 let (reads, slowest, begun, stop) = (&reads, &slowest, &begun, &stop);
                 scope.spawn(move || -> Result<(), String> {
-                    let mut random = Random::new(seed);
+                    let mut random = Chance::new(seed);
                     let mut buffer = vec![0; 1 << 16];
                     while !stop.load(Relaxed) {
                         let path = &paths[random.below(paths.len())];

@@ -1,5 +1,6 @@
 //! The trees that are served and added: the same for the same numbers, on every machine.
 
+use super::chance::Chance;
 use super::stage::{Outcome, Stage};
 use super::verfs::Store;
 use std::fs;
@@ -29,45 +30,6 @@ const WORDS: [&str; 16] = [
     "\n}\n\n",
 ];
 
-/// A generator that gives the same numbers for the same seed (xorshift64*).
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        // The first numbers of neighbouring seeds are alike.
-        for _ in 0..4 {
-            random.next();
-        }
-        random
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    /// A number from 0 up to, not including, `end`.
-    pub fn below(&mut self, end: usize) -> usize {
-        ((self.next() >> 32) as usize) % end.max(1)
-    }
-
-    /// From 0 to 1.
-    fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Bytes that do not pack.
-    pub fn fill(&mut self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            let word = self.next().to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
-    }
-}
-
 /// Where file number `i` stands in every tree: three names deep, 100 in a directory, 100 directories in one above.
 pub fn path_of(i: usize) -> PathBuf {
     PathBuf::from(format!("module-{}/part-{}/file-{i}.php", i / (FANOUT * 100), (i / FANOUT) % 100))
@@ -84,7 +46,7 @@ pub enum Sizes {
 
 /// Writes file number `i` in one of its editions; no two have the same content.
 pub fn write_file(root: &Path, i: usize, edition: usize, sizes: Sizes) -> Outcome<()> {
-    let mut random = Random::new((i * 64 + edition) as u64 + 1);
+    let mut random = Chance::new((i * 64 + edition) as u64 + 1);
     let size = match sizes {
         Sizes::Bytes(size) => size,
         // Twelve even numbers make a normal one; the median of its exponential is 3 KiB.

@@ -270,33 +270,31 @@ impl Worker {
 
     /// The barrier: the lock of each changed directory and of its parent, taken and let go.
     fn pass_locks(&self, kernel: &Kernel, change: &Change) -> Result<()> {
-        let mut passed = HashSet::new();
+        let mut dirs = Vec::new();
+        for dir in &change.changes.dirs {
+            let manifest = &change.release(dir.at.0).manifest;
+            let parent = manifest.node(dir.at.1)?.parent;
+            dirs.extend([(dir.parent, Some((manifest, parent))), (dir.node, Some((manifest, dir.at.1)))]);
+        }
+        for (dir, _) in &change.tops {
+            let manifest = &change.new.manifest;
+            dirs.push((*dir, manifest.find_node(*dir)?.map(|index| (manifest, index))));
+        }
         let root = match self.barrier {
             Barrier::Rmdir => Some(open_root(&self.mountpoint)?),
             _ => None,
         };
-        for dir in &change.changes.dirs {
-            let manifest = &change.release(dir.at.0).manifest;
-            for (node, index) in [(dir.parent, manifest.node(dir.at.1)?.parent), (dir.node, dir.at.1)] {
-                if !passed.insert(node) {
-                    continue;
-                }
-                self.go_on()?;
-                match &root {
-                    // A directory that cannot be reached by its path now gets the notification after all: what is
-                    // said of it has TTL 0.
-                    Some(root) if pass_by_rmdir(root, &manifest.path_of(index)?).is_ok() => {}
-                    _ => kernel.pass_lock(change.known_as(node))?,
-                }
+        let mut passed = HashSet::new();
+        for (node, place) in dirs {
+            if !passed.insert(node) {
+                continue;
             }
-        }
-        for (dir, _) in change.tops.iter().filter(|(dir, _)| !passed.contains(dir)) {
             self.go_on()?;
-            let path =
-                change.new.manifest.find_node(*dir)?.map(|index| change.new.manifest.path_of(index)).transpose()?;
-            match (&root, path) {
-                (Some(root), Some(path)) if pass_by_rmdir(root, &path).is_ok() => {}
-                _ => kernel.pass_lock(*dir)?,
+            match (&root, place) {
+                // A directory that cannot be reached by its path now gets the notification after all: what is said of
+                // it has TTL 0.
+                (Some(root), Some((manifest, index))) if pass_by_rmdir(root, &manifest.path_of(index)?).is_ok() => {}
+                _ => kernel.pass_lock(change.known_as(node))?,
             }
         }
         Ok(())

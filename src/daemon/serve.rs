@@ -4,14 +4,13 @@ use super::drops::Dropper;
 use super::mounts;
 use super::service::Service;
 use super::switch::Switcher;
-use super::unmounted::first_view;
 use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::control::server::Server;
 use crate::error::{Context, Error, Result};
 use crate::fs::media::Rights;
 use crate::fs::refused::Refused;
-use crate::fs::{Fs, Media, Release};
+use crate::fs::{Fs, Media, Release, View};
 use crate::fuse::{self, Kernel, MountOptions};
 use crate::store::activate::Activation;
 use crate::store::journal::{Asker, Line};
@@ -82,7 +81,7 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
         Some(first) => first.active.clone(),
         None => store.active()?.ok_or_else(|| Error::failed("the active release went away"))?,
     };
-    let view = first_view(&store, &active)?;
+    let view = View::first(&store, &active)?;
     let name = view.release.name.clone();
     let refused = Arc::new(Refused::default());
     let media = media(&store, &view.release, refused.clone())?;

@@ -148,8 +148,8 @@ impl Service {
     fn restore(&self, path: &[u8]) -> Result<Value> {
         let media = self.fs.media.as_ref().ok_or_else(|| Error::request("the store has no scopes"))?;
         let view = self.fs.board.view();
-        let caller = Caller { uid: 0, gid: 0, thread: 0 };
-        let restored = media.restore(Task { view: &view, contents: &self.fs.descriptors, caller }, path)?;
+        let task = Task { view: &view, contents: &self.fs.descriptors, caller: Caller::ROOT };
+        let restored = media.restore(task, path)?;
         if let Some(kernel) = self.kernel.get() {
             for Restored { dir, name, .. } in &restored {
                 kernel.drop_entry(*dir, name)?;

@@ -3,7 +3,6 @@
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How many different ones are told apart; the rest is only counted.
 const MOST: usize = 1000;
@@ -58,7 +57,7 @@ struct Seen {
 impl Refused {
     /// One more. The first of a user and path is logged.
     pub fn note(&self, path: &[u8], uid: u32, why: Why) {
-        let last = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let last = crate::store::now();
         let mut seen = self.0.lock();
         seen.total += 1;
         let room = seen.known.len() < MOST;

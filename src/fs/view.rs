@@ -8,9 +8,11 @@ use super::attr::{Attr, Entry, Ttl};
 use super::gate::Gate;
 use crate::error::{Errno, Result};
 use crate::fault::{self, Skip};
+use crate::store::Store;
+use crate::store::active::Active;
 use crate::store::manifest::Manifest;
 use crate::store::stamps::{Stamp, Stamps};
-use crate::tree::{ChangeSet, NodeId, ReleaseName, Tree, name_key};
+use crate::tree::{ChangeSet, Node, NodeId, ReleaseName, Tree, name_key};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -102,6 +104,19 @@ impl Transition {
 }
 
 impl View {
+    /// What a mount of a store begins with: the release that is active there.
+    pub fn first(store: &Store, active: &Active) -> Result<Self> {
+        let name = active.release()?;
+        let manifest = store.manifest(&name)?;
+        Ok(Self {
+            switch: active.switch,
+            release: Arc::new(Release { name, manifest }),
+            earlier: Vec::new(),
+            stamps: Arc::new(store.read_stamps(active.stamps_len)?),
+            transition: None,
+        })
+    }
+
     /// Who answers for a node: the active release, else the one that had it and was active last.
     pub fn find(&self, node: NodeId) -> Result<Found<'_>> {
         if let Some(index) = self.release.manifest.find_node(node)? {
@@ -143,8 +158,12 @@ impl View {
     /// The attributes of a node that was found.
     pub fn attr(&self, at: Found<'_>) -> Result<Attr> {
         let node = at.manifest().node(at.index)?;
-        let mtime = self.stamps.get(node.nodeid, self.switch).unwrap_or_else(|| Stamp::from_nanos(node.mtime));
-        Ok(Attr::of(&node, mtime))
+        Ok(Attr::of(&node, self.mtime(&node)))
+    }
+
+    /// The mtime that is served of a node of a manifest.
+    pub fn mtime(&self, node: &Node) -> Stamp {
+        self.stamps.get(node.nodeid, self.switch).unwrap_or_else(|| Stamp::from_nanos(node.mtime))
     }
 
     /// Whether a switch under way changes what the name stands for; if so the name is noted.

@@ -1,6 +1,7 @@
 //! The shop that the tests serve: four releases that differ in every way in which releases can.
 
-use crate::http::{self, Random, Release};
+use crate::chance::Chance;
+use crate::http::{self, Release};
 use crate::uploads;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +19,7 @@ const VICTIMS: usize = 150;
 fn body(path: &str, edition: usize, size: usize) -> Vec<u8> {
     let mut bytes = format!("{path}, edition {edition}\n").into_bytes();
     let seed = blake3::hash(&bytes).as_bytes()[..8].try_into().unwrap();
-    let mut random = Random::new(u64::from_le_bytes(seed));
+    let mut random = Chance::new(u64::from_le_bytes(seed));
     while bytes.len() < size {
         bytes.extend_from_slice(&random.next().to_le_bytes());
     }
@@ -90,7 +91,7 @@ fn theme(release: &mut Release, n: usize) {
 /// Adds pages that refer to the assets, and the lists of all that is there.
 fn with_pages(mut release: Release, n: usize) -> Release {
     let assets: Vec<String> = release.pages.keys().cloned().collect();
-    let mut random = Random::new(n as u64 + 1);
+    let mut random = Chance::new(n as u64 + 1);
     for i in 0..32 {
         let path = match i {
             0 => "/index.html".to_owned(),

@@ -2,20 +2,13 @@
 
 use super::listing::Listing;
 use super::refusal::{arg, refused};
+use super::store_with_one_release;
 use super::support::deadline::connection_of;
-use super::support::tree::Tree;
 use super::support::{self, Rig};
 use super::watch;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
-
-fn store_with_one_release() -> Rig {
-    let rig = Rig::new();
-    rig.init();
-    rig.add("01", &Tree::new().file("index.html", "one"));
-    rig
-}
 
 #[test]
 fn a_mountpoint_that_is_missing_is_refused() {

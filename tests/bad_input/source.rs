@@ -3,6 +3,7 @@
 use super::disk::noise;
 use super::listing::Listing;
 use super::refusal::{arg, error_of, refused};
+use super::store_with_one_release;
 use super::support::Rig;
 use super::support::rig::Outcome;
 use super::support::sys::{self, Scheduling};
@@ -19,13 +20,6 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-fn store_with_one_release() -> Rig {
-    let rig = Rig::new();
-    rig.init();
-    rig.add("01", &Tree::new().file("index.html", "one"));
-    rig
-}
 
 #[test]
 fn a_source_that_is_missing_is_refused() {

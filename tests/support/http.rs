@@ -4,6 +4,7 @@
 //! The rule: an answer is right if it is exactly what *some release that was active during the request* says of that path.
 //! The tests and the example `visitors` share this file; it knows nothing of verfs, only of releases and of the times when one gives way to another.
 
+use crate::chance::Chance;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs;
@@ -553,7 +554,7 @@ pub struct Visitor<'a> {
     client: Client,
     memory: Memory,
     held: HashMap<String, Held>,
-    random: Random,
+    random: Chance,
     pub tally: Tally,
 }
 
@@ -564,7 +565,7 @@ impl<'a> Visitor<'a> {
             client: Client::new(address),
             memory,
             held: HashMap::new(),
-            random: Random::new(seed),
+            random: Chance::new(seed),
             tally: Tally::default(),
         }
     }
@@ -762,25 +763,4 @@ fn links(page: &str, body: &[u8]) -> Vec<String> {
         }
     }
     found
-}
-
-/// A generator that gives the same numbers for the same seed (xorshift64*).
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    /// A number from 0 up to, not including, `end`.
-    pub fn below(&mut self, end: usize) -> usize {
-        ((self.next() >> 32) as usize) % end.max(1)
-    }
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code)] // every test file uses a part of it
 #![allow(clippy::unwrap_used)]
 
+pub mod chance;
 pub mod control;
 pub mod deadline;
 pub mod disk;

@@ -3,7 +3,7 @@
 use super::{Media, Names, Task};
 use crate::error::{Error, Result};
 use crate::fs::view::View;
-use crate::store::upper::split;
+use crate::store::upper::{docroot_path, split, upper_kind};
 use crate::tree::union::{self, Place, Shown, Upper};
 use crate::tree::{Kind, NodeId};
 use std::collections::BTreeSet;
@@ -29,13 +29,19 @@ pub struct Restored {
 }
 
 impl Media {
+    /// Whether the writable layer hides what a release has at this path.
+    pub fn hides(&self, path: &[u8]) -> Result<bool> {
+        let (whiteout, hidden) = self.upper.whiteout(path)?;
+        Ok(whiteout || hidden || self.upper.stat(path)?.is_some_and(|stat| upper_kind(&stat) == Upper::Leaf))
+    }
+
     /// The release's entries that the writable layer hides; of a directory that is hidden whole, only itself.
     pub fn shadowed(&self, view: &View) -> Result<Vec<(Vec<u8>, How)>> {
         let names = self.names(view);
         let mut found = Vec::new();
         for scope in self.scopes.ids() {
             names.hidden_below(&self.scopes.top_path(scope, &view.release.name), &mut |at, how| {
-                found.push((crate::store::upper::docroot_path(at.path).1.to_vec(), how));
+                found.push((docroot_path(at.path).1.to_vec(), how));
                 Ok(())
             })?;
         }
@@ -72,14 +78,14 @@ impl Media {
             let plan = union::restore(names.place(&path)?, own).map_err(|_| {
                 Error::request(format!(
                     "{} is a directory with files of its own in place of the release's file: remove it first",
-                    crate::store::upper::docroot_path(&path).1.escape_ascii()
+                    docroot_path(&path).1.escape_ascii()
                 ))
             })?;
             names.give_up(task, plan)?;
             let (dir, name) = split(&path);
             let known = self.table.lock().at(dir);
             restored.push(Restored {
-                path: crate::store::upper::docroot_path(&path).1.to_vec(),
+                path: docroot_path(&path).1.to_vec(),
                 dir: known.unwrap_or_else(|| super::media_of(NodeId::of_dir(dir))),
                 name: name.to_vec(),
             });

@@ -27,8 +27,8 @@ use super::refused::{Refused, Why};
 use super::view::{Release, View};
 use crate::error::{Errno, Result};
 use crate::store::scope::Scope;
-use crate::store::upper::{Orphan, Upper, docroot_path, split, upper_kind};
-use crate::tree::union::{Says, Upper as UpperKind};
+use crate::store::upper::{Orphan, Upper, docroot_path, split};
+use crate::tree::union::Says;
 use crate::tree::{Kind, Node, NodeId, Tree};
 use answers::Answers;
 use data::Files;
@@ -48,6 +48,11 @@ pub struct Caller {
     pub gid: u32,
     /// The thread, as the kernel numbers it.
     pub thread: u32,
+}
+
+impl Caller {
+    /// The daemon, or a command, by itself.
+    pub const ROOT: Self = Self { uid: 0, gid: 0, thread: 0 };
 }
 
 /// A change that is asked for: what it is seen against, and in whose name it is done.
@@ -121,12 +126,6 @@ impl Media {
             usage: Usage::default(),
             rights,
         }
-    }
-
-    /// Whether the writable layer hides what a release has at this path.
-    pub fn hides(&self, path: &[u8]) -> Result<bool> {
-        let (whiteout, hidden) = self.upper.whiteout(path)?;
-        Ok(whiteout || hidden || self.upper.stat(path)?.is_some_and(|stat| upper_kind(&stat) == UpperKind::Leaf))
     }
 
     /// Whether access lists decide.

@@ -153,9 +153,12 @@ impl Media {
                     Some(path) => self.names(task.view).shown(path, *was)?,
                     None => None,
                 };
+                if let Some(path) = held.paths.first() {
+                    self.may_make(path, task.caller)?;
+                }
                 // Where the name still shows it, it is what the release that is served says of it.
                 let (release, index) = shown.map_or((release.clone(), *index), |shown| (shown.release, shown.index));
-                self.copy(task, &held, &release, index, keep)?
+                self.copy(task, held.paths.first(), &release, index, keep)?
             }
         };
         let names = self.names(task.view);
@@ -176,11 +179,11 @@ impl Media {
         }
     }
 
-    /// A copy of a release's file, made before anything is locked: it may take a while. None of a symlink.
+    /// A copy of a release's file for this path, with the mtime that is served: it may take a while. None of a symlink.
     fn copy(
         &self,
         task: Task<'_>,
-        held: &MediaNode,
+        path: Option<&Vec<u8>>,
         release: &Release,
         index: u32,
         keep: Option<u64>,
@@ -191,14 +194,10 @@ impl Media {
             return Ok(None);
         }
         let len = keep.unwrap_or(node.size).min(node.size);
-        if let Some(path) = held.paths.first() {
-            self.may_make(path, task.caller)?;
+        if let Some(path) = path {
             self.may_take(path, task.caller, len)?;
         }
-        // The copy keeps the mtime that was served.
-        if let Some(stamp) = task.view.stamps.get(node.nodeid, task.view.switch) {
-            node.mtime = stamp.as_nanos();
-        }
+        node.mtime = task.view.mtime(&node).as_nanos();
         let object = task.contents.open(manifest.digest(index)?, node.size)?;
         self.upper.copy(&node, &object, &manifest.xattrs(index)?, len).map(Some)
     }
@@ -313,21 +312,15 @@ impl Names<'_> {
     }
 
     /// Copies a whole file or a symlink up in the middle of a larger change: a link or a rename.
-    fn copy_up(&self, task: Task<'_>, path: &[u8]) -> Result<()> {
+    fn copy_up(&self, task: Task<'_>, path: &Vec<u8>) -> Result<()> {
         let Lower { release, index, mut node } = self.look(path)?.lower.ok_or(Errno::NOENT)?;
-        let manifest = &release.manifest;
-        if let Some(stamp) = self.view.stamps.get(node.nodeid, self.view.switch) {
-            node.mtime = stamp.as_nanos();
-        }
-        let upper = &self.media.upper;
-        match node.kind {
-            Kind::Symlink => upper.copy_up_symlink(path, &node, manifest.target(index)?)?,
-            Kind::File => {
-                self.media.may_take(path, task.caller, node.size)?;
-                let object = task.contents.open(manifest.digest(index)?, node.size)?;
-                upper.copy(&node, &object, &manifest.xattrs(index)?, node.size)?.place(path)?;
+        match self.media.copy(task, Some(path), &release, index, None)? {
+            Some(copy) => copy.place(path)?,
+            None if node.kind == Kind::Symlink => {
+                node.mtime = self.view.mtime(&node).as_nanos();
+                self.media.upper.copy_up_symlink(path, &node, release.manifest.target(index)?)?;
             }
-            Kind::Dir => return Err(Errno::ISDIR.into()),
+            None => return Err(Errno::ISDIR.into()),
         }
         self.note_copy(path)
     }

@@ -61,12 +61,12 @@ impl Names<'_> {
         Ok(Entry { attr, entry_ttl: if gone { Ttl::Zero } else { entry_ttl }, attr_ttl })
     }
 
-    pub(super) fn is_there(&self, path: &[u8]) -> Result<bool> {
+    fn is_there(&self, path: &[u8]) -> Result<bool> {
         Ok(self.look(path)?.says.shown() != Shown::Nothing)
     }
 
     /// How long what is said of a path may be believed: not at all in the layer of a release that is not active.
-    pub(super) fn ttl(&self, path: &[u8]) -> Result<Ttl> {
+    fn ttl(&self, path: &[u8]) -> Result<Ttl> {
         match docroot_path(path).0 {
             Some(release) if release != self.view.release.name.as_str().as_bytes() => Ok(Ttl::Zero),
             _ => Ok(self.media.scopes.rules(self.media.scopes.of(path)?).ttl),
@@ -108,7 +108,7 @@ impl Names<'_> {
 
     /// A file that is known under other names: it may be a second name of it, or it was renamed behind the mount, or it
     /// was removed there and the disk gave its number to a new file.
-    pub(super) fn check_names(&self, path: &[u8], id: FileId, stat: &Stat) -> Result<()> {
+    fn check_names(&self, path: &[u8], id: FileId, stat: &Stat) -> Result<()> {
         let (node, names) = {
             let table = self.media.table.lock();
             let Some(node) = table.elsewhere(id, path) else { return Ok(()) };
@@ -156,11 +156,9 @@ impl Names<'_> {
     }
 
     /// A file of a release in a scope keeps its write bits: it can be written to, by being copied up.
-    pub(super) fn lower_attr(&self, manifest: &crate::store::manifest::Manifest, index: u32) -> Result<Attr> {
+    fn lower_attr(&self, manifest: &crate::store::manifest::Manifest, index: u32) -> Result<Attr> {
         let node = manifest.node(index)?;
-        let stamp = self.view.stamps.get(node.nodeid, self.view.switch);
-        let mtime = stamp.unwrap_or_else(|| Stamp::from_nanos(node.mtime));
-        Ok(Attr { mode: node.mode, ..Attr::of(&node, mtime) })
+        Ok(Attr { mode: node.mode, ..Attr::of(&node, self.view.mtime(&node)) })
     }
 
     pub(super) fn backing(&self, node: NodeId) -> Result<Backing> {
@@ -195,7 +193,7 @@ impl Names<'_> {
 
     /// Sees whether somebody changed a file behind the mount; then its pages are dropped. They must not be for a change
     /// of our own: a reader beside the writer would find zeros that nobody wrote.
-    pub(super) fn notice(&self, node: NodeId, path: &[u8], stat: &Stat) {
+    fn notice(&self, node: NodeId, path: &[u8], stat: &Stat) {
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
             return;
         }
