@@ -803,3 +803,78 @@ fn the_top_of_a_scope_is_made_as_configured_and_then_left_alone() {
     WWW_DATA.work_in(&rig.mnt.join("deep/er/uploads"), || fs::write("file", "file").unwrap());
     assert_eq!(names(&rig.mnt.join("deep/er")), BTreeSet::from(["uploads".to_owned()]));
 }
+
+#[test]
+fn a_scope_deep_in_a_tree_that_releases_lack_is_reached_in_every_release_added_since() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("");
+    add(&rig, "0", &Tree::new().file("page", "0"));
+    append(&rig, "[[scope]]\npath = \"var/www/up\"");
+    for release in ["1", "2"] {
+        add(&rig, release, &Tree::new().file("page", release));
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let up = rig.mnt.join("var/www/up");
+    fs::write(up.join("upload"), "mine").unwrap();
+    rig.ok(&["switch", "2"]);
+    assert_eq!((text(up.join("upload")), names(&rig.mnt.join("var/www"))), ("mine".into(), ["up".to_owned()].into()));
+    // One that was added before the scope was declared has no way to it, and the switch says so.
+    let switched = rig.json(&["switch", "0"]);
+    assert!(switched["warnings"].to_string().contains("the scope var/www/up cannot be reached"), "{switched}");
+    assert!(!up.exists());
+    rig.ok(&["rollback"]);
+    assert_eq!(text(up.join("upload")), "mine");
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_scope_is_said_when_it_is_added() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"media\"\n\n[[scope]]\npath = \"a/b/up\"");
+    let source = rig.src.join("1");
+    fs::create_dir_all(source.join("a")).unwrap();
+    fs::create_dir(source.join("shared")).unwrap();
+    fs::write(source.join("shared/theirs"), "theirs").unwrap();
+    symlink("../shared", source.join("a/b")).unwrap();
+    symlink("shared", source.join("media")).unwrap();
+    let added = rig.json(&["add", "1", source.to_str().unwrap()]);
+    let warnings = added["warnings"].to_string();
+    assert!(warnings.contains("media is a symlink in this release and a scope: the scope is what shows"), "{warnings}");
+    assert!(warnings.contains("the scope a/b/up cannot be reached: a/b is a symlink here"), "{warnings}");
+    rig.mount();
+    assert!(fs::symlink_metadata(rig.mnt.join("media")).unwrap().is_dir());
+    fs::write(rig.mnt.join("media/upload"), "mine").unwrap();
+    assert_eq!(names(&rig.mnt.join("shared")), ["theirs".to_owned()].into());
+}
+
+#[test]
+fn gc_keeps_what_a_file_open_in_a_scope_still_needs_of_a_removed_release() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"media\"");
+    for release in ["1", "2", "3"] {
+        add(&rig, release, &Tree::new().file("media/logo", &format!("logo {release}")));
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let mut held = File::open(rig.mnt.join("media/logo")).unwrap();
+    rig.ok(&["switch", "2"]);
+    rig.ok(&["switch", "3"]);
+    rig.ok(&["remove", "1"]);
+    let freed = rig.json(&["gc"]);
+    assert_eq!((&freed["objects"], &freed["in_use"]), (&0.into(), &1.into()), "{freed}");
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    let mut content = String::new();
+    held.read_to_string(&mut content).unwrap();
+    assert_eq!(content, "logo 1");
+    drop(held);
+    poll("nobody needs the object any more", || {
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        rig.json(&["gc"])["objects"] == 1
+    });
+}
