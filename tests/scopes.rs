@@ -858,7 +858,7 @@ fn gc_keeps_what_a_file_open_in_a_scope_still_needs_of_a_removed_release() {
     }
     let mut rig = store("[[scope]]\npath = \"media\"");
     for release in ["1", "2", "3"] {
-        add(&rig, release, &Tree::new().file("media/logo", &format!("logo {release}")));
+        add(&rig, release, &Tree::new().file("media/logo", format!("logo {release}")));
     }
     rig.ok(&["switch", "1"]);
     rig.mount();

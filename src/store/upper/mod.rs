@@ -11,10 +11,13 @@
 //! of it by a call that does not follow one.
 
 mod copy;
+mod orphans;
 mod path;
+mod whiteouts;
 mod xattrs;
 
 pub use copy::Copy;
+pub use orphans::Orphan;
 pub use path::{docroot_path, ends, in_own_layer, split};
 pub use xattrs::{gives_lists, is_list, set_xattr, xattrs};
 
@@ -29,7 +32,6 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
@@ -67,17 +69,6 @@ impl FileId {
         hasher.finalize_xof().fill(&mut bytes);
         u64::from_le_bytes(bytes) >> 2
     }
-}
-
-/// A leaf that lost its last name and may be open.
-#[derive(Clone, Debug)]
-pub enum Orphan {
-    /// It has this name in `orphans/`.
-    Named(u64),
-    /// The disk had no room for a name.
-    Open(Arc<File>),
-    /// Nor could it be opened.
-    Gone,
 }
 
 /// The directories of the writable layer.
@@ -196,63 +187,9 @@ impl Upper {
         Ok((absent(found)?, hidden))
     }
 
-    /// Whether a whiteout stands at the path, and whether one above it hides all below.
-    pub fn whiteout(&self, path: &[u8]) -> Result<(bool, bool)> {
-        let (dir, name) = split(path);
-        let found = self
-            .dir(In::Whiteouts, dir)
-            .and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
-        match found {
-            Ok(stat) => Ok((FileType::from_raw_mode(stat.st_mode).is_file(), false)),
-            Err(Errno::NOTDIR) => Ok((false, true)),
-            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => Ok((false, false)),
-            Err(error) => Err(Error::io("reading a whiteout", error)),
-        }
-    }
-
     /// Opens a file of the upper layer; it must still be the one that it was.
     pub fn open_file(&self, path: &[u8], id: FileId, flags: OFlags) -> Result<File> {
         same(self.open_at(In::Media, path, flags | OFlags::NONBLOCK | OFlags::NOCTTY)?, id)
-    }
-
-    /// Opens an orphan.
-    pub fn open_orphan(&self, orphan: &Orphan, flags: OFlags) -> Result<File> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match orphan {
-            Orphan::Named(number) => {
-                Ok(File::from(rustix::fs::openat(&self.orphans, number.to_string(), flags, Mode::empty())?))
-            }
-            Orphan::Open(file) => file.try_clone().context(|| "opening an unlinked file"),
-            Orphan::Gone => Err(Errno::STALE.into()),
-        }
-    }
-
-    /// The names that are hidden one by one in a directory.
-    pub fn whiteouts_in(&self, path: &[u8]) -> Result<HashSet<Vec<u8>>> {
-        let mut hidden = HashSet::new();
-        let opened = self.open_at(In::Whiteouts, path, OFlags::RDONLY | OFlags::DIRECTORY);
-        let Some(dir) = absent(opened)? else { return Ok(hidden) };
-        for entry in rustix::fs::Dir::read_from(&dir)? {
-            let entry = entry?;
-            if entry.file_type() == FileType::RegularFile {
-                hidden.insert(entry.file_name().to_bytes().to_vec());
-            }
-        }
-        Ok(hidden)
-    }
-
-    /// How an orphan looks.
-    pub fn stat_orphan(&self, orphan: &Orphan) -> Result<Stat> {
-        match orphan {
-            Orphan::Named(number) => {
-                let mut stat = rustix::fs::statat(&self.orphans, number.to_string(), AtFlags::SYMLINK_NOFOLLOW)?;
-                // Its name here is not one that anybody gave it.
-                stat.st_nlink = stat.st_nlink.saturating_sub(1);
-                Ok(stat)
-            }
-            Orphan::Open(file) => Ok(rustix::fs::fstat(file)?),
-            Orphan::Gone => Err(Errno::STALE.into()),
-        }
     }
 
     /// An entry of the upper layer, to change its attributes: never what a symlink points to.
@@ -273,11 +210,6 @@ impl Upper {
             Some(dir) => Ok(rustix::fs::fsync(dir)?),
             None => Ok(()),
         }
-    }
-
-    /// As [`Upper::open_path`], of an orphan.
-    pub fn open_orphan_path(&self, orphan: &Orphan) -> Result<OwnedFd> {
-        self.open_orphan(orphan, OFlags::PATH).map(OwnedFd::from)
     }
 
     /// The names in a directory of the upper layer; none if it is not there.
@@ -368,97 +300,6 @@ impl Upper {
         }
         renamed?;
         Ok(kept)
-    }
-
-    fn next_orphan(&self) -> u64 {
-        self.serial.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Gives a leaf a second name among the orphans, or opens it where the disk has no room for one.
-    fn keep(&self, dir: &OwnedFd, name: &[u8]) -> Result<Orphan> {
-        let number = self.next_orphan();
-        match rustix::fs::linkat(dir, name, &self.orphans, number.to_string(), AtFlags::empty()) {
-            Ok(()) => Ok(Orphan::Named(number)),
-            Err(Errno::DQUOT | Errno::NOSPC | Errno::MLINK) => {
-                let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-                let file = rustix::fs::openat(dir, name, flags, Mode::empty());
-                Ok(file.map_or(Orphan::Gone, |file| Orphan::Open(Arc::new(File::from(file)))))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Takes a leaf out of the tree and keeps it.
-    fn orphan(&self, path: &[u8]) -> Result<Orphan> {
-        let (dir, name) = self.parent_of(path)?;
-        let number = self.next_orphan();
-        match rustix::fs::renameat(&dir, &name[..], &self.orphans, number.to_string()) {
-            Ok(()) => Ok(Orphan::Named(number)),
-            // A quota of btrfs lets nothing be renamed when it is used up, but lets it be removed.
-            Err(Errno::DQUOT | Errno::NOSPC) => {
-                let orphan = self.keep(&dir, &name)?;
-                rustix::fs::unlinkat(&dir, &name[..], AtFlags::empty())?;
-                Ok(orphan)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Nobody has it open any more.
-    pub fn drop_orphan(&self, orphan: &Orphan) {
-        if let Orphan::Named(number) = orphan
-            && let Err(error) = rustix::fs::unlinkat(&self.orphans, number.to_string(), AtFlags::empty())
-        {
-            log::warn!("removing an unlinked file for good: {error}; the next mount does it");
-        }
-    }
-
-    /// Hides the release's entry at a path. What was below in the tree of whiteouts goes in the same instant, by an
-    /// exchange: a name that it hid must not come back for a moment.
-    fn put_whiteout(&self, path: &[u8]) -> Result<()> {
-        let (dir, name) = split(path);
-        for end in ends(dir) {
-            let (parent, part) = split(&dir[..end]);
-            match rustix::fs::mkdirat(self.dir(In::Whiteouts, parent)?, part, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        fault::point("upper.whiteout");
-        let dir = self.dir(In::Whiteouts, dir)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        match rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(0o644)) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
-            return Ok(());
-        }
-        let temporary = self.temporary();
-        rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o644))?;
-        match rustix::fs::renameat_with(&self.tmp, &temporary[..], &dir, name, RenameFlags::EXCHANGE) {
-            // NFS: stopped between the two, what was hidden below shows again.
-            Err(Errno::INVAL) => {
-                let aside = self.temporary();
-                rustix::fs::renameat(&dir, name, &self.tmp, &aside[..])?;
-                rustix::fs::renameat(&self.tmp, &temporary[..], &dir, name)?;
-                remove_all(&self.tmp, &aside)?;
-            }
-            exchanged => {
-                exchanged?;
-                fault::point("upper.exchanged");
-                remove_all(&self.tmp, &temporary)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets the release's entry at a path show again.
-    fn remove_whiteout(&self, path: &[u8]) -> Result<()> {
-        let (dir, name) = split(path);
-        Ok(rustix::fs::unlinkat(self.dir(In::Whiteouts, dir)?, name, AtFlags::empty())?)
     }
 
     fn temporary(&self) -> Vec<u8> {

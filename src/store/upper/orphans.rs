@@ -1,0 +1,97 @@
+//! Leaves that lost their last name and may be open: kept by a name in `orphans/`, or where the disk has no room for one
+//! by a descriptor.
+
+use super::Upper;
+use crate::error::{Context, Errno, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A leaf that lost its last name and may be open.
+#[derive(Clone, Debug)]
+pub enum Orphan {
+    /// It has this name in `orphans/`.
+    Named(u64),
+    /// The disk had no room for a name.
+    Open(Arc<File>),
+    /// Nor could it be opened.
+    Gone,
+}
+
+impl Upper {
+    /// Opens an orphan.
+    pub fn open_orphan(&self, orphan: &Orphan, flags: OFlags) -> Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match orphan {
+            Orphan::Named(number) => {
+                Ok(File::from(rustix::fs::openat(&self.orphans, number.to_string(), flags, Mode::empty())?))
+            }
+            Orphan::Open(file) => file.try_clone().context(|| "opening an unlinked file"),
+            Orphan::Gone => Err(Errno::STALE.into()),
+        }
+    }
+
+    /// How an orphan looks.
+    pub fn stat_orphan(&self, orphan: &Orphan) -> Result<Stat> {
+        match orphan {
+            Orphan::Named(number) => {
+                let mut stat = rustix::fs::statat(&self.orphans, number.to_string(), AtFlags::SYMLINK_NOFOLLOW)?;
+                // Its name here is not one that anybody gave it.
+                stat.st_nlink = stat.st_nlink.saturating_sub(1);
+                Ok(stat)
+            }
+            Orphan::Open(file) => Ok(rustix::fs::fstat(file)?),
+            Orphan::Gone => Err(Errno::STALE.into()),
+        }
+    }
+
+    /// As [`Upper::open_path`], of an orphan.
+    pub fn open_orphan_path(&self, orphan: &Orphan) -> Result<OwnedFd> {
+        self.open_orphan(orphan, OFlags::PATH).map(OwnedFd::from)
+    }
+
+    pub(super) fn next_orphan(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Gives a leaf a second name among the orphans, or opens it where the disk has no room for one.
+    pub(super) fn keep(&self, dir: &OwnedFd, name: &[u8]) -> Result<Orphan> {
+        let number = self.next_orphan();
+        match rustix::fs::linkat(dir, name, &self.orphans, number.to_string(), AtFlags::empty()) {
+            Ok(()) => Ok(Orphan::Named(number)),
+            Err(Errno::DQUOT | Errno::NOSPC | Errno::MLINK) => {
+                let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+                let file = rustix::fs::openat(dir, name, flags, Mode::empty());
+                Ok(file.map_or(Orphan::Gone, |file| Orphan::Open(Arc::new(File::from(file)))))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes a leaf out of the tree and keeps it.
+    pub(super) fn orphan(&self, path: &[u8]) -> Result<Orphan> {
+        let (dir, name) = self.parent_of(path)?;
+        let number = self.next_orphan();
+        match rustix::fs::renameat(&dir, &name[..], &self.orphans, number.to_string()) {
+            Ok(()) => Ok(Orphan::Named(number)),
+            // A quota of btrfs lets nothing be renamed when it is used up, but lets it be removed.
+            Err(Errno::DQUOT | Errno::NOSPC) => {
+                let orphan = self.keep(&dir, &name)?;
+                rustix::fs::unlinkat(&dir, &name[..], AtFlags::empty())?;
+                Ok(orphan)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Nobody has it open any more.
+    pub fn drop_orphan(&self, orphan: &Orphan) {
+        if let Orphan::Named(number) = orphan
+            && let Err(error) = rustix::fs::unlinkat(&self.orphans, number.to_string(), AtFlags::empty())
+        {
+            log::warn!("removing an unlinked file for good: {error}; the next mount does it");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Whiteouts: an empty file hides the release's entry of its name and all below it.
+
+use super::{In, Upper, absent, ends, or_here, remove_all, split};
+use crate::error::{Errno, Error, Result};
+use crate::fault;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use std::collections::HashSet;
+
+impl Upper {
+    /// Whether a whiteout stands at the path, and whether one above it hides all below.
+    pub fn whiteout(&self, path: &[u8]) -> Result<(bool, bool)> {
+        let (dir, name) = split(path);
+        let found = self
+            .dir(In::Whiteouts, dir)
+            .and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
+        match found {
+            Ok(stat) => Ok((FileType::from_raw_mode(stat.st_mode).is_file(), false)),
+            Err(Errno::NOTDIR) => Ok((false, true)),
+            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => Ok((false, false)),
+            Err(error) => Err(Error::io("reading a whiteout", error)),
+        }
+    }
+
+    /// The names that are hidden one by one in a directory.
+    pub fn whiteouts_in(&self, path: &[u8]) -> Result<HashSet<Vec<u8>>> {
+        let mut hidden = HashSet::new();
+        let opened = self.open_at(In::Whiteouts, path, OFlags::RDONLY | OFlags::DIRECTORY);
+        let Some(dir) = absent(opened)? else { return Ok(hidden) };
+        for entry in rustix::fs::Dir::read_from(&dir)? {
+            let entry = entry?;
+            if entry.file_type() == FileType::RegularFile {
+                hidden.insert(entry.file_name().to_bytes().to_vec());
+            }
+        }
+        Ok(hidden)
+    }
+
+    /// Hides the release's entry at a path. What was below in the tree of whiteouts goes in the same instant, by an
+    /// exchange: a name that it hid must not come back for a moment.
+    pub(super) fn put_whiteout(&self, path: &[u8]) -> Result<()> {
+        let (dir, name) = split(path);
+        for end in ends(dir) {
+            let (parent, part) = split(&dir[..end]);
+            match rustix::fs::mkdirat(self.dir(In::Whiteouts, parent)?, part, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        fault::point("upper.whiteout");
+        let dir = self.dir(In::Whiteouts, dir)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        match rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(0o644)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+            return Ok(());
+        }
+        let temporary = self.temporary();
+        rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o644))?;
+        match rustix::fs::renameat_with(&self.tmp, &temporary[..], &dir, name, RenameFlags::EXCHANGE) {
+            // NFS: stopped between the two, what was hidden below shows again.
+            Err(Errno::INVAL) => {
+                let aside = self.temporary();
+                rustix::fs::renameat(&dir, name, &self.tmp, &aside[..])?;
+                rustix::fs::renameat(&self.tmp, &temporary[..], &dir, name)?;
+                remove_all(&self.tmp, &aside)?;
+            }
+            exchanged => {
+                exchanged?;
+                fault::point("upper.exchanged");
+                remove_all(&self.tmp, &temporary)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the release's entry at a path show again.
+    pub(super) fn remove_whiteout(&self, path: &[u8]) -> Result<()> {
+        let (dir, name) = split(path);
+        Ok(rustix::fs::unlinkat(self.dir(In::Whiteouts, dir)?, name, AtFlags::empty())?)
+    }
+}
