@@ -58,6 +58,8 @@ pub const CRASH_POINTS: &[(&str, &str)] = &[
     ("remove", "journal.after"),
     ("gc", "gc.begun"),
     ("gc", "gc.object-removed"),
+    ("gc", "gc.repacked"),
+    ("gc", "gc.pack-removed"),
     ("media", "media.step"),
     ("media", "media.done"),
     ("media", "upper.copied"),

@@ -11,14 +11,18 @@ use std::time::{Duration, Instant};
 use support::chance::Chance;
 use support::{Rig, skip_mounted};
 
-/// Writes a small release whose every file says its name.
+/// Writes a small release: with a large file of its own, and with small ones enough for a pack, half of them its own.
 fn source(rig: &Rig, release: &str) -> std::path::PathBuf {
     let dir = rig.src.join(release);
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(dir.join("d/e")).unwrap();
     fs::write(dir.join("index"), release).unwrap();
     fs::write(dir.join("same"), "the same in all").unwrap();
-    fs::write(dir.join("d/e").join(format!("only-{release}")), release.repeat(2000)).unwrap();
+    fs::write(dir.join("d/e").join(format!("only-{release}")), release.repeat(40_000)).unwrap();
+    for number in 0..70 {
+        fs::write(dir.join(format!("d/same-{number}")), format!("number {number} of all")).unwrap();
+        fs::write(dir.join(format!("d/own-{number}")), format!("number {number} of {release}")).unwrap();
+    }
     dir
 }
 

@@ -173,6 +173,9 @@ pub fn remove(verb: &Remove, store: Option<&Path>, output: Output) -> Result<()>
 pub fn gc(_verb: &Gc, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     let freed = collecting::gc(&store, || pinned(&store))?;
+    if let Some(mut daemon) = which::daemon(&store)? {
+        daemon.call(&Request::Repacked, PINNED_WAIT)?;
+    }
     let litter: Vec<String> = freed.litter.iter().map(|path| path.display().to_string()).collect();
     let value = json!({ "objects": freed.objects, "bytes": freed.bytes, "in_use": freed.in_use, "litter": litter });
     output.result(&value, || {

@@ -69,6 +69,10 @@ pub enum Request {
         #[serde(default)]
         after: u64,
     },
+    /// Look again which packs there are; said by `gc`, which may have written them anew: as long as they are open their room
+    /// is not free.
+    #[serde(deserialize_with = "no_fields")]
+    Repacked,
     /// Let what the writable layer hides at a path show again.
     Restore {
         /// Path in the docroot, as [`encode_path`] writes it.
@@ -86,6 +90,7 @@ impl Request {
             Request::Reload => "reload",
             Request::Umount { .. } => "umount",
             Request::Pinned { .. } => "pinned",
+            Request::Repacked => "repacked",
             Request::Restore { .. } => "restore",
         }
     }
@@ -100,6 +105,7 @@ impl Request {
             | Request::Reload
             | Request::Umount { .. }
             | Request::Pinned { .. }
+            | Request::Repacked
             | Request::Restore { .. } => true,
         }
     }

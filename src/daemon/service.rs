@@ -222,6 +222,10 @@ impl Answer for Service {
             Request::Reload => self.reload(),
             Request::Umount { lazy } => self.unmount(lazy).map(|()| json!({ "unmounted": true })),
             Request::Pinned { after } => self.pinned(after),
+            Request::Repacked => {
+                self.fs.descriptors.objects().refresh();
+                Ok(json!({}))
+            }
             Request::Restore { path } => self.restore(&decode_path(&path)),
         }
     }

@@ -149,6 +149,7 @@ impl Switcher {
         // Until it is active, it must not be removed.
         let _releases = self.store.lock_releases(Hold::Shared)?;
         let new = self.open(&view, name)?;
+        self.fs.descriptors.objects().refresh();
         self.store.make_own_layer(name)?;
         let old = view.release.clone();
         let mut prepared = activate::prepare(
@@ -237,7 +238,7 @@ impl Switcher {
         }
         fault::point("switch.recorded");
         transition.gate.close(settings.switch.settle(), forgotten);
-        let swap = self.fs.board.hang(view.after(active.switch, change.new.clone()));
+        let swap = self.fs.board.hang(view.after(active.switch, change.new.clone(), &change.changes));
         // Before the tidying: a lookup that waits keeps its directory's lock.
         transition.gate.end();
         fault::point("switch.swapped");

@@ -2,7 +2,7 @@
 
 use super::Fs;
 use super::attr::{Attr, Entry, Ttl, Type};
-use super::media::{Caller, Changes, Media, New, Permissions, Task, Writing, is_media};
+use super::media::{Caller, Changes, Media, New, Permissions, Source, Task, Writing, is_media};
 use super::view::View;
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
@@ -103,8 +103,8 @@ impl Fs {
     pub fn copy_range(&self, caller: Caller, from: (NodeId, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
         let media = self.writable(caller, to.0, b"")?;
         let source = match is_media(from.0) {
-            true => media.open_for_reading(&self.descriptors, from.0)?,
-            false => self.open_content(from.0)?.0,
+            true => media.source(&self.descriptors, from.0)?,
+            false => Source::Release(self.open_content(from.0)?),
         };
         media.copy_range(self.task(&self.board.view(), caller), (source, from.1), to, len)
     }
@@ -118,7 +118,7 @@ impl Fs {
     /// fsync(2); what a release holds is on disk.
     pub fn fsync(&self, node: NodeId, data_only: bool) -> Result<()> {
         match self.media.as_ref().filter(|_| is_media(node)) {
-            Some(media) => media.fsync(&self.descriptors, node, data_only),
+            Some(media) => media.fsync(node, data_only),
             None => Ok(()),
         }
     }

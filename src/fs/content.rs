@@ -1,20 +1,17 @@
-//! File contents: a bounded cache of open objects, and reading from them.
+//! File contents: a bounded cache of open objects.
 
 use crate::error::{Errno, Error, Result};
-use crate::store::objects::Objects;
+use crate::store::objects::{Content, Objects};
 use crate::tree::Digest;
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::fs::File;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Open objects, the least recently used let go first.
 pub struct Descriptors {
     objects: Objects,
-    open: Mutex<LruCache<Digest, Arc<File>>>,
+    open: Mutex<LruCache<Digest, Content>>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -31,18 +28,32 @@ impl Descriptors {
         &self.objects
     }
 
-    /// An open object.
-    pub fn open(&self, digest: Digest, len: u64) -> Result<Arc<File>> {
-        if let Some(file) = self.open.lock().get(&digest) {
+    /// An open object. A pack is open all the time, so what lies in one takes no place here.
+    pub fn open(&self, digest: Digest, len: u64) -> Result<Content> {
+        if let Some(content) = self.open.lock().get(&digest) {
             self.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(file.clone());
+            return Ok(content.clone());
+        }
+        let content = self.objects.open(digest, len)?;
+        if content.is_packed() {
+            return Ok(content);
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
-        let file = Arc::new(self.objects.open(digest, len)?);
-        let let_go = self.open.lock().push(digest, file.clone());
+        let let_go = self.open.lock().push(digest, content.clone());
         // Closed here, and not under the lock.
         drop(let_go);
-        Ok(file)
+        Ok(content)
+    }
+
+    /// Reads up to `len` bytes of an object.
+    pub fn read(&self, digest: Digest, size: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.open(digest, size)?.read(offset, len).map_err(|error| match error {
+            Errno::IO => Error::damaged(format!(
+                "the object {} cannot be read to its end; restore it from a backup",
+                self.objects.show(digest)
+            )),
+            error => Error::io(format!("reading the object {}", self.objects.show(digest)), error),
+        })
     }
 
     /// How many are open, and how many may be.
@@ -55,36 +66,4 @@ impl Descriptors {
     pub fn hits_and_misses(&self) -> (u64, u64) {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
-}
-
-/// Reads `len` bytes, which the object must have.
-pub fn read_exactly(object: &File, offset: u64, len: usize, path: impl Fn() -> PathBuf) -> Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let at = offset + bytes.len() as u64;
-        match rustix::io::pread(object, rustix::buffer::spare_capacity(&mut bytes), at) {
-            Ok(0) => {
-                return Err(Error::damaged(format!(
-                    "the object {} became shorter while it was open; restore it from a backup",
-                    path().display()
-                )));
-            }
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(Error::io(format!("reading the object {}", path().display()), error)),
-        }
-    }
-    bytes.truncate(len);
-    Ok(bytes)
-}
-
-/// lseek(2) with SEEK_DATA and SEEK_HOLE; the kernel does the others itself.
-pub fn seek(object: &File, size: u64, offset: i64, whence: i32) -> Result<i64> {
-    use rustix::fs::{SeekFrom, seek};
-    let from = u64::try_from(offset).ok().filter(|from| *from < size).ok_or(Error::Errno(Errno::NXIO))?;
-    let to = match whence {
-        libc::SEEK_DATA => seek(object, SeekFrom::Data(from)),
-        libc::SEEK_HOLE => seek(object, SeekFrom::Hole(from)),
-        _ => return Err(Errno::INVAL.into()),
-    };
-    Ok(to? as i64)
 }

@@ -127,7 +127,7 @@ fn child_of(view: &View, dir: NodeId, child: Found<'_>, active: Option<u32>) -> 
         Some(found) => (view.attr(found)?, true),
         None => (attr_of_gone(view, child, shown.nodeid)?, false),
     };
-    let certain = same && !view.changes(dir, name) && !view.touches(attr.node);
+    let certain = same && !view.changes(dir, name) && !view.has_first_answer(attr.node);
     Ok(Listed { name: name.to_vec(), cookie: 0, attr, ttl: Ttl::forever_if(certain) })
 }
 

@@ -24,7 +24,7 @@ pub use view::{Board, Release, Transition, View};
 
 use crate::error::{Errno, Error, Result};
 
-use crate::store::objects::Objects;
+use crate::store::objects::{Content, Objects};
 use crate::store::upper::is_list;
 use crate::tree::{Digest, EntryName, Kind, NodeId, Tree, name_key};
 use media::{Answering, Caller, Reading};
@@ -188,19 +188,22 @@ impl Fs {
         }
     }
 
-    /// The open object behind a file, its length and its hash. They belong to the node, so no view is asked.
-    pub fn open_content(&self, node: NodeId) -> Result<(Arc<File>, u64, Digest)> {
+    /// The hash and the length of a release's file. They belong to the node, so no view is asked.
+    fn file(&self, node: NodeId) -> Result<(Digest, u64)> {
         let view = self.board.view();
         let at = view.find(node)?;
         let found = at.manifest().node(at.index)?;
         match found.kind {
-            Kind::File => {
-                let digest = at.manifest().digest(at.index)?;
-                Ok((self.descriptors.open(digest, found.size)?, found.size, digest))
-            }
+            Kind::File => Ok((at.manifest().digest(at.index)?, found.size)),
             Kind::Dir => Err(Errno::ISDIR.into()),
             Kind::Symlink => Err(Errno::INVAL.into()),
         }
+    }
+
+    /// The open object behind a file of a release.
+    pub fn open_content(&self, node: NodeId) -> Result<Content> {
+        let (digest, size) = self.file(node)?;
+        self.descriptors.open(digest, size)
     }
 
     /// Reads up to `len` bytes of a file's content.
@@ -208,9 +211,8 @@ impl Fs {
         if let Some(media) = self.media_of(node) {
             return media.read(&self.descriptors, node, offset, len, how);
         }
-        let (object, size, digest) = self.open_content(node)?;
-        let len = u64::from(len).min(size.saturating_sub(offset)) as usize;
-        content::read_exactly(&object, offset, len, || self.descriptors.objects().path(digest))
+        let (digest, size) = self.file(node)?;
+        self.descriptors.read(digest, size, offset, len as usize)
     }
 
     /// lseek(2) with SEEK_DATA and SEEK_HOLE.
@@ -218,8 +220,7 @@ impl Fs {
         if let Some(media) = self.media_of(node) {
             return media.seek(&self.descriptors, node, offset, whence);
         }
-        let (object, size, _) = self.open_content(node)?;
-        content::seek(&object, size, offset, whence)
+        Ok(self.open_content(node)?.seek(offset, whence)?)
     }
 
     /// The value of an extended attribute: those of the user only.

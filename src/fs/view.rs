@@ -13,6 +13,7 @@ use crate::store::active::Active;
 use crate::store::manifest::Manifest;
 use crate::store::stamps::{Stamp, Stamps};
 use crate::tree::{ChangeSet, Node, NodeId, ReleaseName, Tree, name_key};
+use dashmap::DashSet;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -58,6 +59,25 @@ pub struct View {
     pub stamps: Arc<Stamps>,
     /// The switch that is under way.
     pub transition: Option<Arc<Transition>>,
+    /// What the last switch gave other attributes, as far as the kernel has not asked for them since.
+    untold: Arc<Untold>,
+}
+
+/// Nodes that got other attributes and that the kernel may know. The first answer for each holds for no time, because
+/// the kernel believes an answer an instant before it has taken it over (fuse_change_attributes_common sets `i_time` first,
+/// and stat(2) takes no lock): who looks in that instant would see what was before.
+#[derive(Debug, Default)]
+struct Untold(DashSet<NodeId>);
+
+impl Untold {
+    fn holds(&self, node: NodeId) -> bool {
+        !self.0.is_empty() && self.0.contains(&node)
+    }
+
+    /// Whether this is the first answer.
+    fn takes(&self, node: NodeId) -> bool {
+        self.holds(node) && self.0.remove(&node).is_some()
+    }
 }
 
 /// What a switch under way makes uncertain.
@@ -108,13 +128,13 @@ impl View {
     pub fn first(store: &Store, active: &Active) -> Result<Self> {
         let name = active.release()?;
         let manifest = store.manifest(&name)?;
-        Ok(Self {
-            switch: active.switch,
-            release: Arc::new(Release { name, manifest }),
-            earlier: Vec::new(),
-            stamps: Arc::new(store.read_stamps(active.stamps_len)?),
-            transition: None,
-        })
+        let stamps = Arc::new(store.read_stamps(active.stamps_len)?);
+        Ok(Self::new(active.switch, Arc::new(Release { name, manifest }), stamps))
+    }
+
+    /// A release as one switch made it active, with no other before it.
+    pub fn new(switch: u32, release: Arc<Release>, stamps: Arc<Stamps>) -> Self {
+        Self { switch, release, earlier: Vec::new(), stamps, transition: None, untold: Arc::default() }
     }
 
     /// Who answers for a node: the active release, else the one that had it and was active last.
@@ -145,14 +165,14 @@ impl View {
             return Ok(Entry { attr: None, entry_ttl, attr_ttl: Ttl::Zero });
         };
         let attr = self.attr(Found { index, ..at })?;
-        let attr_ttl = Ttl::forever_if(certain && !self.touches(attr.node));
+        let attr_ttl = Ttl::forever_if(certain && !self.is_first_answer(attr.node));
         Ok(Entry { attr: Some(attr), entry_ttl, attr_ttl })
     }
 
     /// The attributes of a node, and how long they hold.
     pub fn attributes(&self, node: NodeId) -> Result<(Attr, Ttl)> {
         let at = self.find(node)?;
-        Ok((self.attr(at)?, Ttl::forever_if(at.live && !self.touches(node))))
+        Ok((self.attr(at)?, Ttl::forever_if(at.live && !self.is_first_answer(node))))
     }
 
     /// The attributes of a node that was found.
@@ -172,8 +192,18 @@ impl View {
     }
 
     /// Whether a switch under way changes the attributes of the node.
-    pub fn touches(&self, node: NodeId) -> bool {
+    fn touches(&self, node: NodeId) -> bool {
         self.transition.as_ref().is_some_and(|transition| transition.touches(node))
+    }
+
+    /// Whether what is said of a node's attributes holds for no time; it is being said now.
+    pub fn is_first_answer(&self, node: NodeId) -> bool {
+        self.touches(node) || self.untold.takes(node)
+    }
+
+    /// The same, while it may not be said.
+    pub fn has_first_answer(&self, node: NodeId) -> bool {
+        self.touches(node) || self.untold.holds(node)
     }
 
     /// The manifest of the active release, if it went bad since it was opened. Earlier ones that did are
@@ -190,15 +220,20 @@ impl View {
             earlier: self.earlier.clone(),
             stamps: self.stamps.clone(),
             transition,
+            untold: self.untold.clone(),
         }
     }
 
-    /// The view after a switch to `release`.
-    pub fn after(&self, switch: u32, release: Arc<Release>) -> Self {
+    /// The view after a switch to `release`, which changes this.
+    pub fn after(&self, switch: u32, release: Arc<Release>, changes: &ChangeSet) -> Self {
+        let was_active = self.earlier.iter().any(|other| Arc::ptr_eq(other, &release));
+        // Of a release that was active before the kernel may still know the files.
+        let leaves = changes.leaves.iter().copied().filter(|_| was_active);
+        let untold = Untold(changes.dirs.iter().map(|dir| dir.node).chain(leaves).collect());
         let mut earlier = vec![self.release.clone()];
         earlier.extend(self.earlier.iter().cloned());
         earlier.retain(|other| !Arc::ptr_eq(other, &release));
-        Self { switch, release, earlier, stamps: self.stamps.clone(), transition: None }
+        Self { switch, release, earlier, stamps: self.stamps.clone(), transition: None, untold: Arc::new(untold) }
     }
 }
 

@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Writes a release into a directory that is empty or not there; gives the number of files.
@@ -50,8 +50,10 @@ pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file =
                     File::from(rustix::fs::openat(&root, &path[..], flags, Mode::from_raw_mode(0o600)).context(what)?);
-                if rustix::fs::ioctl_ficlone(&file, &object).is_err() {
-                    sparse::copy(&object, Some(&file), |_| {}).context(what)?;
+                match object.as_file() {
+                    Some(object) if rustix::fs::ioctl_ficlone(&file, object).is_ok() => {}
+                    Some(object) => drop(sparse::copy(object, Some(&file), |_| {}).context(what)?),
+                    None => file.write_all_at(&object.read(0, node.size as usize).context(what)?, 0).context(what)?,
                 }
                 set_xattrs(&file, &manifest.xattrs(index)?).context(what)?;
                 dress(&root, &path, &node, Some(node.mode)).context(what)?;
@@ -70,11 +72,9 @@ pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
             _ => manifest.path_of(index)?,
         };
         let what = || format!("writing {}", dir.join(OsStr::from_bytes(&path)).display());
-        let open = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY)
-            .open(dir.join(OsStr::from_bytes(&path)))
-            .context(what)?;
+        // Below the directory, as all of it: together with that one's own path it may be too long for a system call.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = File::from(rustix::fs::openat(&root, &path[..], flags, Mode::empty()).context(what)?);
         set_xattrs(&open, &manifest.xattrs(index)?).context(what)?;
         dress(&root, &path, &node, Some(node.mode)).context(what)?;
     }

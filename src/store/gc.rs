@@ -6,10 +6,11 @@ use super::import;
 use super::journal::{Asker, Line};
 use super::lock::Hold;
 use super::objects::Objects;
+use super::repack::repack;
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::tree::{Digest, Kind, ReleaseName, Tree};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 
@@ -74,27 +75,36 @@ pub fn gc(store: &Store, in_use: impl FnOnce() -> Result<HashSet<Digest>>) -> Re
         }
     }
     let objects = Objects::of(store.root());
-    let mut unneeded = Vec::new();
-    objects.each(
+    let mut own = HashMap::new();
+    objects.each_own(
         |digest, len| {
-            if !needed.contains(&digest) {
-                unneeded.push((digest, len));
-            }
+            own.insert(digest, len);
         },
         |stray| log::warn!("{} is no object; remove it if it is not yours", stray.display()),
     )?;
-    let in_use = if unneeded.is_empty() { HashSet::new() } else { in_use()? };
-    for (digest, len) in unneeded {
-        if in_use.contains(&digest) {
-            freed.in_use += 1;
-            continue;
-        }
-        let path = objects.path(digest);
+    let mut packed = HashMap::new();
+    for pack in objects.packs() {
+        pack.verify()?;
+        pack.each(|digest, place| {
+            packed.insert(digest, u64::from(place.len));
+        })?;
+    }
+    let mut unneeded: HashMap<Digest, u64> =
+        own.iter().chain(&packed).filter(|(digest, _)| !needed.contains(digest)).map(|(d, len)| (*d, *len)).collect();
+    if !unneeded.is_empty() {
+        let in_use = in_use()?;
+        freed.in_use = unneeded.keys().filter(|digest| in_use.contains(digest)).count() as u64;
+        unneeded.retain(|digest, _| !in_use.contains(digest));
+    }
+    for digest in own.keys().filter(|digest| unneeded.contains_key(digest)) {
+        let path = objects.path(*digest);
         fs::remove_file(&path).context(|| format!("removing {}", path.display()))?;
         fault::point("gc.object-removed");
-        freed.objects += 1;
-        freed.bytes += len;
     }
+    let kept = repack(store, &objects, |digest| !unneeded.contains_key(&digest) && !own.contains_key(&digest))?;
+    unneeded.retain(|digest, _| !kept.contains(digest));
+    freed.objects = unneeded.len() as u64;
+    freed.bytes = unneeded.values().sum();
     if freed.objects > 0 {
         store.write_journal(&Line::done("gc", Asker::this_process()))?;
     }

@@ -27,6 +27,7 @@ pub mod layer;
 pub mod lock;
 pub mod manifest;
 pub mod objects;
+mod repack;
 pub mod scope;
 pub mod settings;
 pub mod sparse;

@@ -3,11 +3,10 @@
 use super::Store;
 use super::manifest::Manifest;
 use super::objects::Objects;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::tree::{Digest, Kind, ReleaseName, Tree};
 use rayon::prelude::*;
 use std::collections::HashMap;
-use std::io::Read;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -45,12 +44,15 @@ pub fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64)
     }
     let objects = Objects::of(store.root());
     if only.is_none() {
-        objects.each(
-            |digest, len| {
-                contents.entry(digest).or_insert((len, "no release".to_owned()));
-            },
-            |_| {},
-        )?;
+        let mut also = |digest, len| {
+            contents.entry(digest).or_insert((len, "no release".to_owned()));
+        };
+        objects.each_own(&mut also, |_| {})?;
+        for pack in objects.packs() {
+            let checked = pack.verify().and_then(|()| pack.each(|digest, place| also(digest, place.len.into())));
+            report.damaged.extend(checked.err().map(|error| error.to_string()));
+        }
+        report.damaged.extend(objects.bad_packs());
     }
     report.objects = contents.len();
     report.bytes = contents.values().map(|(len, _)| len).sum();
@@ -62,7 +64,7 @@ pub fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64)
                 Ok(found) if found == *digest => None,
                 Ok(_) => Some(format!(
                     "the content of the object {} is not what was stored; restore it from a backup (needed by {needed_by})",
-                    objects.path(*digest).display()
+                    objects.show(*digest)
                 )),
                 Err(error) => Some(format!("{error} (needed by {needed_by})")),
             }
@@ -96,18 +98,13 @@ fn needs(manifest: &Manifest, name: &ReleaseName, contents: &mut HashMap<Digest,
 }
 
 fn hash_object(objects: &Objects, digest: Digest, len: u64) -> Result<Digest> {
-    let mut file = objects.open(digest, len)?;
+    let object = objects.open(digest, len)?;
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(Digest(*hasher.finalize().as_bytes())),
-            Ok(len) => {
-                hasher.update(&buffer[..len]);
-            }
-            Err(error) => {
-                return Err(Error::io(format!("reading the object {}", objects.path(digest).display()), error));
-            }
-        }
+    let mut at = 0;
+    while at < len {
+        let bytes = object.read(at, 1 << 20).context(|| format!("reading the object {}", objects.show(digest)))?;
+        hasher.update(&bytes);
+        at += bytes.len() as u64;
     }
+    Ok(Digest(*hasher.finalize().as_bytes()))
 }

@@ -16,7 +16,7 @@ use verfs::store::objects::Objects;
 use verfs::store::scope::Scope;
 use verfs::store::upper::Upper;
 use verfs::tree::union::Onto;
-use verfs::tree::{Digest, Kind, NodeId, Owner, ReleaseName};
+use verfs::tree::{ChangeSet, Digest, Kind, NodeId, Owner, ReleaseName};
 
 const XATTR: &[u8] = b"user.a";
 
@@ -116,13 +116,7 @@ impl Real {
         upper.sweep().expect("a clean work space");
         let scopes = [Scope::new("m", false, ""), Scope::new("p", true, "")];
         let media = Media::new(&scopes, upper, refused.clone(), Rights::Modes);
-        let view = View {
-            switch: self.switches,
-            release: self.releases[self.active].clone(),
-            earlier: Vec::new(),
-            stamps: Arc::default(),
-            transition: None,
-        };
+        let view = View::new(self.switches, self.releases[self.active].clone(), Arc::default());
         let store = fs::File::open(STORE.path()).expect("the store");
         self.fs = Some(Fs::new(view, Objects::of(STORE.path()), store, 16, Some(media), refused));
     }
@@ -376,7 +370,7 @@ impl Real {
                     self.active = *to;
                     self.switches += 1;
                     let board = &self.fs().board;
-                    board.hang(board.view().after(self.switches, self.releases[*to].clone()));
+                    board.hang(board.view().after(self.switches, self.releases[*to].clone(), &ChangeSet::default()));
                 }
                 Ok(Answer::Done)
             }

@@ -8,7 +8,7 @@ use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fs::Descriptors;
 use crate::fs::attr::{Attr, Ttl};
-use crate::fs::content;
+use crate::store::objects::{self, Content};
 use crate::store::upper::is_list;
 use crate::sys::AsCaller;
 use crate::tree::{NodeId, Tree};
@@ -116,32 +116,50 @@ impl Media {
         drop(gone);
     }
 
-    /// An open file behind a node. For writing it must be in the upper layer already.
-    fn open(&self, descriptors: &Descriptors, node: NodeId, write: bool) -> Result<Arc<File>> {
-        if let Some(open) = self.files.open.lock().get_mut(&(node, write)) {
-            open.used = Instant::now();
-            return Ok(open.file.clone());
+    /// The descriptor of a node's file in the upper layer, if it is open.
+    fn opened(&self, node: NodeId, write: bool) -> Option<Arc<File>> {
+        let mut files = self.files.open.lock();
+        let open = files.get_mut(&(node, write))?;
+        open.used = Instant::now();
+        Some(open.file.clone())
+    }
+
+    /// Opens a node's file in the upper layer.
+    fn open(&self, node: NodeId, write: bool) -> Result<Arc<File>> {
+        match self.opened(node, write) {
+            Some(file) => Ok(file),
+            None => self.open_anew(node, self.node(node)?, write),
         }
-        let file = match self.node(node)? {
-            held if matches!(held.backing, Backing::Dir) => return Err(Errno::ISDIR.into()),
-            MediaNode { backing: Backing::Lower { release, index, .. }, .. } => {
-                let manifest = &release.manifest;
-                return descriptors.open(manifest.digest(index)?, manifest.node(index)?.size);
-            }
-            held => {
-                let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
-                let open = |held: &MediaNode| match (&held.backing, &held.orphan, held.paths.first()) {
-                    (_, Some(orphan), _) => self.upper.open_orphan(orphan, flags),
-                    (Backing::Upper(id), None, Some(path)) => self.upper.open_file(path, *id, flags),
-                    _ => Err(Errno::STALE.into()),
-                };
-                Arc::new(self.while_names_move(node, held, open)?)
-            }
+    }
+
+    fn open_anew(&self, node: NodeId, held: MediaNode, write: bool) -> Result<Arc<File>> {
+        let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        let open = |held: &MediaNode| match (&held.backing, &held.orphan, held.paths.first()) {
+            (Backing::Dir, ..) => Err(Errno::ISDIR.into()),
+            (_, Some(orphan), _) => self.upper.open_orphan(orphan, flags),
+            (Backing::Upper(id), None, Some(path)) => self.upper.open_file(path, *id, flags),
+            _ => Err(Errno::STALE.into()),
         };
+        let file = Arc::new(self.while_names_move(node, held, open)?);
         let open = Open { file: file.clone(), used: Instant::now() };
         let gone = self.files.open.lock().push((node, write), open);
         drop(gone);
         Ok(file)
+    }
+
+    /// What a node's content is read from.
+    pub fn source(&self, descriptors: &Descriptors, node: NodeId) -> Result<Source> {
+        if let Some(file) = self.opened(node, false) {
+            return Ok(Source::Upper(file));
+        }
+        match self.node(node)? {
+            MediaNode { backing: Backing::Lower { release, index, .. }, .. } => {
+                let manifest = &release.manifest;
+                let content = descriptors.open(manifest.digest(index)?, manifest.node(index)?.size)?;
+                Ok(Source::Release(content))
+            }
+            held => Ok(Source::Upper(self.open_anew(node, held, false)?)),
+        }
     }
 
     /// Does something by a name of a node. Between a change on disk and its note in the table the name may be another
@@ -162,10 +180,13 @@ impl Media {
         len: u32,
         how: Reading,
     ) -> Result<Vec<u8>> {
-        let file = self.open(descriptors, node, false)?;
+        let source = self.source(descriptors, node)?;
         let truncations = &self.files.truncations;
         truncations.asks(node, how.thread);
-        let mut bytes = read_to(&file, offset, len as usize)?;
+        let mut bytes = match &source {
+            Source::Upper(file) => read_to(file, offset, len as usize)?,
+            Source::Release(content) => content.read(offset, len as usize)?,
+        };
         if bytes.len() < len as usize && !how.direct {
             let met = offset + bytes.len() as u64;
             bytes.extend(truncations.beyond(node, how.thread, met, offset + u64::from(len)));
@@ -176,7 +197,7 @@ impl Media {
     /// The file behind a node for a change of its content, copied up if it must be.
     fn writable(&self, task: Task<'_>, node: NodeId) -> Result<Arc<File>> {
         self.bring_up(task, node, None)?;
-        self.open(task.contents, node, true)
+        self.open(node, true)
     }
 
     /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
@@ -238,15 +259,19 @@ impl Media {
     }
 
     /// copy_file_range(2) between two media files.
-    pub fn copy_range(&self, task: Task<'_>, from: (Arc<File>, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
+    pub fn copy_range(&self, task: Task<'_>, from: (Source, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
         let target = self.writable(task, to.0)?;
         let _growth = self.grow(to.0, task.caller, &target, to.1.saturating_add(len))?;
         let change = self.begin_change(to.0);
-        let (mut at, mut into) = (from.1, to.1);
+        let (source, mut at, most) = match &from.0 {
+            Source::Upper(file) => (file, from.1, len),
+            Source::Release(content) => content.range(from.1),
+        };
+        let (len, mut into) = (len.min(most), to.1);
         let len = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
         let copied = {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
-            rustix::fs::copy_file_range(&*from.0, Some(&mut at), &*target, Some(&mut into), len)?
+            rustix::fs::copy_file_range(&**source, Some(&mut at), &*target, Some(&mut into), len)?
         };
         if task.caller.uid != 0 {
             drop_privileges(&target)?;
@@ -255,25 +280,25 @@ impl Media {
         Ok(copied as u32)
     }
 
-    /// A file to copy from.
-    pub fn open_for_reading(&self, descriptors: &Descriptors, node: NodeId) -> Result<Arc<File>> {
-        self.open(descriptors, node, false)
-    }
-
     /// lseek(2) with SEEK_DATA and SEEK_HOLE.
     pub fn seek(&self, descriptors: &Descriptors, node: NodeId, offset: i64, whence: i32) -> Result<i64> {
-        let file = self.open(descriptors, node, false)?;
-        let size = rustix::fs::fstat(&*file)?.st_size as u64;
-        content::seek(&file, size, offset, whence)
+        match self.source(descriptors, node)? {
+            Source::Release(content) => Ok(content.seek(offset, whence)?),
+            Source::Upper(file) => {
+                let size = rustix::fs::fstat(&*file)?.st_size as u64;
+                let from = u64::try_from(offset).ok().filter(|from| *from < size).ok_or(Errno::NXIO)?;
+                Ok(objects::seek(&file, from, whence)?)
+            }
+        }
     }
 
     /// fsync(2) and fdatasync(2); a file of a release is on disk.
-    pub fn fsync(&self, descriptors: &Descriptors, node: NodeId, data_only: bool) -> Result<()> {
+    pub fn fsync(&self, node: NodeId, data_only: bool) -> Result<()> {
         match self.table.lock().get(node).ok_or(Errno::STALE)?.backing {
             Backing::Upper(_) => {}
             _ => return Ok(()),
         }
-        let file = self.open(descriptors, node, false)?;
+        let file = self.open(node, false)?;
         let synced = if data_only { rustix::fs::fdatasync(&*file) } else { rustix::fs::fsync(&*file) };
         synced.map_err(Into::into)
     }
@@ -319,7 +344,7 @@ impl Media {
     }
 
     fn truncate(&self, task: Task<'_>, node: NodeId, size: u64) -> Result<()> {
-        let file = self.open(task.contents, node, true)?;
+        let file = self.open(node, true)?;
         // What a truncation adds is a hole.
         let _growth = self.grow(node, task.caller, &file, 0)?;
         self.files.truncations.begin(node, task.caller.thread, &file, size)?;
@@ -405,6 +430,15 @@ impl Drop for OwnChange<'_> {
             self.media.files.changed_behind(self.node);
         }
     }
+}
+
+/// What a content is read from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file of the upper layer.
+    Upper(Arc<File>),
+    /// A file of a release.
+    Release(Content),
 }
 
 /// Reads up to `len` bytes; fewer only at the end.

@@ -15,7 +15,7 @@ mod truncation;
 mod usage;
 
 pub use answers::Answering;
-pub use data::{Changes, Reading, Writing};
+pub use data::{Changes, Reading, Source, Writing};
 pub use hidden::{How, Restored};
 pub use names::{New, Permissions};
 pub use scopes::{ScopeId, Scopes};

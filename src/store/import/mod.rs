@@ -10,6 +10,8 @@ mod scopes;
 mod walk;
 mod warnings;
 
+pub use content::Staging;
+
 use super::durable::{self, free_bytes};
 use super::journal::{Asker, Line};
 use super::lock::{Hold, Lock};
@@ -18,7 +20,6 @@ use super::{Store, make_dir};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::tree::{Kind, Owner, ReleaseName, Tree};
-use content::Staging;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -2,6 +2,7 @@
 
 use super::{Orphan, Upper};
 use crate::error::{Errno, Result};
+use crate::store::objects::Content;
 use crate::tree::{Node, Owner};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use std::fs::File;
@@ -41,7 +42,7 @@ impl Drop for Copy<'_> {
 impl Upper {
     /// Copies a file of a release: its first `keep` bytes, its mode, owner, times and attributes. The copy has no name
     /// yet.
-    pub fn copy(&self, node: &Node, object: &File, xattrs: &[(Vec<u8>, Vec<u8>)], keep: u64) -> Result<Copy<'_>> {
+    pub fn copy(&self, node: &Node, object: &Content, xattrs: &[(Vec<u8>, Vec<u8>)], keep: u64) -> Result<Copy<'_>> {
         let temporary = self.temporary();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o600))?);
@@ -70,18 +71,19 @@ impl Upper {
     }
 }
 
-fn fill(file: &File, object: &File, len: u64, whole: bool) -> rustix::io::Result<()> {
-    if whole && rustix::fs::ioctl_ficlone(file, object).is_ok() {
+fn fill(file: &File, object: &Content, len: u64, whole: bool) -> rustix::io::Result<()> {
+    if whole && object.as_file().is_some_and(|object| rustix::fs::ioctl_ficlone(file, object).is_ok()) {
         return Ok(());
     }
-    let (mut from, mut to) = (0, 0);
-    while from < len {
-        let chunk = usize::try_from(len - from).unwrap_or(usize::MAX);
-        match rustix::fs::copy_file_range(object, Some(&mut from), file, Some(&mut to), chunk) {
+    let (source, mut from, _) = object.range(0);
+    let mut to = 0;
+    while to < len {
+        let chunk = usize::try_from(len - to).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(source, Some(&mut from), file, Some(&mut to), chunk) {
             Ok(0) => break,
             Ok(_) => {}
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                return copy_by_hand(file, object, from, len);
+                return copy_by_hand(file, object, to, len);
             }
             Err(error) => return Err(error),
         }
@@ -90,19 +92,14 @@ fn fill(file: &File, object: &File, len: u64, whole: bool) -> rustix::io::Result
 }
 
 /// Between file systems that cannot copy by themselves: media may be another disk's mount.
-fn copy_by_hand(file: &File, object: &File, mut at: u64, len: u64) -> rustix::io::Result<()> {
-    let mut buffer = vec![0; 1 << 16];
+fn copy_by_hand(file: &File, object: &Content, mut at: u64, len: u64) -> rustix::io::Result<()> {
     while at < len {
-        let want = usize::try_from(len - at).unwrap_or(usize::MAX).min(buffer.len());
-        let got = rustix::io::pread(object, &mut buffer[..want], at)?;
-        if got == 0 {
-            return Err(Errno::IO);
-        }
+        let bytes = object.read(at, (len - at).min(1 << 16) as usize)?;
         let mut done = 0;
-        while done < got {
-            done += rustix::io::pwrite(file, &buffer[done..got], at + done as u64)?;
+        while done < bytes.len() {
+            done += rustix::io::pwrite(file, &bytes[done..], at + done as u64)?;
         }
-        at += got as u64;
+        at += bytes.len() as u64;
     }
     Ok(())
 }

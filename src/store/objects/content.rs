@@ -1,0 +1,120 @@
+//! A content that is open for reading: an object of its own, or a range of a pack.
+
+use super::pack::Place;
+use crate::error::Errno;
+use rustix::fs::{Advice, SeekFrom};
+use rustix::io::ReadWriteFlags;
+use std::fs::File;
+use std::io::IoSliceMut;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+/// What is brought into the page cache around a content of a pack that is not in it: its neighbours were beside it in the
+/// tree, and a disk gives many at the price of one.
+const AROUND: u64 = 256 << 10;
+
+/// See the head of this file.
+#[derive(Clone, Debug)]
+pub struct Content {
+    file: Arc<File>,
+    start: u64,
+    len: u64,
+    packed: bool,
+}
+
+impl Content {
+    /// All of a file.
+    pub fn whole(file: File, len: u64) -> Self {
+        Self { file: Arc::new(file), start: 0, len, packed: false }
+    }
+
+    /// What lies at a place of a pack.
+    pub fn of_pack(file: Arc<File>, place: Place) -> Self {
+        Self { file, start: place.offset, len: place.len.into(), packed: true }
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether it lies in a pack.
+    pub fn is_packed(&self) -> bool {
+        self.packed
+    }
+
+    /// The file, and the range of it, from this offset on.
+    pub fn range(&self, offset: u64) -> (&Arc<File>, u64, u64) {
+        let offset = offset.min(self.len);
+        (&self.file, self.start + offset, self.len - offset)
+    }
+
+    /// The file, if all of it is this content: then it can be cloned (ioctl_ficlone(2)), and has holes.
+    pub fn as_file(&self) -> Option<&Arc<File>> {
+        (!self.packed).then_some(&self.file)
+    }
+
+    /// Reads up to `len` bytes, fewer only at the end. EIO if the file became shorter.
+    pub fn read(&self, offset: u64, len: usize) -> rustix::io::Result<Vec<u8>> {
+        let (file, start, most) = self.range(offset);
+        let len = most.min(len as u64) as usize;
+        let mut bytes = if self.packed { self.cached(start, len)? } else { Vec::with_capacity(len) };
+        while bytes.len() < len {
+            let at = start + bytes.len() as u64;
+            let room = len - bytes.len();
+            bytes.reserve_exact(room);
+            match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    /// What of a range the page cache holds; if that is not all of it, the disk is asked for it and what lies around.
+    fn cached(&self, start: u64, len: usize) -> rustix::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let read =
+            match rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(&mut bytes)], start, ReadWriteFlags::NOWAIT) {
+                Ok(read) => read,
+                Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => 0,
+                Err(error) => return Err(error),
+            };
+        bytes.truncate(read);
+        if read < len {
+            let begin = start / AROUND * AROUND;
+            let end = (start + len as u64).next_multiple_of(AROUND);
+            // Advice: what it cannot do is done by the reading.
+            let _ = rustix::fs::fadvise(&self.file, begin, NonZeroU64::new(end - begin), Advice::WillNeed);
+        }
+        Ok(bytes)
+    }
+
+    /// lseek(2) with SEEK_DATA and SEEK_HOLE; the kernel does the others itself.
+    pub fn seek(&self, offset: i64, whence: i32) -> rustix::io::Result<i64> {
+        let from = u64::try_from(offset).ok().filter(|from| *from < self.len).ok_or(Errno::NXIO)?;
+        match (self.as_file(), whence) {
+            (Some(file), _) => seek(file, from, whence),
+            (None, libc::SEEK_DATA) => Ok(offset),
+            (None, libc::SEEK_HOLE) => Ok(self.len as i64),
+            (None, _) => Err(Errno::INVAL),
+        }
+    }
+}
+
+/// SEEK_DATA and SEEK_HOLE in a plain file.
+pub fn seek(file: &File, from: u64, whence: i32) -> rustix::io::Result<i64> {
+    let to = match whence {
+        libc::SEEK_DATA => SeekFrom::Data(from),
+        libc::SEEK_HOLE => SeekFrom::Hole(from),
+        _ => return Err(Errno::INVAL),
+    };
+    rustix::fs::seek(file, to).map(|to| to as i64)
+}

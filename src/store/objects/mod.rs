@@ -1,0 +1,216 @@
+//! Objects: file contents under their hash. Whatever has its name in `objects/` is whole and was synced.
+//!
+//! A content is a file of its own, `objects/ab/cdef…`, or lies among many small ones in a pack, `objects/packs/…`. Where it
+//! is in both, the file of its own counts: so one damaged content of a pack can be put right by itself.
+
+mod content;
+mod pack;
+
+pub use content::{Content, seek};
+pub use pack::{Pack, PackWriter, Place};
+
+use crate::error::{Context, Error, Result};
+use crate::tree::Digest;
+use parking_lot::RwLock;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The directory of the packs, among the objects.
+pub const PACKS: &str = "packs";
+
+/// The `objects` directory of a store.
+#[derive(Clone, Debug)]
+pub struct Objects {
+    root: PathBuf,
+    packs: Arc<RwLock<Known>>,
+}
+
+/// The packs as they were found last.
+#[derive(Debug, Default)]
+struct Known {
+    packs: Vec<Arc<Pack>>,
+    /// What is wrong with those that cannot be opened, a sentence each.
+    bad: Vec<String>,
+}
+
+impl Objects {
+    /// The objects of the store in this directory.
+    pub fn of(store: &Path) -> Self {
+        let objects = Self { root: store.join("objects"), packs: Arc::default() };
+        objects.refresh();
+        objects
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Looks which packs there are now: commands of other processes add them and take them away.
+    pub fn refresh(&self) {
+        let mut found = Known::default();
+        let before = self.packs();
+        let paths = match fs::read_dir(self.root.join(PACKS)) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+            Err(_) => Vec::new(),
+        };
+        for path in paths {
+            if path.file_name().is_none_or(|name| Digest::from_hex(name.as_encoded_bytes()).is_none()) {
+                continue;
+            }
+            match before.iter().find(|pack| pack.path() == path) {
+                Some(pack) => found.packs.push(pack.clone()),
+                None => match Pack::open(&path) {
+                    Ok(pack) => found.packs.push(Arc::new(pack)),
+                    // Taken away since it was listed: what was needed of it is in another one.
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => found.bad.push(error.to_string()),
+                },
+            }
+        }
+        *self.packs.write() = found;
+    }
+
+    /// The packs that were found last.
+    pub fn packs(&self) -> Vec<Arc<Pack>> {
+        self.packs.read().packs.clone()
+    }
+
+    /// What is wrong with packs that cannot be opened.
+    pub fn bad_packs(&self) -> Vec<String> {
+        self.packs.read().bad.clone()
+    }
+
+    /// Where the object of this hash lies as a file of its own, or would.
+    pub fn path(&self, digest: Digest) -> PathBuf {
+        place(&self.root, digest)
+    }
+
+    /// What a message calls a content: the file that holds it.
+    pub fn show(&self, digest: Digest) -> String {
+        let own = self.path(digest);
+        match self.packed(digest) {
+            Ok(Some((pack, _))) if !own.exists() => format!(
+                "{} in the pack {} (a file {} with the right content is used instead of it)",
+                digest.to_hex(),
+                pack.path().display(),
+                own.display()
+            ),
+            _ => own.display().to_string(),
+        }
+    }
+
+    /// Whether the content is there with this length. Packs that others added meanwhile are not looked for.
+    pub fn has(&self, digest: Digest, len: u64) -> bool {
+        let packed = matches!(self.packed(digest), Ok(Some((_, place))) if u64::from(place.len) == len);
+        packed || self.has_own(digest, len)
+    }
+
+    /// Whether it is there as a file of its own.
+    pub fn has_own(&self, digest: Digest, len: u64) -> bool {
+        fs::metadata(self.path(digest)).is_ok_and(|meta| meta.is_file() && meta.len() == len)
+    }
+
+    fn packed(&self, digest: Digest) -> Result<Option<(Arc<Pack>, Place)>> {
+        let known = self.packs.read();
+        let mut failed = None;
+        for pack in &known.packs {
+            match pack.find(digest) {
+                Ok(None) => {}
+                Ok(Some(place)) => return Ok(Some((pack.clone(), place))),
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(None), Err)
+    }
+
+    /// Opens an object. One that is missing or has another length is damage, and the error names it.
+    pub fn open(&self, digest: Digest, len: u64) -> Result<Content> {
+        let path = self.path(digest);
+        // Without the atime: a first read must not wait for the disk to note that it was one.
+        let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOATIME).open(&path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.open_packed(digest, len),
+            Err(error) => return Err(Error::io(format!("opening the object {}", path.display()), error)),
+        };
+        let found = file.metadata().context(|| format!("reading the object {}", path.display()))?.size();
+        match found == len {
+            true => Ok(Content::whole(file, len)),
+            false => Err(self.of_another_length(digest, found, len)),
+        }
+    }
+
+    fn open_packed(&self, digest: Digest, len: u64) -> Result<Content> {
+        let found = match self.packed(digest)? {
+            Some(found) => Some(found),
+            None => {
+                self.refresh();
+                self.packed(digest)?
+            }
+        };
+        match found {
+            Some((pack, place)) if u64::from(place.len) == len => Ok(Content::of_pack(pack.file().clone(), place)),
+            Some((_, place)) => Err(self.of_another_length(digest, place.len.into(), len)),
+            None => Err(self.missing(digest)),
+        }
+    }
+
+    fn missing(&self, digest: Digest) -> Error {
+        let path = self.path(digest);
+        Error::damaged(match self.bad_packs().first() {
+            Some(bad) => format!("the object {} is missing, and {bad}", path.display()),
+            None => format!(
+                "the object {} is missing; restore it from a backup, or add a release with its content again",
+                path.display()
+            ),
+        })
+    }
+
+    fn of_another_length(&self, digest: Digest, found: u64, len: u64) -> Error {
+        Error::damaged(format!(
+            "the object {} has {found} bytes and should have {len}; restore it from a backup, or remove it and \
+             add a release with its content again",
+            self.show(digest)
+        ))
+    }
+
+    /// Every object that is a file of its own: hash and length. A file that is no object is given to `stray`.
+    pub fn each_own(&self, mut object: impl FnMut(Digest, u64), mut stray: impl FnMut(PathBuf)) -> Result<()> {
+        let list = |path: &Path| -> Result<Vec<fs::DirEntry>> {
+            fs::read_dir(path).and_then(Iterator::collect).context(|| format!("reading {}", path.display()))
+        };
+        for shard in list(&self.root)? {
+            if !shard.file_type().is_ok_and(|kind| kind.is_dir()) {
+                stray(shard.path());
+                continue;
+            }
+            let packs = shard.file_name() == PACKS;
+            for entry in list(&shard.path())? {
+                if packs {
+                    if Digest::from_hex(entry.file_name().as_encoded_bytes()).is_none() {
+                        stray(entry.path());
+                    }
+                    continue;
+                }
+                let hex = [shard.file_name().as_encoded_bytes(), entry.file_name().as_encoded_bytes()].concat();
+                match Digest::from_hex(&hex) {
+                    Some(digest) => {
+                        let len = entry.metadata().context(|| format!("reading {}", entry.path().display()))?.len();
+                        object(digest, len);
+                    }
+                    None => stray(entry.path()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The path of a hash below a directory: two digits, a slash, the rest.
+pub fn place(root: &Path, digest: Digest) -> PathBuf {
+    let hex = digest.to_hex();
+    root.join(&hex[..2]).join(&hex[2..])
+}
