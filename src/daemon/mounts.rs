@@ -1,6 +1,6 @@
 //! What is mounted where, from /proc/self/mountinfo.
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use procfs::process::Process;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +32,15 @@ pub fn below(dir: &Path) -> Result<Vec<PathBuf>> {
 /// The file system type of what is mounted on a directory last, if anything is.
 pub fn kind_on(dir: &Path) -> Result<Option<String>> {
     Ok(all()?.into_iter().rev().find(|(mountpoint, _, _)| mountpoint == dir).map(|(_, kind, _)| kind))
+}
+
+/// How much the kernel reads ahead of whoever reads a file of a mount from its beginning on, in KiB; gives an error where
+/// sysfs cannot be written.
+pub fn set_read_ahead(mountpoint: &Path, kib: u32) -> Result<()> {
+    let stat = rustix::fs::lstat(mountpoint).context(|| format!("reading {}", mountpoint.display()))?;
+    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    std::fs::write(&setting, kib.to_string()).context(|| format!("writing {setting}"))
 }
 
 /// Mountpoint, type and source of every mount.

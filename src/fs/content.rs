@@ -45,15 +45,21 @@ impl Descriptors {
         Ok(content)
     }
 
-    /// Reads up to `len` bytes of an object.
+    /// Reads up to `len` bytes of an object, for the kernel, which keeps them.
     pub fn read(&self, digest: Digest, size: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
-        self.open(digest, size)?.read(offset, len).map_err(|error| match error {
+        let content = self.open(digest, size)?;
+        let bytes = content.read(offset, len).map_err(|error| match error {
             Errno::IO => Error::damaged(format!(
                 "the object {} cannot be read to its end; restore it from a backup",
                 self.objects.show(digest)
             )),
             error => Error::io(format!("reading the object {}", self.objects.show(digest)), error),
-        })
+        })?;
+        if content.is_read(bytes.len()) {
+            // Not while the kernel waits for the answer. Without a thread the memory is given back later.
+            let _ = std::thread::Builder::new().name("verfs-let-go".into()).spawn(move || content.let_go());
+        }
+        Ok(bytes)
     }
 
     /// How many are open, and how many may be.
