@@ -237,8 +237,9 @@ impl Switcher {
             return Err(error);
         }
         fault::point("switch.recorded");
+        let next = view.after(active.switch, change.new.clone(), &change.changes);
         transition.gate.close(settings.switch.settle(), forgotten);
-        let swap = self.fs.board.hang(view.after(active.switch, change.new.clone(), &change.changes));
+        let swap = self.fs.board.hang(next);
         // Before the tidying: a lookup that waits keeps its directory's lock.
         transition.gate.end();
         fault::point("switch.swapped");

@@ -8,6 +8,7 @@ use super::Fs;
 use super::attr::{Attr, Ttl};
 use super::view::{Found, Release, View};
 use crate::error::{Errno, Error, Result};
+use crate::store::stamps::Stamp;
 use crate::tree::{Kind, NodeId, Tree};
 use std::ops::Range;
 use std::sync::Arc;
@@ -66,9 +67,11 @@ impl Fs {
                 n => match u32::try_from(n - 2).ok().and_then(|n| children.start.checked_add(n)) {
                     Some(child) if child < children.end => {
                         let name = release.manifest.name(child)?;
+                        let child = Found { index: child, ..shown };
                         match self.top_listed(view, dir, name)? {
                             Some(top) => top,
-                            None => child_of(view, dir, Found { index: child, ..shown }, active)?,
+                            None if plus => child_of(view, dir, child, active)?,
+                            None => name_of(child)?,
                         }
                     }
                     Some(past) => match tops.get((past - children.end) as usize) {
@@ -117,6 +120,13 @@ fn dot(view: &View, name: &[u8], shown: Found<'_>, node: NodeId) -> Result<Liste
         Err(error) => return Err(error),
     };
     Ok(Listed { name: name.to_vec(), cookie: 0, attr, ttl: Ttl::Zero })
+}
+
+/// An entry without anything that the kernel could keep: of its attributes only number and kind are used.
+fn name_of(child: Found<'_>) -> Result<Listed> {
+    let node = child.manifest().node(child.index)?;
+    let attr = Attr::of(&node, Stamp::from_nanos(node.mtime));
+    Ok(Listed { name: child.manifest().name(child.index)?.to_vec(), cookie: 0, attr, ttl: Ttl::Zero })
 }
 
 fn child_of(view: &View, dir: NodeId, child: Found<'_>, active: Option<u32>) -> Result<Listed> {

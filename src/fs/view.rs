@@ -17,6 +17,7 @@ use dashmap::DashSet;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// A release whose manifest is open.
@@ -67,16 +68,26 @@ pub struct View {
 /// the kernel believes an answer an instant before it has taken it over (fuse_change_attributes_common sets `i_time` first,
 /// and stat(2) takes no lock): who looks in that instant would see what was before.
 #[derive(Debug, Default)]
-struct Untold(DashSet<NodeId>);
+struct Untold {
+    nodes: DashSet<NodeId>,
+    left: AtomicUsize,
+}
 
 impl Untold {
+    fn new(nodes: impl Iterator<Item = NodeId>) -> Self {
+        let nodes: DashSet<NodeId> = nodes.collect();
+        Self { left: AtomicUsize::new(nodes.len()), nodes }
+    }
+
     fn holds(&self, node: NodeId) -> bool {
-        !self.0.is_empty() && self.0.contains(&node)
+        self.left.load(Ordering::Relaxed) > 0 && self.nodes.contains(&node)
     }
 
     /// Whether this is the first answer.
     fn takes(&self, node: NodeId) -> bool {
-        self.holds(node) && self.0.remove(&node).is_some()
+        let takes = self.holds(node) && self.nodes.remove(&node).is_some();
+        self.left.fetch_sub(takes.into(), Ordering::Relaxed);
+        takes
     }
 }
 
@@ -229,7 +240,7 @@ impl View {
         let was_active = self.earlier.iter().any(|other| Arc::ptr_eq(other, &release));
         // Of a release that was active before the kernel may still know the files.
         let leaves = changes.leaves.iter().copied().filter(|_| was_active);
-        let untold = Untold(changes.dirs.iter().map(|dir| dir.node).chain(leaves).collect());
+        let untold = Untold::new(changes.dirs.iter().map(|dir| dir.node).chain(leaves));
         let mut earlier = vec![self.release.clone()];
         earlier.extend(self.earlier.iter().cloned());
         earlier.retain(|other| !Arc::ptr_eq(other, &release));

@@ -37,7 +37,7 @@ pub struct Adapter {
 
 impl Adapter {
     pub fn new(fs: Arc<Fs>, kernel: Arc<OnceLock<Kernel>>, acls: bool) -> Self {
-        Self { fs, kernel, plain_fit: AtomicUsize::new(64), plus_fit: AtomicUsize::new(32), acls }
+        Self { fs, kernel, plain_fit: AtomicUsize::new(MOST_ENTRIES), plus_fit: AtomicUsize::new(MOST_ENTRIES), acls }
     }
 
     fn count(&self, operation: Operation) {
@@ -120,10 +120,15 @@ fn send_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
     }
 }
 
-/// Fills a reply with `add` until it is full, and remembers how many fitted.
-fn fill(listed: &[Listed], fit: &AtomicUsize, mut add: impl FnMut(&Listed) -> bool) {
+/// Fills a reply with `add` until it is full, and remembers how many fitted. `most` were computed, unless the listing was
+/// over before: then nothing is known of how many would have fitted.
+fn fill(listed: &[Listed], most: usize, fit: &AtomicUsize, mut add: impl FnMut(&Listed) -> bool) {
     let fitted = listed.iter().take_while(|entry| !add(entry)).count();
-    let next = if fitted == listed.len() { fitted * 2 } else { fitted + 8 };
+    let next = match fitted == listed.len() {
+        false => fitted + 8,
+        true if fitted == most => fitted * 2,
+        true => return,
+    };
     fit.store(next.clamp(16, MOST_ENTRIES), Ordering::Relaxed);
 }
 
@@ -251,7 +256,7 @@ impl Filesystem for Adapter {
             |view| self.fs.list(view, NodeId(ino.0), from, most, false),
             |answer| match answer {
                 Ok(listed) => {
-                    fill(&listed, &self.plain_fit, |entry| {
+                    fill(&listed, most, &self.plain_fit, |entry| {
                         let (ino, kind) = (INodeNo(entry.attr.node.0), file_type(entry.attr.kind));
                         reply.add(ino, entry.cookie, kind, OsStr::from_bytes(&entry.name))
                     });
@@ -270,7 +275,7 @@ impl Filesystem for Adapter {
             |view| self.fs.list(view, NodeId(ino.0), from, most, true),
             |answer| match answer {
                 Ok(listed) => {
-                    fill(&listed, &self.plus_fit, |entry| {
+                    fill(&listed, most, &self.plus_fit, |entry| {
                         let attr = file_attr(&entry.attr);
                         let name = OsStr::from_bytes(&entry.name);
                         let full = reply.add(attr.ino, entry.cookie, name, &ttl(entry.ttl), &attr, Generation(0));
