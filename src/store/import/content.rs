@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -302,9 +302,17 @@ fn read_file(walk: &Walk, number: usize, staging: &Staging, progress: &dyn Progr
 type Copied = (Digest, Option<Vec<u8>>);
 
 /// `None` if the file was not as long as it said.
-fn copy_small(mut file: &File, size: u64, staging: &Staging) -> Result<Option<Copied>> {
+fn copy_small(file: &File, size: u64, staging: &Staging) -> Result<Option<Copied>> {
+    // There is room for more than it has: a read that gives just that has met the end. One call for nearly every file.
     let mut bytes = Vec::with_capacity(size as usize + 1);
-    file.read_to_end(&mut bytes).context(|| "reading the source")?;
+    while bytes.len() as u64 <= size {
+        match rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => break,
+            Ok(_) if bytes.len() as u64 == size => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context(|| "reading the source"),
+        }
+    }
     if bytes.len() as u64 != size {
         return Ok(None);
     }

@@ -1,0 +1,239 @@
+//! Packs: small contents that lie together in one file are served, copied, checked and freed as any other.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use rustix::fs::SeekFrom;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use support::tree::Tree;
+use support::{Rig, seen, skip_mounted};
+
+/// How many small files a release has: enough for a pack.
+const MANY: usize = 200;
+
+fn text(release: &str, number: usize) -> String {
+    format!("{number} of {release} ").repeat(1 + number * 3)
+}
+
+/// Small files of the release's own, as many that are the same in all, an empty one, and a large one that is no pack's.
+fn tree(release: &str) -> Tree {
+    let mut tree = Tree::new().file("media/empty", "").file("large", "0123456789abcdef".repeat(5000));
+    for number in 0..MANY {
+        tree = tree.file(format!("media/{}/own-{number}", number % 7), text(release, number));
+        tree = tree.file(format!("same/{}/all-{number}", number % 7), text("all", number));
+    }
+    tree
+}
+
+fn store(releases: &[&str]) -> Rig {
+    let rig = Rig::new();
+    rig.ok(&[OsStr::new("init"), rig.store.as_os_str(), OsStr::new("--writable"), OsStr::new("media")]);
+    releases.iter().for_each(|release| drop(rig.add(release, &tree(release))));
+    rig.ok(&["switch", releases[0]]);
+    rig
+}
+
+fn packs(rig: &Rig) -> Vec<PathBuf> {
+    fs::read_dir(rig.store.join("objects/packs")).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Bytes that the packs take.
+fn packed(rig: &Rig) -> u64 {
+    packs(rig).iter().map(|pack| fs::metadata(pack).unwrap().len()).sum()
+}
+
+/// Changes one byte of a content in its pack; gives the pack.
+fn rot(rig: &Rig, content: &str) -> PathBuf {
+    for pack in packs(rig) {
+        let mut bytes = fs::read(&pack).unwrap();
+        if let Some(at) = bytes.windows(content.len()).position(|window| window == content.as_bytes()) {
+            bytes[at] ^= 1;
+            fs::write(&pack, bytes).unwrap();
+            return pack;
+        }
+    }
+    panic!("no pack has it");
+}
+
+fn own_file(rig: &Rig, content: &str) -> PathBuf {
+    let hex = blake3::hash(content.as_bytes()).to_hex();
+    rig.store.join("objects").join(&hex[..2]).join(&hex[2..])
+}
+
+#[test]
+fn many_small_files_become_one_pack_and_a_few_do_not() {
+    let rig = store(&["01", "02"]);
+    assert_eq!(packs(&rig).len(), 2, "one for each release");
+    assert!(packed(&rig) < 3 * tree("01").0.len() as u64 * 5000, "what is the same in both is in one of them");
+    rig.add("03", &tree("02").file("new", "one more"));
+    assert_eq!(packs(&rig).len(), 2);
+    assert!(own_file(&rig, "one more").exists());
+    let out = rig.root().join("out");
+    rig.ok(&[OsStr::new("export"), OsStr::new("02"), out.as_os_str()]);
+    assert_eq!(contents(&out), contents(&rig.src.join("02")));
+    rig.ok(&["verify"]);
+}
+
+fn contents(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = seen::tree(root).into_keys().map(|path| root.join(path)).filter(|path| path.is_file());
+    files.map(|path| (path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap())).collect()
+}
+
+#[test]
+fn what_lies_in_a_pack_is_read_sought_and_copied_as_any_file() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(&["01"]);
+    rig.mount();
+    assert_eq!(contents(&rig.mnt), contents(&rig.src.join("01")));
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    assert_eq!(contents(&rig.mnt), contents(&rig.src.join("01")), "from the disk");
+
+    let (path, whole) = (rig.mnt.join("media/3/own-101"), text("01", 101));
+    let file = File::open(&path).unwrap();
+    let len = whole.len() as u64;
+    assert_eq!(rustix::fs::seek(&file, SeekFrom::Data(5)), Ok(5));
+    assert_eq!(rustix::fs::seek(&file, SeekFrom::Hole(5)), Ok(len));
+    assert_eq!(rustix::fs::seek(&file, SeekFrom::Data(len)), Err(rustix::io::Errno::NXIO));
+
+    // From here on into a file of the scope, not a byte more than the content has.
+    let into = File::create_new(rig.mnt.join("media/copy")).unwrap();
+    let (mut from, mut to) = (7, 0);
+    while rustix::fs::copy_file_range(file.as_fd(), Some(&mut from), into.as_fd(), Some(&mut to), 1 << 20).unwrap() > 0
+    {
+    }
+    assert_eq!(fs::read_to_string(rig.mnt.join("media/copy")).unwrap(), whole[7..]);
+
+    // Copied up by a change, whole and in part.
+    fs::OpenOptions::new().append(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut fs::OpenOptions::new().append(true).open(&path).unwrap(), b"more").unwrap();
+    assert_eq!(fs::read_to_string(rig.store.join("media/media/3/own-101")).unwrap(), format!("{whole}more"));
+    let cut = rig.mnt.join("media/4/own-102");
+    fs::OpenOptions::new().write(true).open(&cut).unwrap().set_len(9).unwrap();
+    assert_eq!(fs::read_to_string(rig.store.join("media/media/4/own-102")).unwrap(), text("01", 102)[..9]);
+    drop((file, into));
+    rig.umount();
+}
+
+#[test]
+fn a_damaged_content_of_a_pack_is_named_and_put_right_by_a_file_of_its_own() {
+    let rig = store(&["01", "02"]);
+    let content = text("01", 77);
+    let pack = rot(&rig, &content);
+    let verified = rig.verfs(&["verify"]);
+    assert_eq!(verified.code, 1, "{verified:?}");
+    let own = own_file(&rig, &content);
+    for word in [pack.to_str().unwrap(), own.to_str().unwrap(), "01: media/0/own-77"] {
+        assert!(verified.stdout.contains(word), "{word}: {verified:?}");
+    }
+    assert_eq!(verified.stdout.matches("damaged: ").count(), 1, "{verified:?}");
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    fs::write(&own, &content).unwrap();
+    rig.ok(&["verify"]);
+    let out = rig.root().join("out");
+    rig.ok(&[OsStr::new("export"), OsStr::new("01"), out.as_os_str()]);
+    assert_eq!(contents(&out), contents(&rig.src.join("01")));
+}
+
+#[test]
+fn gc_gives_nothing_damaged_a_new_place() {
+    let rig = store(&["01", "02", "03"]);
+    rig.ok(&["switch", "02"]);
+    rig.ok(&["switch", "03"]);
+    // The others need it, and it lies in the pack of the release that goes.
+    let content = text("all", 55);
+    let pack = rot(&rig, &content);
+    rig.ok(&["remove", "01"]);
+    let before = packs(&rig);
+    let refused = rig.verfs(&["gc"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains(pack.to_str().unwrap()) && refused.stderr.contains("verify"), "{refused:?}");
+    assert_eq!(packs(&rig), before);
+    let own = own_file(&rig, &content);
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    fs::write(&own, &content).unwrap();
+    assert_eq!(rig.json(&["gc"])["objects"], MANY);
+    rig.ok(&["verify"]);
+}
+
+#[test]
+fn a_pack_that_is_no_pack_any_more_is_named_and_what_else_there_is_is_served() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(&["01"]);
+    let pack = packs(&rig).pop().unwrap();
+    let whole = fs::read(&pack).unwrap();
+    for bad in [&whole[..whole.len() - 1], &whole[..10], b""] {
+        fs::write(&pack, bad).unwrap();
+        rig.mount();
+        let error = fs::read(rig.mnt.join("same/0/all-0")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+        assert!(fs::read_to_string(&rig.log).unwrap().contains(pack.to_str().unwrap()));
+        assert_eq!(fs::read(rig.mnt.join("large")).unwrap().len(), 80_000);
+        let verified = rig.verfs(&["verify"]);
+        assert!(verified.code == 1 && verified.stdout.contains(pack.to_str().unwrap()), "{verified:?}");
+        // What its contents were is in the source: what is added again is stored again.
+        fs::write(&pack, &whole).unwrap();
+        assert_eq!(fs::read_to_string(rig.mnt.join("same/1/all-1")).unwrap(), text("all", 1));
+        rig.umount();
+    }
+    fs::remove_file(&pack).unwrap();
+    rig.add("02", &tree("01"));
+    rig.ok(&["verify"]);
+}
+
+#[test]
+fn gc_writes_a_pack_anew_under_a_mount_that_reads_it() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(&["01", "02", "03"]);
+    rig.mount();
+    let mut held = File::open(rig.mnt.join("media/6/own-13")).unwrap();
+    rig.ok(&["switch", "02"]);
+    rig.ok(&["switch", "03"]);
+    let before = packed(&rig);
+    rig.ok(&["remove", "01"]);
+    let freed = rig.json(&["gc"]);
+    // One of its own files is open.
+    assert_eq!((&freed["objects"], &freed["in_use"]), (&(MANY - 1).into(), &1.into()), "{freed}");
+    assert!(packed(&rig) < before, "{} of {before} bytes", packed(&rig));
+    let of_daemon = fs::read_dir(format!("/proc/{}/fd", rig.pids()[0])).unwrap();
+    let open: Vec<PathBuf> = of_daemon.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
+    let gone: Vec<&PathBuf> = open.iter().filter(|path| path.to_str().unwrap().contains("(deleted)")).collect();
+    assert!(gone.is_empty(), "the room of what was written anew is free: {gone:?}");
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    let mut read = String::new();
+    held.read_to_string(&mut read).unwrap();
+    assert_eq!(read, text("01", 13));
+    assert_eq!(contents(&rig.mnt), contents(&rig.src.join("03")));
+    rig.ok(&["verify"]);
+    drop(held);
+    rig.umount();
+}
+
+#[test]
+fn many_packs_become_few() {
+    let rig = Rig::new();
+    rig.init();
+    let names: Vec<String> = (0..20).map(|number| format!("r{number}")).collect();
+    for name in &names {
+        let own = (0..70).fold(Tree::new(), |tree, number| tree.file(format!("f-{number}"), text(name, number)));
+        rig.add(name, &own);
+    }
+    assert_eq!(packs(&rig).len(), 20);
+    assert_eq!(rig.json(&["gc"])["objects"], 0);
+    assert_eq!(packs(&rig).len(), 1);
+    assert_eq!(fs::metadata(packs(&rig).pop().unwrap()).unwrap().mode() & 0o7777, 0o444);
+    rig.ok(&["verify"]);
+    let out = rig.root().join("out");
+    rig.ok(&[OsStr::new("export"), OsStr::new("r7"), out.as_os_str()]);
+    assert_eq!(contents(&out), contents(&rig.src.join("r7")));
+}
