@@ -24,8 +24,9 @@ use tempfile::TempDir;
 
 const SYMLINK: &str = "symlink";
 const MOVE: &str = "mv and mv";
-/// verfs with all but the objects of its store in memory, where an fsync costs nothing.
-const NO_SYNC: &str = "verfs, its fsyncs free";
+/// verfs with all but the objects of its store in memory, where an fsync costs nothing, and without the gate
+/// (`switch.settle_ms = 0`), which lets those who are in the middle of a file finish before the swap.
+const BARE: &str = "verfs, fsyncs free, no gate";
 
 const STEP: Duration = Duration::from_millis(50);
 /// Steps before the switch, and as many from it on.
@@ -96,7 +97,8 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
             "With nobody reading there is a switch to the other release. Then {READERS} threads open, read and close hot files at random, as fast as \
              they can, and in the middle of {} steps of {} ms comes the switch back; {rounds} rounds. \
              The call is what `verfs switch --json` says of it, without the wait for a second of its own. To see it without its \
-             fsyncs, the same store is served a second time with all but its objects on a file system in memory. The write lock is what verfs \
+             fsyncs and without the gate (`switch.settle_ms`: who is in the middle of a file finishes before the swap, newcomers for changed \
+             names wait), the same store is served a second time with all but its objects on a file system in memory and the gate off. The write lock is what verfs \
              says of the swap. The lowest step is judged by the median of the steps before the switch, and the half before it, in which nothing \
              is switched, is shown beside it. Then every hot file is read again: the LOOKUPs since before the window are what the kernel had to \
              forget. The symlink is renamed over the old one, without an fsync.",
@@ -126,7 +128,7 @@ fn targets_of(board: &Board, call: f64) -> Vec<Target> {
             format!("{title}: call, nobody reading, without its fsyncs"),
             Limit::AtMost(call),
             Unit::Milliseconds,
-            own(NO_SYNC, CALL),
+            own(BARE, CALL),
         ),
         Target::own(board, SWAP, Limit::AtMost(50.0)),
         Target::own(board, LOWEST, Limit::AtLeast(0.8)),
@@ -141,7 +143,7 @@ fn targets_of(board: &Board, call: f64) -> Vec<Target> {
 
 /// The calls of all boards beside each other.
 fn calls(boards: &[Board]) -> Plot {
-    let call = |board: &Board| Some((board.title.clone(), board.spread(NO_SYNC, CALL)?));
+    let call = |board: &Board| Some((board.title.clone(), board.spread(BARE, CALL)?));
     Plot::Bars {
         file: "switch-calls".to_owned(),
         title: "The call of a switch with nobody reading, without its fsyncs".to_owned(),
@@ -194,7 +196,7 @@ fn compare(
     stage.say(title);
     let twin = Twin::new(stage, pair)?;
     let mut sites: Vec<(&str, Site)> =
-        vec![(VERFS, Site::Verfs(pair.store.mount(stage)?)), (NO_SYNC, Site::Verfs(twin.store.mount(stage)?))];
+        vec![(VERFS, Site::Verfs(pair.store.mount(stage)?)), (BARE, Site::Verfs(twin.store.mount(stage)?))];
     sites.extend(plain.map(|plain| (SYMLINK, Site::Plain(plain))));
     let step = pair.files / hot;
     let mut board = Board::new(title, if plain.is_some() { SYMLINK } else { VERFS }, &MEASURES);
@@ -245,7 +247,7 @@ fn compare(
             Ok(())
         },
     )?;
-    let lines = steps.into_iter().filter(|(name, _)| *name != NO_SYNC).map(|(name, all)| {
+    let lines = steps.into_iter().filter(|(name, _)| *name != BARE).map(|(name, all)| {
         let point = |(at, rates): (usize, Vec<f64>)| {
             let middle = (at as f64 - STEPS as f64 + 0.5) * STEP.as_millis() as f64;
             Some((middle, Spread::of(rates)?.median / 1e3))
@@ -369,7 +371,8 @@ impl Symlinked {
     }
 }
 
-/// The store of a pair once more, all but its objects on a tmpfs: what `verfs switch` makes durable there costs no disk.
+/// The store of a pair once more, all but its objects on a tmpfs: what `verfs switch` makes durable there costs no disk. Its
+/// gate is off.
 struct Twin {
     store: Store,
     mounts: Vec<PathBuf>,
@@ -390,6 +393,13 @@ impl Twin {
                 stage::run(Command::new("cp").arg("-a").arg(entry.path()).arg(&twin.store.path))?;
             }
         }
+        let settings = twin.store.path.join("verfs.toml");
+        let text = fs::read_to_string(&settings)?;
+        let open = text.replace("settle_ms = 40", "settle_ms = 0");
+        if open == text {
+            return Err(format!("{} has no settle_ms = 40", settings.display()).into());
+        }
+        fs::write(&settings, open)?;
         let objects = twin.store.path.join("objects");
         fs::create_dir(&objects)?;
         stage::run(Command::new("mount").arg("--bind").arg(pair.store.path.join("objects")).arg(&objects))?;
@@ -410,9 +420,9 @@ impl Drop for Twin {
 
 /// The calls of the usual ways alone: nobody reads meanwhile.
 fn moves(stage: &Stage, rounds: usize) -> Outcome<Board> {
-    const BARE: &str = "rename";
+    const ALONE: &str = "rename";
     const SYNCED: &str = "rename, then fsync of the directory";
-    let measures = [(BARE, Unit::Microseconds), (SYNCED, Unit::Microseconds)];
+    let measures = [(ALONE, Unit::Microseconds), (SYNCED, Unit::Microseconds)];
     let mut board = Board::new("The calls of the usual ways, with nobody reading", SYMLINK, &measures);
     let directory = stage.directory()?;
     let root = directory.path();
@@ -426,7 +436,7 @@ fn moves(stage: &Stage, rounds: usize) -> Outcome<Board> {
         &[SYMLINK, MOVE],
         |_| 1,
         |round, way| {
-            for measure in [BARE, SYNCED] {
+            for measure in [ALONE, SYNCED] {
                 let (seconds, ()) = timed(|| {
                     if *way == SYMLINK {
                         symlink("02", name("next"))?;

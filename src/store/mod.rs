@@ -4,6 +4,7 @@
 //! STORE/
 //!   verfs.toml      settings; its `format` is that of the store
 //!   objects/ab/…    file contents, named by the rest of their BLAKE3 hash, mode 0444
+//!   objects/packs/… many small contents in one file (see objects/pack.rs)
 //!   releases/NAME   a manifest; the release exists if and only if this file does
 //!   active          the active release, the switch number, its second, how much of `stamps` counts
 //!   stamps          append-only: which switch last changed which node
