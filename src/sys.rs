@@ -51,7 +51,8 @@ impl Mapped {
         // read through bounds checks, never trusted, and no reference to them outlives an operation.
         let map = unsafe { Mmap::map(file)? };
         let claim = |slot: &Slot| slot.start.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        let index = SLOTS.iter().position(claim).ok_or_else(|| io::Error::other("too many mapped manifests"))?;
+        let index =
+            SLOTS.iter().position(claim).ok_or_else(|| io::Error::other("too many mapped manifests and packs"))?;
         let slot = &SLOTS[index];
         slot.bad.store(false, Ordering::Relaxed);
         slot.len.store(map.len(), Ordering::Relaxed);

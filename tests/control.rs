@@ -692,9 +692,14 @@ fn a_member_of_the_group_may_read_and_not_change() {
     let mut raw = Raw::connect(&path);
     let status = raw.ask(STATUS);
     assert_eq!(status["ok"]["uid"], NOBODY, "{status}");
-    for request in
-        [&switch("03"), r#"{"op":"rollback"}"#, r#"{"op":"reload"}"#, r#"{"op":"umount"}"#, r#"{"op":"pinned"}"#]
-    {
+    for request in [
+        &switch("03"),
+        r#"{"op":"rollback"}"#,
+        r#"{"op":"reload"}"#,
+        r#"{"op":"umount"}"#,
+        r#"{"op":"pinned"}"#,
+        r#"{"op":"repacked"}"#,
+    ] {
         raw.send(format!("{request}\n").as_bytes());
         let text = raw.error(2);
         assert!(text.contains("is for root only; you are uid 65534"), "{request}: {text}");

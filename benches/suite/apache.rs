@@ -135,6 +135,10 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
                 "All upcalls under load, in all turns: {}.",
                 if asked.is_empty() { "none".to_owned() } else { asked.join(", ") }
             ),
+            "Where there are no upcalls, what a request costs beside the plain directory is the kernel's own work for a FUSE file: for each name \
+             of a path it looks whether that still holds, and it keeps the pages of a file one by one, which ext4 keeps in large folios. That \
+             shows with large files."
+                .to_owned(),
         ],
         boards,
         targets,

@@ -80,7 +80,11 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
         plots: vec![Plot::ratios("media-create", &board, CREATE), Plot::ratios("media-sequential", &board, SEQUENTIAL)],
         targets,
         boards: vec![board],
-        remarks: Vec::new(),
+        remarks: vec![
+            "Each write(2) is an upcall, and is answered when the file system below has it: so a full disk or a quota is told at the write, which a \
+             kernel that writes back later could tell only at close, if at all."
+                .to_owned(),
+        ],
         took: 0.0,
     })
 }

@@ -75,7 +75,8 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
         how: format!(
             "A release of {} files. `verfs mount` returns when it is ready; {rounds} rounds, each with dropped caches \
              first and then with what the first mount left in the page cache. Memory: after the mount, after listing everything and asking for all \
-             attributes, after opening and reading {read} files that all stay open meanwhile, and after both once more.",
+             attributes, after opening and reading {read} files, of which as many stay open meanwhile as the limit of open files allows, and \
+             after both once more.",
             pair.files
         ),
         plots: Vec::new(),
@@ -93,37 +94,46 @@ fn walk(stage: &Stage, mount: &Mount, files: usize) -> Outcome<()> {
     }
 }
 
-/// Opens every `step`th file, reads them all, and only then closes them.
+/// Opens every `step`th file and reads it; as many stay open at once as may.
 fn read_files(stage: &Stage, mount: &Mount, files: usize, step: usize) -> Outcome<()> {
     let wanted: Vec<usize> = (0..files).step_by(step).collect();
-    let _limit = OpenFiles::allow(wanted.len() as u64 + 1000)?;
-    let mut open = Vec::with_capacity(wanted.len());
+    let limit = OpenFiles::allow(wanted.len())?;
     let mut bytes = Vec::new();
-    for i in wanted {
-        stage.go_on()?;
-        let mut file = File::open(mount.root().join(trees::path_of(i)))?;
-        bytes.clear();
-        file.read_to_end(&mut bytes)?;
-        open.push(file);
+    for portion in wanted.chunks(limit.count) {
+        let mut open = Vec::with_capacity(portion.len());
+        for i in portion {
+            stage.go_on()?;
+            let mut file = File::open(mount.root().join(trees::path_of(*i)))?;
+            bytes.clear();
+            file.read_to_end(&mut bytes)?;
+            open.push(file);
+        }
     }
     Ok(())
 }
 
 /// More open files than usual for this process; as before when dropped, so that what it starts later does not inherit it.
-struct OpenFiles(Rlimit);
+struct OpenFiles {
+    /// How many may be open beside what this process has open anyway.
+    count: usize,
+    before: Rlimit,
+}
 
 impl OpenFiles {
-    fn allow(count: u64) -> Outcome<OpenFiles> {
+    const OTHERS: u64 = 1000;
+
+    /// Room for so many, or for as many as this process is allowed.
+    fn allow(wanted: usize) -> Outcome<OpenFiles> {
         let before = getrlimit(Resource::Nofile);
-        let raise = |limit: Option<u64>| limit.map(|limit| limit.max(count));
-        setrlimit(Resource::Nofile, Rlimit { current: raise(before.current), maximum: raise(before.maximum) })
-            .map_err(|error| format!("{count} open files: {error}"))?;
-        Ok(OpenFiles(before))
+        let wanted = wanted as u64 + Self::OTHERS;
+        let allowed = before.maximum.map_or(wanted, |maximum| wanted.min(maximum));
+        setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum: before.maximum })?;
+        Ok(OpenFiles { count: allowed.saturating_sub(Self::OTHERS).max(1) as usize, before })
     }
 }
 
 impl Drop for OpenFiles {
     fn drop(&mut self) {
-        let _ = setrlimit(Resource::Nofile, self.0);
+        let _ = setrlimit(Resource::Nofile, self.before);
     }
 }

@@ -59,7 +59,9 @@ fn colour(contender: &str) -> RGBColor {
 }
 
 fn draw_bars(to: &Path, title: &str, axis: &str, bars: &[(String, Spread)]) -> Outcome<()> {
-    let rows = bars.len().max(1);
+    // With one row, or a figure that is none, plotters looks for labels for ever.
+    let rows = bars.len().max(2);
+    let bars: Vec<_> = bars.iter().filter(|(_, spread)| spread.most.is_finite()).collect();
     let area = SVGBackend::new(to, (WIDTH, 90 + 28 * rows as u32)).into_drawing_area();
     area.fill(&WHITE)?;
     let most = bars.iter().map(|(_, spread)| spread.most).fold(1.0, f64::max) * 1.12;
@@ -105,8 +107,9 @@ fn draw_lines(to: &Path, title: &str, axis: &str, lines: &[(String, Vec<(f64, f6
     let area = SVGBackend::new(to, (WIDTH, 320)).into_drawing_area();
     area.fill(&WHITE)?;
     let points = || lines.iter().flat_map(|(_, points)| points);
-    let (first, last) = points().fold((f64::MAX, f64::MIN), |(first, last), (x, _)| (first.min(*x), last.max(*x)));
-    let most = points().map(|(_, y)| *y).fold(0.0, f64::max) * 1.1;
+    // An empty range has no labels, and plotters looks for some for ever.
+    let (first, last) = points().fold((0.0_f64, 1.0_f64), |(first, last), (x, _)| (first.min(*x), last.max(*x)));
+    let most = points().map(|(_, y)| *y).filter(|y| y.is_finite()).fold(1e-9, f64::max) * 1.1;
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 16))
         .margin(8)

@@ -172,10 +172,13 @@ pub fn remove(verb: &Remove, store: Option<&Path>, output: Output) -> Result<()>
 
 pub fn gc(_verb: &Gc, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
-    let freed = collecting::gc(&store, || pinned(&store))?;
-    if let Some(mut daemon) = which::daemon(&store)? {
-        daemon.call(&Request::Repacked, PINNED_WAIT)?;
+    let freed = collecting::gc(&store, || pinned(&store));
+    if let Some(mut daemon) = which::daemon(&store)?
+        && let Err(error) = daemon.call(&Request::Repacked, PINNED_WAIT)
+    {
+        log::warn!("{error}: until the next switch the mount keeps the room of what was written anew");
     }
+    let freed = freed?;
     let litter: Vec<String> = freed.litter.iter().map(|path| path.display().to_string()).collect();
     let value = json!({ "objects": freed.objects, "bytes": freed.bytes, "in_use": freed.in_use, "litter": litter });
     output.result(&value, || {

@@ -16,6 +16,7 @@ mod which;
 use crate::error::Result;
 use clap::{Parser, Subcommand};
 use output::Output;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -105,10 +106,20 @@ fn refuse(error: &clap::Error, json: bool) -> ExitCode {
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
 
+/// Every pack of a store takes a descriptor, and so do the objects that a mount keeps open.
+fn raise_limit_of_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("raising the limit of open files: {error}");
+    }
+}
+
 fn run(args: &Args, output: Output) -> Result<ExitCode> {
     if !matches!(args.verb, Verb::Mount(_)) {
         logging::to_stderr(args.verbose);
     }
+    raise_limit_of_files();
     let store = args.store.as_deref();
     let done = |result: Result<()>| result.map(|()| ExitCode::SUCCESS);
     match &args.verb {

@@ -19,7 +19,7 @@ use crate::store::objects::Objects;
 use crate::store::upper::Upper;
 use crate::store::{Store, activate, import};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -89,9 +89,10 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     let refused = Arc::new(Refused::default());
     let media = media(&store, &view.release, refused.clone())?;
     let settings = store.settings().clone();
-    let descriptors = room_for_descriptors(settings.serve.descriptors);
+    let objects = Objects::of(store.root())?;
+    let descriptors = room_for_descriptors(settings.serve.descriptors, objects.packs().len() as u64);
     let root = File::open(store.root()).context(|| format!("opening {}", store.root().display()))?;
-    let fs = Arc::new(Fs::new(view, Objects::of(store.root()), root, descriptors, media, refused));
+    let fs = Arc::new(Fs::new(view, objects, root, descriptors, media, refused));
     let how = MountOptions {
         source: store.root().display().to_string(),
         threads: settings.serve.threads,
@@ -198,16 +199,12 @@ fn now_and_then(thread: &str, fs: &Arc<Fs>, work: fn(&Media)) -> Result<()> {
     Ok(())
 }
 
-/// Raises the limit of open files as far as it goes, and gives how many objects can be kept open under it.
-fn room_for_descriptors(wanted: usize) -> usize {
+/// How many objects can be kept open under the limit of open files, beside the packs.
+fn room_for_descriptors(wanted: usize, packs: u64) -> usize {
     /// What is open beside objects: clients of the socket, manifests being opened, the log.
     const OTHERS: u64 = 300;
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        log::warn!("raising the limit of open files: {error}");
-    }
-    let room = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most.saturating_sub(OTHERS) as usize);
+    let room =
+        getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most.saturating_sub(OTHERS + packs) as usize);
     if room < wanted {
         log::warn!("serve.descriptors = {wanted} is more than the limit of open files allows: {room} are kept open");
     }

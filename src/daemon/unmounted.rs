@@ -32,7 +32,7 @@ pub fn restore(store: &Store, path: &[u8]) -> Result<Vec<Vec<u8>>> {
     store.make_layer()?;
     let (media, view) = opened(store)?;
     store.make_own_layer(&view.release.name)?;
-    let contents = Descriptors::new(Objects::of(store.root()), 16);
+    let contents = Descriptors::new(Objects::of(store.root())?, 16);
     let task = Task { view: &view, contents: &contents, caller: Caller::ROOT };
     Ok(media.restore(task, path)?.into_iter().map(|restored| restored.path).collect())
 }

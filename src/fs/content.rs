@@ -45,21 +45,26 @@ impl Descriptors {
         Ok(content)
     }
 
-    /// Reads up to `len` bytes of an object, for the kernel, which keeps them.
-    pub fn read(&self, digest: Digest, size: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let content = self.open(digest, size)?;
-        let bytes = content.read(offset, len).map_err(|error| match error {
-            Errno::IO => Error::damaged(format!(
-                "the object {} cannot be read to its end; restore it from a backup",
-                self.objects.show(digest)
-            )),
-            error => Error::io(format!("reading the object {}", self.objects.show(digest)), error),
-        })?;
-        if content.is_read(bytes.len()) {
+    /// Reads up to `len` bytes of an object. `kept`: the kernel keeps them in the pages of the mount.
+    pub fn read(&self, content: &Content, offset: u64, len: usize, kept: bool) -> Result<Vec<u8>> {
+        let bytes = content.read(offset, len).map_err(|error| self.unreadable(content, error))?;
+        if kept && content.is_read(bytes.len()) {
+            let content = content.clone();
             // Not while the kernel waits for the answer. Without a thread the memory is given back later.
             let _ = std::thread::Builder::new().name("verfs-let-go".into()).spawn(move || content.let_go());
         }
         Ok(bytes)
+    }
+
+    /// The error for an object that could not be read or copied.
+    pub fn unreadable(&self, content: &Content, error: Errno) -> Error {
+        let shown = self.objects.show(content.digest());
+        match error {
+            Errno::IO => {
+                Error::damaged(format!("the object {shown} cannot be read to its end; restore it from a backup"))
+            }
+            error => Error::io(format!("reading the object {shown}"), error),
+        }
     }
 
     /// How many are open, and how many may be.

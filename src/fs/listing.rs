@@ -108,18 +108,13 @@ impl Fs {
         let Some(media) = &self.media else { return Ok(None) };
         let Some(scope) = media.scopes.top(dir, name) else { return Ok(None) };
         let entry = media.lookup_top(view, scope)?;
-        Ok(entry.attr.map(|attr| Listed { name: name.to_vec(), cookie: 0, attr, ttl: entry.entry_ttl }))
+        Ok(entry.attr.map(|attr| Listed { name: name.to_vec(), cookie: 0, attr, ttl: entry.attr_ttl }))
     }
 }
 
 /// "." or "..": the kernel takes no attributes from them.
 fn dot(view: &View, name: &[u8], shown: Found<'_>, node: NodeId) -> Result<Listed> {
-    let attr = match view.attributes(node) {
-        Ok((attr, _)) => attr,
-        Err(Error::Errno(_)) => view.attr(shown)?,
-        Err(error) => return Err(error),
-    };
-    Ok(Listed { name: name.to_vec(), cookie: 0, attr, ttl: Ttl::Zero })
+    Ok(Listed { name: name.to_vec(), cookie: 0, attr: attr_of_gone(view, shown, node)?, ttl: Ttl::Zero })
 }
 
 /// An entry without anything that the kernel could keep: of its attributes only number and kind are used.
@@ -137,7 +132,7 @@ fn child_of(view: &View, dir: NodeId, child: Found<'_>, active: Option<u32>) -> 
         Some(found) => (view.attr(found)?, true),
         None => (attr_of_gone(view, child, shown.nodeid)?, false),
     };
-    let certain = same && !view.changes(dir, name) && !view.has_first_answer(attr.node);
+    let certain = same && !view.changes(dir, name) && !view.is_uncertain(attr.node);
     Ok(Listed { name: name.to_vec(), cookie: 0, attr, ttl: Ttl::forever_if(certain) })
 }
 
@@ -150,12 +145,12 @@ fn same_now<'a>(view: &'a View, dir: Option<u32>, name: &[u8], node: NodeId) -> 
     Ok(same.then_some(Found { release, index, live: true }))
 }
 
-/// Attributes of a node that the listing shows and the active release has not: those of the last active
-/// release that had it, as everywhere.
-fn attr_of_gone(view: &View, child: Found<'_>, node: NodeId) -> Result<Attr> {
+/// Attributes of a node that the listing shows and the active release may not have: those of the last active release
+/// that had it, as everywhere.
+fn attr_of_gone(view: &View, shown: Found<'_>, node: NodeId) -> Result<Attr> {
     match view.find(node) {
         Ok(found) => view.attr(found),
-        Err(Error::Errno(_)) => view.attr(child),
+        Err(Error::Errno(_)) => view.attr(shown),
         Err(error) => Err(error),
     }
 }

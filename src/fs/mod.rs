@@ -26,7 +26,7 @@ use crate::error::{Errno, Error, Result};
 
 use crate::store::objects::{Content, Objects};
 use crate::store::upper::is_list;
-use crate::tree::{Digest, EntryName, Kind, NodeId, Tree, name_key};
+use crate::tree::{EntryName, Kind, NodeId, Tree, name_key};
 use media::{Answering, Caller, Reading};
 use refused::{Refused, Why};
 use std::fs::File;
@@ -76,7 +76,7 @@ impl Fs {
 
     /// Computes an answer without any lock, and sends it under the read side of the view lock if the view is
     /// still the same; else computes it again. `compute` may read the disk; `send` must only send.
-    pub fn answer<T>(&self, compute: impl Fn(&View) -> Result<T>, send: impl FnOnce(Result<T>)) {
+    pub fn answer<T>(&self, compute: impl Fn(&View) -> Result<T>, send: impl FnOnce(&View, Result<T>)) {
         loop {
             let _answering = self.answering();
             let view = self.board.view();
@@ -91,7 +91,7 @@ impl Fs {
             if let Err(error) = &answer {
                 report(error);
             }
-            return send(answer);
+            return send(&view, answer);
         }
     }
 
@@ -160,6 +160,11 @@ impl Fs {
         }
     }
 
+    /// The kernel is being told of a node's attributes, as of a view.
+    pub fn told_attributes(&self, view: &View, node: NodeId) {
+        view.told(if media::is_media(node) { media::release_node(node) } else { node });
+    }
+
     /// The kernel forgot a node.
     pub fn forget(&self, node: NodeId, times: u64) {
         if let Some(media) = self.media_of(node) {
@@ -188,31 +193,24 @@ impl Fs {
         }
     }
 
-    /// The hash and the length of a release's file. They belong to the node, so no view is asked.
-    fn file(&self, node: NodeId) -> Result<(Digest, u64)> {
+    /// The open object behind a file of a release. It belongs to the node, so no view is waited for.
+    pub fn open_content(&self, node: NodeId) -> Result<Content> {
         let view = self.board.view();
         let at = view.find(node)?;
         let found = at.manifest().node(at.index)?;
         match found.kind {
-            Kind::File => Ok((at.manifest().digest(at.index)?, found.size)),
+            Kind::File => self.descriptors.open(at.manifest().digest(at.index)?, found.size),
             Kind::Dir => Err(Errno::ISDIR.into()),
             Kind::Symlink => Err(Errno::INVAL.into()),
         }
     }
 
-    /// The open object behind a file of a release.
-    pub fn open_content(&self, node: NodeId) -> Result<Content> {
-        let (digest, size) = self.file(node)?;
-        self.descriptors.open(digest, size)
-    }
-
     /// Reads up to `len` bytes of a file's content.
     pub fn read(&self, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<Vec<u8>> {
-        if let Some(media) = self.media_of(node) {
-            return media.read(&self.descriptors, node, offset, len, how);
+        match self.media_of(node) {
+            Some(media) => media.read(&self.descriptors, node, offset, len, how),
+            None => self.descriptors.read(&self.open_content(node)?, offset, len as usize, !how.direct),
         }
-        let (digest, size) = self.file(node)?;
-        self.descriptors.read(digest, size, offset, len as usize)
     }
 
     /// lseek(2) with SEEK_DATA and SEEK_HOLE.

@@ -12,7 +12,7 @@ use crate::store::Store;
 use crate::store::active::Active;
 use crate::store::manifest::Manifest;
 use crate::store::stamps::{Stamp, Stamps};
-use crate::tree::{ChangeSet, Node, NodeId, ReleaseName, Tree, name_key};
+use crate::tree::{ChangeSet, Node, NodeId, ReleaseName, Side, Tree, name_key};
 use dashmap::DashSet;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::HashSet;
@@ -64,9 +64,13 @@ pub struct View {
     untold: Arc<Untold>,
 }
 
+/// How many nodes are carried over from one switch to the next, so that they do not take more and more memory.
+const MOST_UNTOLD: usize = 100_000;
+
 /// Nodes that got other attributes and that the kernel may know. The first answer for each holds for no time, because
 /// the kernel believes an answer an instant before it has taken it over (fuse_change_attributes_common sets `i_time` first,
 /// and stat(2) takes no lock): who looks in that instant would see what was before.
+/// Two answers at once about the same node can still let it happen.
 #[derive(Debug, Default)]
 struct Untold {
     nodes: DashSet<NodeId>,
@@ -83,11 +87,9 @@ impl Untold {
         self.left.load(Ordering::Relaxed) > 0 && self.nodes.contains(&node)
     }
 
-    /// Whether this is the first answer.
-    fn takes(&self, node: NodeId) -> bool {
-        let takes = self.holds(node) && self.nodes.remove(&node).is_some();
-        self.left.fetch_sub(takes.into(), Ordering::Relaxed);
-        takes
+    fn let_go(&self, node: NodeId) {
+        let was_there = self.holds(node) && self.nodes.remove(&node).is_some();
+        self.left.fetch_sub(was_there.into(), Ordering::Relaxed);
     }
 }
 
@@ -176,14 +178,14 @@ impl View {
             return Ok(Entry { attr: None, entry_ttl, attr_ttl: Ttl::Zero });
         };
         let attr = self.attr(Found { index, ..at })?;
-        let attr_ttl = Ttl::forever_if(certain && !self.is_first_answer(attr.node));
+        let attr_ttl = Ttl::forever_if(certain && !self.is_uncertain(attr.node));
         Ok(Entry { attr: Some(attr), entry_ttl, attr_ttl })
     }
 
     /// The attributes of a node, and how long they hold.
     pub fn attributes(&self, node: NodeId) -> Result<(Attr, Ttl)> {
         let at = self.find(node)?;
-        Ok((self.attr(at)?, Ttl::forever_if(at.live && !self.is_first_answer(node))))
+        Ok((self.attr(at)?, Ttl::forever_if(at.live && !self.is_uncertain(node))))
     }
 
     /// The attributes of a node that was found.
@@ -207,14 +209,14 @@ impl View {
         self.transition.as_ref().is_some_and(|transition| transition.touches(node))
     }
 
-    /// Whether what is said of a node's attributes holds for no time; it is being said now.
-    pub fn is_first_answer(&self, node: NodeId) -> bool {
-        self.touches(node) || self.untold.takes(node)
+    /// Whether what is said of a node's attributes holds for no time.
+    pub fn is_uncertain(&self, node: NodeId) -> bool {
+        self.touches(node) || self.untold.holds(node)
     }
 
-    /// The same, while it may not be said.
-    pub fn has_first_answer(&self, node: NodeId) -> bool {
-        self.touches(node) || self.untold.holds(node)
+    /// The kernel is being told of a node's attributes.
+    pub fn told(&self, node: NodeId) {
+        self.untold.let_go(node);
     }
 
     /// The manifest of the active release, if it went bad since it was opened. Earlier ones that did are
@@ -237,10 +239,11 @@ impl View {
 
     /// The view after a switch to `release`, which changes this.
     pub fn after(&self, switch: u32, release: Arc<Release>, changes: &ChangeSet) -> Self {
-        let was_active = self.earlier.iter().any(|other| Arc::ptr_eq(other, &release));
-        // Of a release that was active before the kernel may still know the files.
-        let leaves = changes.leaves.iter().copied().filter(|_| was_active);
-        let untold = Untold::new(changes.dirs.iter().map(|dir| dir.node).chain(leaves));
+        // What got another mtime, mode or owner, and what an earlier switch changed and nobody has asked for yet.
+        let dirs = changes.dirs.iter().filter(|dir| dir.at.0 == Side::New).map(|dir| dir.node);
+        let changed = dirs.chain(changes.stamped.iter().copied()).chain(changes.carried.iter().map(|(_, new, _)| *new));
+        let before = self.untold.nodes.iter().map(|node| *node).take(MOST_UNTOLD);
+        let untold = Untold::new(changed.chain(before));
         let mut earlier = vec![self.release.clone()];
         earlier.extend(self.earlier.iter().cloned());
         earlier.retain(|other| !Arc::ptr_eq(other, &release));

@@ -84,8 +84,11 @@ fn fail(error: &Error) -> fuser::Errno {
 fn lookup(fs: &Fs, dir: NodeId, name: &[u8], reply: ReplyEntry) {
     fs.answer(
         |view| fs.lookup(view, dir, name),
-        |answer| match answer {
-            Ok(entry) => told(fs, &entry, reply),
+        |view, answer| match answer {
+            Ok(entry) => {
+                entry.attr.iter().for_each(|attr| fs.told_attributes(view, attr.node));
+                told(fs, &entry, reply);
+            }
             Err(error) => reply.error(errno(&error)),
         },
     );
@@ -126,7 +129,7 @@ fn fill(listed: &[Listed], most: usize, fit: &AtomicUsize, mut add: impl FnMut(&
     let fitted = listed.iter().take_while(|entry| !add(entry)).count();
     let next = match fitted == listed.len() {
         false => fitted + 8,
-        true if fitted == most => fitted * 2,
+        true if fitted >= most => fitted * 2,
         true => return,
     };
     fit.store(next.clamp(16, MOST_ENTRIES), Ordering::Relaxed);
@@ -173,8 +176,11 @@ impl Filesystem for Adapter {
         self.count(Operation::Getattr);
         self.fs.answer(
             |view| self.fs.getattr(view, NodeId(ino.0)),
-            |answer| match answer {
-                Ok((attr, valid)) => reply.attr(&ttl(valid), &file_attr(&attr)),
+            |view, answer| match answer {
+                Ok((attr, valid)) => {
+                    self.fs.told_attributes(view, attr.node);
+                    reply.attr(&ttl(valid), &file_attr(&attr));
+                }
                 Err(error) => reply.error(errno(&error)),
             },
         );
@@ -241,7 +247,7 @@ impl Filesystem for Adapter {
         self.count(Operation::Opendir);
         self.fs.answer(
             |view| self.fs.begin_listing(view, NodeId(ino.0)),
-            |answer| match answer {
+            |_, answer| match answer {
                 Ok(switch) => reply.opened(FileHandle(switch), FopenFlags::empty()),
                 Err(error) => reply.error(errno(&error)),
             },
@@ -254,7 +260,7 @@ impl Filesystem for Adapter {
         let most = self.plain_fit.load(Ordering::Relaxed);
         self.fs.answer(
             |view| self.fs.list(view, NodeId(ino.0), from, most, false),
-            |answer| match answer {
+            |_, answer| match answer {
                 Ok(listed) => {
                     fill(&listed, most, &self.plain_fit, |entry| {
                         let (ino, kind) = (INodeNo(entry.attr.node.0), file_type(entry.attr.kind));
@@ -273,7 +279,7 @@ impl Filesystem for Adapter {
         let most = self.plus_fit.load(Ordering::Relaxed);
         self.fs.answer(
             |view| self.fs.list(view, NodeId(ino.0), from, most, true),
-            |answer| match answer {
+            |view, answer| match answer {
                 Ok(listed) => {
                     fill(&listed, most, &self.plus_fit, |entry| {
                         let attr = file_attr(&entry.attr);
@@ -282,6 +288,7 @@ impl Filesystem for Adapter {
                         // The kernel counts what it is told of, but for the two that it knows already.
                         if !full && !matches!(&entry.name[..], b"." | b"..") {
                             self.fs.told(entry.attr.node);
+                            self.fs.told_attributes(view, entry.attr.node);
                         }
                         full
                     });
@@ -324,13 +331,13 @@ impl Filesystem for Adapter {
         self.count(Operation::Getxattr);
         self.fs.answer(
             |view| self.fs.getxattr(view, NodeId(ino.0), name.as_bytes()),
-            |value| send_xattr(reply, size, value),
+            |_, value| send_xattr(reply, size, value),
         );
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.count(Operation::Listxattr);
-        self.fs.answer(|view| self.fs.listxattr(view, NodeId(ino.0)), |names| send_xattr(reply, size, names));
+        self.fs.answer(|view| self.fs.listxattr(view, NodeId(ino.0)), |_, names| send_xattr(reply, size, names));
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {

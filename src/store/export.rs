@@ -31,7 +31,7 @@ pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
     } else {
         fs::create_dir_all(dir).context(|| format!("making {}", dir.display()))?;
     }
-    let objects = Objects::of(store.root());
+    let objects = Objects::of(store.root())?;
     let root = OwnedFd::from(File::open(dir).context(|| format!("opening {}", dir.display()))?);
     let mut files = 0;
     for index in 1..manifest.len() {
@@ -53,7 +53,12 @@ pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
                 match object.as_file() {
                     Some(object) if rustix::fs::ioctl_ficlone(&file, object).is_ok() => {}
                     Some(object) => drop(sparse::copy(object, Some(&file), |_| {}).context(what)?),
-                    None => file.write_all_at(&object.read(0, node.size as usize).context(what)?, 0).context(what)?,
+                    None => {
+                        let bytes = object.read(0, node.size as usize);
+                        let bytes =
+                            bytes.context(|| format!("reading the object {}", objects.show(object.digest())))?;
+                        file.write_all_at(&bytes, 0).context(what)?;
+                    }
                 }
                 set_xattrs(&file, &manifest.xattrs(index)?).context(what)?;
                 dress(&root, &path, &node, Some(node.mode)).context(what)?;

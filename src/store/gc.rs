@@ -60,7 +60,7 @@ pub fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
 /// Frees the objects that no release needs. `in_use` gives those that the mount still reads from releases
 /// that were removed.
 pub fn gc(store: &Store, in_use: impl FnOnce() -> Result<HashSet<Digest>>) -> Result<Freed> {
-    let _objects = store.lock_objects(Hold::Exclusive)?;
+    let _objects = store.lock_objects(Hold::Exclusive, "gc")?;
     let mut freed = Freed { litter: import::sweep(store)?, ..Freed::default() };
     freed.litter.extend(store.sweep_own_layers()?);
     fault::point("gc.begun");
@@ -74,7 +74,7 @@ pub fn gc(store: &Store, in_use: impl FnOnce() -> Result<HashSet<Digest>>) -> Re
             }
         }
     }
-    let objects = Objects::of(store.root());
+    let objects = Objects::of(store.root())?;
     let mut own = HashMap::new();
     objects.each_own(
         |digest, len| {
@@ -82,6 +82,7 @@ pub fn gc(store: &Store, in_use: impl FnOnce() -> Result<HashSet<Digest>>) -> Re
         },
         |stray| log::warn!("{} is no object; remove it if it is not yours", stray.display()),
     )?;
+    objects.bad_packs().iter().for_each(|bad| log::warn!("{bad}"));
     let mut packed = HashMap::new();
     for pack in objects.packs() {
         pack.verify()?;
@@ -96,12 +97,18 @@ pub fn gc(store: &Store, in_use: impl FnOnce() -> Result<HashSet<Digest>>) -> Re
         freed.in_use = unneeded.keys().filter(|digest| in_use.contains(digest)).count() as u64;
         unneeded.retain(|digest, _| !in_use.contains(digest));
     }
-    for digest in own.keys().filter(|digest| unneeded.contains_key(digest)) {
+    let remove = |digest: &Digest| -> Result<()> {
         let path = objects.path(*digest);
         fs::remove_file(&path).context(|| format!("removing {}", path.display()))?;
         fault::point("gc.object-removed");
-    }
-    let kept = repack(store, &objects, |digest| !unneeded.contains_key(&digest) && !own.contains_key(&digest))?;
+        Ok(())
+    };
+    let (double, single): (Vec<&Digest>, Vec<&Digest>) =
+        own.keys().filter(|digest| unneeded.contains_key(digest)).partition(|digest| packed.contains_key(digest));
+    single.into_iter().try_for_each(remove)?;
+    let kept = repack(store, &objects, |digest| !unneeded.contains_key(&digest))?;
+    // A file of its own may stand for what is damaged in a pack: as long as that one lies there it stays.
+    double.into_iter().filter(|digest| !kept.contains(digest)).try_for_each(remove)?;
     unneeded.retain(|digest, _| !kept.contains(digest));
     freed.objects = unneeded.len() as u64;
     freed.bytes = unneeded.values().sum();

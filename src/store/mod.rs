@@ -204,12 +204,12 @@ impl Store {
         Lock::take(&self.root.join("releases"), hold)
     }
 
-    /// Keeps objects from going (shared: `add`) or lets them go (exclusive: `gc`).
-    pub fn lock_objects(&self, hold: Hold) -> Result<Lock> {
+    /// Keeps objects from going (shared: `add`, `verify`) or lets them go (exclusive: `gc`); `what` is the command.
+    pub fn lock_objects(&self, hold: Hold, what: &str) -> Result<Lock> {
         Lock::try_take(&self.root.join("objects"), hold)?.ok_or_else(|| {
-            let (other, what) = match hold {
-                Hold::Shared => ("a gc", "add"),
-                Hold::Exclusive => ("an add or a gc", "gc"),
+            let other = match hold {
+                Hold::Shared => "a gc",
+                Hold::Exclusive => "an add, a verify or a gc",
             };
             Error::failed(format!(
                 "the store {} is in use by {other}; run {what} again when that is done",

@@ -32,7 +32,8 @@ impl Plan {
     /// Whether what is freed is worth what is copied.
     fn is_worth_it(&self) -> bool {
         let kept = self.kept_bytes();
-        !self.drop.is_empty() && (kept <= CHEAP || (self.pack.content_bytes() - kept) * 4 >= self.pack.content_bytes())
+        let all = self.pack.content_bytes();
+        !self.drop.is_empty() && (kept <= CHEAP || all.saturating_sub(kept) * 4 >= all)
     }
 }
 
@@ -40,18 +41,19 @@ impl Plan {
 /// anywhere, each content that is kept lies in a pack.
 pub fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -> Result<HashSet<Digest>> {
     let mut plans = Vec::new();
-    let mut seen = HashSet::new();
     for pack in objects.packs() {
         let mut plan = Plan { pack: pack.clone(), keep: Vec::new(), drop: Vec::new() };
-        pack.each(|digest, place| match keep(digest) && seen.insert(digest) {
+        pack.each(|digest, place| match keep(digest) {
             true => plan.keep.push((digest, place)),
             false => plan.drop.push(digest),
         })?;
         plans.push(plan);
     }
-    let many = plans.len() > MANY;
+    // One alone would only be copied.
+    let is_small = |plan: &Plan| plan.kept_bytes() <= CHEAP / 4;
+    let merge = plans.len() > MANY && plans.iter().filter(|plan| is_small(plan)).count() > 1;
     let (chosen, left): (Vec<_>, Vec<_>) =
-        plans.into_iter().partition(|plan| plan.is_worth_it() || many && plan.kept_bytes() <= CHEAP / 4);
+        plans.into_iter().partition(|plan| plan.is_worth_it() || merge && is_small(plan));
     let mut stays: HashSet<Digest> = left.into_iter().flat_map(|plan| plan.drop).collect();
     if chosen.is_empty() {
         return Ok(stays);
@@ -62,7 +64,7 @@ pub fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -
     let need = chosen.iter().map(Plan::kept_bytes).sum();
     if free_bytes(store.root())? < need {
         log::warn!(
-            "the disk of {} has no room for {need} bytes, so {} packs keep what nobody needs; free some space and run gc again",
+            "the disk of {} has no room for {need} bytes, so {} packs stay as they are; free some space and run gc again",
             store.root().display(),
             chosen.len()
         );
@@ -70,26 +72,40 @@ pub fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -
     }
     if !chosen.is_empty() {
         let staging = Staging::begin(store)?;
-        chosen.iter_mut().try_for_each(|plan| copy(plan, &staging))?;
+        let mut copied = Vec::new();
+        for mut plan in chosen {
+            match copy(objects, &mut plan, &staging) {
+                Ok(()) => copied.push(plan),
+                Err(error @ Error::Damaged(_)) => {
+                    log::warn!("{error}");
+                    stays.extend(plan.drop);
+                }
+                Err(error) => return Err(error),
+            }
+        }
         staging.place()?;
         fault::point("gc.repacked");
-        remove(objects, &chosen)?;
+        remove(objects, &copied)?;
     }
-    objects.refresh();
     Ok(stays)
 }
 
-/// Copies what is kept of a pack, in its order. What is damaged must not get a new place under its old hash.
-fn copy(plan: &mut Plan, staging: &Staging) -> Result<()> {
+/// Copies what is kept of a pack, in its order. What is damaged must not get a new place under its old hash: it is left
+/// out if a file of its own is used instead.
+fn copy(objects: &Objects, plan: &mut Plan, staging: &Staging) -> Result<()> {
     let path = plan.pack.path().display().to_string();
     plan.keep.sort_unstable_by_key(|(_, place)| place.offset);
     let (mut batch, mut size) = (Vec::new(), 0);
     for (digest, place) in &plan.keep {
-        let content = Content::of_pack(plan.pack.file().clone(), *place);
+        let content = Content::of_pack(*digest, &plan.pack, *place);
         let bytes = content.read(0, place.len as usize).context(|| format!("reading the pack {path}"))?;
         if Digest::of(&bytes) != *digest {
+            if objects.has_own(*digest, place.len.into()) {
+                continue;
+            }
             return Err(Error::damaged(format!(
-                "the content {} in the pack {path} is not what was stored; `verfs verify` says what is damaged",
+                "the content {} in the pack {path} is not what was stored, so the pack stays as it is; `verfs verify` says \
+                 what needs it",
                 digest.to_hex()
             )));
         }
@@ -105,7 +121,12 @@ fn copy(plan: &mut Plan, staging: &Staging) -> Result<()> {
 
 fn remove(objects: &Objects, plans: &[Plan]) -> Result<()> {
     for Plan { pack, .. } in plans {
-        fs::remove_file(pack.path()).context(|| format!("removing {}", pack.path().display()))?;
+        let what = || format!("removing {}", pack.path().display());
+        // A pack of the same contents in the same order has the same name: what is there now may be a new one.
+        if !pack.is_still_there() {
+            continue;
+        }
+        fs::remove_file(pack.path()).context(what)?;
         fault::point("gc.pack-removed");
     }
     match plans.is_empty() {

@@ -1,6 +1,7 @@
 //! `verify`: hashes everything and names what is damaged.
 
 use super::Store;
+use super::lock::Hold;
 use super::manifest::Manifest;
 use super::objects::Objects;
 use crate::error::{Context, Error, Result};
@@ -23,6 +24,7 @@ pub struct Report {
 
 /// Checks one release, or all of them and every object.
 pub fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
+    let _objects = store.lock_objects(Hold::Shared, "verify")?;
     let mut report = Report::default();
     let names = match only {
         Some(name) => vec![name.clone()],
@@ -42,7 +44,7 @@ pub fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64)
             Err(error) => report.damaged.push(error.to_string()),
         }
     }
-    let objects = Objects::of(store.root());
+    let objects = Objects::of(store.root())?;
     if only.is_none() {
         let mut also = |digest, len| {
             contents.entry(digest).or_insert((len, "no release".to_owned()));

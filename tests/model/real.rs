@@ -77,7 +77,7 @@ fn release(number: usize, trees: &[Tree; 2]) -> Arc<Release> {
                 Kind::File => {
                     (new.size, new.digest) = (content.len() as u64, Digest::of(content));
                     new.xattrs = xattr.iter().map(|value| (XATTR.to_vec(), value.clone())).collect();
-                    let object = Objects::of(STORE.path()).path(new.digest);
+                    let object = Objects::of(STORE.path()).expect("objects").path(new.digest);
                     fs::create_dir_all(object.parent().expect("a directory")).expect("objects");
                     // Whole at once: other tests of this process may be reading it.
                     let new = tempfile::NamedTempFile::new_in(STORE.path()).expect("a file");
@@ -118,7 +118,7 @@ impl Real {
         let media = Media::new(&scopes, upper, refused.clone(), Rights::Modes);
         let view = View::new(self.switches, self.releases[self.active].clone(), Arc::default());
         let store = fs::File::open(STORE.path()).expect("the store");
-        self.fs = Some(Fs::new(view, Objects::of(STORE.path()), store, 16, Some(media), refused));
+        self.fs = Some(Fs::new(view, Objects::of(STORE.path()).expect("objects"), store, 16, Some(media), refused));
     }
 
     fn fs(&self) -> &Fs {

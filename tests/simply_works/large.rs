@@ -7,6 +7,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 const GIB: u64 = 1 << 30;
 /// The longest hole that the file system may fill to the next block.
@@ -158,5 +160,37 @@ fn a_file_of_zeros_is_a_file_of_zeros() {
         }
     }
     assert_eq!(rig.verfs(&["verify"]).code, 0);
+    rig.umount();
+}
+
+/// Bytes of a file that are in memory.
+fn resident(path: &Path) -> u64 {
+    let output =
+        Command::new("fincore").args(["--bytes", "--noheadings", "--output", "RES"]).arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_large_file_is_read_ahead_by_a_mib_and_kept_in_memory_once() {
+    if support::skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let source = rig.src.join("01");
+    fs::create_dir_all(&source).unwrap();
+    let content: Vec<u8> = (0..4u32 << 20).flat_map(u32::to_le_bytes).collect();
+    fs::write(source.join("film"), &content).unwrap();
+    serve(&mut rig, &source);
+    let hex = blake3::hash(&content).to_hex();
+    let object = rig.store.join("objects").join(&hex[..2]).join(&hex[2..]);
+    assert_eq!(fs::read(rig.mnt.join("film")).unwrap(), content);
+    let reads = rig.json(&["status"])["upcalls"]["read"].as_u64().unwrap();
+    assert!(reads <= 24, "{reads} READs for 16 MiB");
+    let end = Instant::now() + Duration::from_secs(20);
+    while resident(&object) > content.len() as u64 / 10 {
+        assert!(Instant::now() < end, "{} bytes of the object are in memory", resident(&object));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(fs::read(rig.mnt.join("film")).unwrap(), content);
     rig.umount();
 }

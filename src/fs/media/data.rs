@@ -185,7 +185,7 @@ impl Media {
         truncations.asks(node, how.thread);
         let mut bytes = match &source {
             Source::Upper(file) => read_to(file, offset, len as usize)?,
-            Source::Release(content) => content.read(offset, len as usize)?,
+            Source::Release(content) => descriptors.read(content, offset, len as usize, !how.direct)?,
         };
         if bytes.len() < len as usize && !how.direct {
             let met = offset + bytes.len() as u64;
@@ -273,6 +273,9 @@ impl Media {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             rustix::fs::copy_file_range(&**source, Some(&mut at), &*target, Some(&mut into), len)?
         };
+        if let (Source::Release(content), 0, 1..) = (&from.0, copied, len) {
+            return Err(task.contents.unreadable(content, Errno::IO));
+        }
         if task.caller.uid != 0 {
             drop_privileges(&target)?;
         }

@@ -65,7 +65,7 @@ impl Media {
                 let entry = names.entry(&[&path[..], name].join(&b'/'))?;
                 // One that went since the listing was made is left out.
                 let Some(now) = entry.attr else { continue };
-                (attr, ttl) = (now, entry.entry_ttl);
+                (attr, ttl) = (now, entry.attr_ttl);
             }
             listed.push(Listed { name: name.clone(), cookie: *cookie, attr, ttl });
         }

@@ -19,7 +19,7 @@ pub use data::{Changes, Reading, Source, Writing};
 pub use hidden::{How, Restored};
 pub use names::{New, Permissions};
 pub use scopes::{ScopeId, Scopes};
-pub use table::{is_media, media_of};
+pub use table::{is_media, media_of, release_node};
 
 use super::attr::{Attr, Entry, Ttl};
 use super::content::Descriptors;

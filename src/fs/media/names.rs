@@ -3,7 +3,7 @@
 use super::table::{Backing, MediaNode};
 use super::usage::disk_bytes;
 use super::{Lower, Media, Names, Rights, Task};
-use crate::error::{Errno, Result};
+use crate::error::{Errno, Error, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
 use crate::fs::view::Release;
@@ -199,7 +199,10 @@ impl Media {
         }
         node.mtime = task.view.mtime(&node).as_nanos();
         let object = task.contents.open(manifest.digest(index)?, node.size)?;
-        self.upper.copy(&node, &object, &manifest.xattrs(index)?, len).map(Some)
+        self.upper.copy(&node, &object, &manifest.xattrs(index)?, len).map(Some).map_err(|error| match error {
+            Error::Errno(Errno::IO) => task.contents.unreadable(&object, Errno::IO),
+            error => error,
+        })
     }
 
     /// Brings a file up whose name has moved on.

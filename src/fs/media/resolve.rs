@@ -74,7 +74,7 @@ impl Names<'_> {
     }
 
     pub(super) fn ttl_of_attr(&self, node: NodeId, path: &[u8]) -> Result<Ttl> {
-        if self.view.is_first_answer(release_node(node)) { Ok(Ttl::Zero) } else { self.ttl(path) }
+        if self.view.is_uncertain(release_node(node)) { Ok(Ttl::Zero) } else { self.ttl(path) }
     }
 
     /// The node at a path, and its attributes.

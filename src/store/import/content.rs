@@ -62,7 +62,7 @@ impl Staging {
             .ok_or_else(|| Error::failed(format!("{} is locked by another process", path.display())))?;
         Ok(Self {
             path,
-            objects: Objects::of(store.root()),
+            objects: Objects::of(store.root())?,
             store: Dir::open(store.root())?,
             small: Mutex::new(Small::Few(Vec::new())),
             new_bytes: AtomicU64::new(0),

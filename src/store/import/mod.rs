@@ -76,7 +76,7 @@ pub fn add(
 ) -> Result<Summary> {
     let begun = Instant::now();
     let source = check_source(store, source)?;
-    let _objects = store.lock_objects(Hold::Shared)?;
+    let _objects = store.lock_objects(Hold::Shared, "add")?;
     sweep(store)?;
     let staging = Staging::begin(store)?;
     fault::point("add.begun");
@@ -99,6 +99,8 @@ pub fn add(
                 "release {name} is there already, with other content; choose another name, or `verfs remove {name}` first"
             )));
         }
+        // Content that the store had lost is there again.
+        staging.place()?;
         summary.identical = true;
         summary.seconds = begun.elapsed().as_secs_f64();
         return Ok(summary);

@@ -1,7 +1,8 @@
 //! A content that is open for reading: an object of its own, or a range of a pack.
 
-use super::pack::Place;
+use super::pack::{Pack, Place};
 use crate::error::Errno;
+use crate::tree::Digest;
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::ReadWriteFlags;
 use std::fs::File;
@@ -20,6 +21,7 @@ const LARGE: u64 = 1 << 20;
 /// See the head of this file.
 #[derive(Clone, Debug)]
 pub struct Content {
+    digest: Digest,
     file: Arc<File>,
     start: u64,
     len: u64,
@@ -30,13 +32,19 @@ pub struct Content {
 
 impl Content {
     /// All of a file.
-    pub fn whole(file: File, len: u64) -> Self {
-        Self { file: Arc::new(file), start: 0, len, packed: false, read: Arc::default() }
+    pub fn whole(digest: Digest, file: File, len: u64) -> Self {
+        Self { digest, file: Arc::new(file), start: 0, len, packed: false, read: Arc::default() }
     }
 
     /// What lies at a place of a pack.
-    pub fn of_pack(file: Arc<File>, place: Place) -> Self {
-        Self { file, start: place.offset, len: place.len.into(), packed: true, read: Arc::default() }
+    pub fn of_pack(digest: Digest, pack: &Pack, place: Place) -> Self {
+        let file = pack.file().clone();
+        Self { digest, file, start: place.offset, len: place.len.into(), packed: true, read: Arc::default() }
+    }
+
+    /// Its hash.
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// Its length in bytes.
@@ -69,7 +77,7 @@ impl Content {
     pub fn read(&self, offset: u64, len: usize) -> rustix::io::Result<Vec<u8>> {
         let (file, start, most) = self.range(offset);
         let len = most.min(len as u64) as usize;
-        let mut bytes = if self.packed { self.cached(start, len)? } else { Vec::with_capacity(len) };
+        let mut bytes = if self.packed { self.cached(start, len) } else { Vec::with_capacity(len) };
         while bytes.len() < len {
             let at = start + bytes.len() as u64;
             let room = len - bytes.len();
@@ -100,14 +108,11 @@ impl Content {
     }
 
     /// What of a range the page cache holds; if that is not all of it, the disk is asked for it and what lies around.
-    fn cached(&self, start: u64, len: usize) -> rustix::io::Result<Vec<u8>> {
+    fn cached(&self, start: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        let read =
-            match rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(&mut bytes)], start, ReadWriteFlags::NOWAIT) {
-                Ok(read) => read,
-                Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => 0,
-                Err(error) => return Err(error),
-            };
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        // Whatever is wrong, the reading that follows says it.
+        let read = rustix::io::preadv2(&self.file, &mut into, start, ReadWriteFlags::NOWAIT).unwrap_or(0);
         bytes.truncate(read);
         if read < len {
             let begin = start / AROUND * AROUND;
@@ -115,7 +120,7 @@ impl Content {
             // Advice: what it cannot do is done by the reading.
             let _ = rustix::fs::fadvise(&self.file, begin, NonZeroU64::new(end - begin), Advice::WillNeed);
         }
-        Ok(bytes)
+        bytes
     }
 
     /// lseek(2) with SEEK_DATA and SEEK_HOLE; the kernel does the others itself.

@@ -20,11 +20,14 @@ use std::sync::Arc;
 /// The directory of the packs, among the objects.
 pub const PACKS: &str = "packs";
 
+/// How often the list of packs is read again when it changed meanwhile.
+const REFRESHES: usize = 5;
+
 /// The `objects` directory of a store.
 #[derive(Clone, Debug)]
 pub struct Objects {
     root: PathBuf,
-    packs: Arc<RwLock<Known>>,
+    packs: Arc<RwLock<Arc<Known>>>,
 }
 
 /// The packs as they were found last.
@@ -37,10 +40,10 @@ struct Known {
 
 impl Objects {
     /// The objects of the store in this directory.
-    pub fn of(store: &Path) -> Self {
+    pub fn of(store: &Path) -> Result<Self> {
         let objects = Self { root: store.join("objects"), packs: Arc::default() };
-        objects.refresh();
-        objects
+        objects.look_again()?;
+        Ok(objects)
     }
 
     /// The directory itself.
@@ -48,39 +51,38 @@ impl Objects {
         &self.root
     }
 
-    /// Looks which packs there are now: commands of other processes add them and take them away.
+    /// Looks which packs there are now: commands of other processes add them and take them away. If that cannot be seen, those
+    /// that were known stay.
     pub fn refresh(&self) {
-        let mut found = Known::default();
-        let before = self.packs();
-        let paths = match fs::read_dir(self.root.join(PACKS)) {
-            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
-            Err(_) => Vec::new(),
-        };
-        for path in paths {
-            if path.file_name().is_none_or(|name| Digest::from_hex(name.as_encoded_bytes()).is_none()) {
-                continue;
-            }
-            match before.iter().find(|pack| pack.path() == path) {
-                Some(pack) => found.packs.push(pack.clone()),
-                None => match Pack::open(&path) {
-                    Ok(pack) => found.packs.push(Arc::new(pack)),
-                    // Taken away since it was listed: what was needed of it is in another one.
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => found.bad.push(error.to_string()),
-                },
+        if let Err(error) = self.look_again() {
+            log::error!("{error}");
+        }
+    }
+
+    fn look_again(&self) -> Result<()> {
+        let before = self.known();
+        // A pack that is gone since it was listed was written anew: the new one is in the next list.
+        for _ in 0..REFRESHES {
+            if let Some(found) = look(&self.root.join(PACKS), &before)? {
+                *self.packs.write() = Arc::new(found);
+                return Ok(());
             }
         }
-        *self.packs.write() = found;
+        Err(Error::failed(format!("the packs in {} change all the time; try again", self.root.display())))
+    }
+
+    fn known(&self) -> Arc<Known> {
+        self.packs.read().clone()
     }
 
     /// The packs that were found last.
     pub fn packs(&self) -> Vec<Arc<Pack>> {
-        self.packs.read().packs.clone()
+        self.known().packs.clone()
     }
 
     /// What is wrong with packs that cannot be opened.
     pub fn bad_packs(&self) -> Vec<String> {
-        self.packs.read().bad.clone()
+        self.known().bad.clone()
     }
 
     /// Where the object of this hash lies as a file of its own, or would.
@@ -114,7 +116,7 @@ impl Objects {
     }
 
     fn packed(&self, digest: Digest) -> Result<Option<(Arc<Pack>, Place)>> {
-        let known = self.packs.read();
+        let known = self.known();
         let mut failed = None;
         for pack in &known.packs {
             match pack.find(digest) {
@@ -138,21 +140,22 @@ impl Objects {
         };
         let found = file.metadata().context(|| format!("reading the object {}", path.display()))?.size();
         match found == len {
-            true => Ok(Content::whole(file, len)),
+            true => Ok(Content::whole(digest, file, len)),
             false => Err(self.of_another_length(digest, found, len)),
         }
     }
 
     fn open_packed(&self, digest: Digest, len: u64) -> Result<Content> {
-        let found = match self.packed(digest)? {
-            Some(found) => Some(found),
-            None => {
+        let found = match self.packed(digest) {
+            Ok(Some(found)) => Some(found),
+            // In a pack that is not known yet, or was put right.
+            _ => {
                 self.refresh();
                 self.packed(digest)?
             }
         };
         match found {
-            Some((pack, place)) if u64::from(place.len) == len => Ok(Content::of_pack(pack.file().clone(), place)),
+            Some((pack, place)) if u64::from(place.len) == len => Ok(Content::of_pack(digest, &pack, place)),
             Some((_, place)) => Err(self.of_another_length(digest, place.len.into(), len)),
             None => Err(self.missing(digest)),
         }
@@ -160,12 +163,12 @@ impl Objects {
 
     fn missing(&self, digest: Digest) -> Error {
         let path = self.path(digest);
-        Error::damaged(match self.bad_packs().first() {
-            Some(bad) => format!("the object {} is missing, and {bad}", path.display()),
-            None => format!(
+        Error::damaged(match &self.bad_packs()[..] {
+            [] => format!(
                 "the object {} is missing; restore it from a backup, or add a release with its content again",
                 path.display()
             ),
+            bad => format!("the object {} is missing; {}", path.display(), bad.join("; ")),
         })
     }
 
@@ -207,6 +210,33 @@ impl Objects {
         }
         Ok(())
     }
+}
+
+/// The packs in a directory; those that were open stay so. `None` if one went away meanwhile.
+fn look(dir: &Path, before: &Known) -> Result<Option<Known>> {
+    let mut found = Known::default();
+    let listed = fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let paths: Vec<PathBuf> = match listed {
+        Ok(paths) => paths,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error).context(|| format!("reading {}", dir.display())),
+    };
+    for path in paths {
+        if path.file_name().is_none_or(|name| Digest::from_hex(name.as_encoded_bytes()).is_none()) {
+            continue;
+        }
+        let known = before.packs.iter().find(|pack| pack.path() == path && pack.is_still_there());
+        match known {
+            Some(pack) => found.packs.push(pack.clone()),
+            None => match Pack::open(&path) {
+                Ok(pack) => found.packs.push(Arc::new(pack)),
+                Err(error) if error.is_not_found() => return Ok(None),
+                Err(error @ Error::Io { .. }) => return Err(error),
+                Err(error) => found.bad.push(error.to_string()),
+            },
+        }
+    }
+    Ok(Some(found))
 }
 
 /// The path of a hash below a directory: two digits, a slash, the rest.

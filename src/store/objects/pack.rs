@@ -16,7 +16,7 @@ use crate::tree::Digest;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zerocopy::byteorder::little_endian::{U32, U64};
@@ -76,6 +76,8 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Pack {
     path: PathBuf,
+    /// Device and inode.
+    id: (u64, u64),
     file: Arc<File>,
     map: Mapped,
     count: usize,
@@ -87,11 +89,15 @@ impl Pack {
     pub fn open(path: &Path) -> Result<Self> {
         let what = || format!("opening the pack {}", path.display());
         let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOATIME).open(path).context(what)?;
-        let len = file.metadata().context(what)?.len() as usize;
-        if len < FOOTER {
+        let meta = file.metadata().context(what)?;
+        if meta.len() < FOOTER as u64 {
             return Err(damaged(path, "it is cut off"));
         }
         let map = Mapped::open(&file).context(what)?;
+        let len = map.len();
+        if len < FOOTER {
+            return Err(damaged(path, "it is cut off"));
+        }
         let footer = Footer::read_from_bytes(&map[len - FOOTER..]).map_err(|_| damaged(path, "it is cut off"))?;
         if footer.magic != *MAGIC {
             return Err(damaged(path, "it does not end as a pack"));
@@ -107,12 +113,18 @@ impl Pack {
         if at.checked_add(count * RECORD).and_then(|end| end.checked_add(FOOTER)) != Some(len) {
             return Err(damaged(path, "its parts do not fit its length"));
         }
-        Ok(Self { path: path.to_owned(), file: Arc::new(file), map, count, at })
+        Ok(Self { path: path.to_owned(), id: (meta.dev(), meta.ino()), file: Arc::new(file), map, count, at })
     }
 
     /// Where it lies.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether its path still means this file, and all of it could be read so far: it may have been put right.
+    pub fn is_still_there(&self) -> bool {
+        let there = fs::metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.id);
+        there && !self.map.is_bad()
     }
 
     /// The open file.
@@ -195,7 +207,7 @@ impl PackWriter {
         let file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(0o444)
+            .mode(0o600)
             .open(&path)
             .context(|| format!("making {}", path.display()))?;
         Ok(Self { path, out: BufWriter::with_capacity(1 << 20, file), at: 0, places: HashMap::new() })
@@ -236,6 +248,7 @@ impl PackWriter {
         self.out.write_all(records.as_bytes()).context(what)?;
         self.out.write_all(footer.as_bytes()).context(what)?;
         self.out.flush().context(what)?;
+        self.out.get_ref().set_permissions(fs::Permissions::from_mode(0o444)).context(what)?;
         Ok((self.path, Digest(footer.hash)))
     }
 }
