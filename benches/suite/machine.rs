@@ -18,6 +18,8 @@ pub struct Machine {
     pub disk: String,
     /// Load average of the minute before the run.
     pub load: String,
+    /// What of it moves figures, a sentence each.
+    pub peculiar: Vec<&'static str>,
 }
 
 impl Machine {
@@ -43,11 +45,12 @@ impl Machine {
             memory_gib: kib.div_ceil(1 << 20),
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
             disk: disk_of(scratch).unwrap_or_else(|| "unknown".to_owned()),
+            peculiar: peculiar(),
         })
     }
 
     pub fn words(&self) -> String {
-        format!(
+        let words = format!(
             "Machine: {} processors ({}), {} GiB of memory, {}, {}, scratch directory on {}; load average {} before the run. verfs {}, {}.",
             self.processors,
             self.processor,
@@ -58,8 +61,23 @@ impl Machine {
             self.load,
             self.verfs,
             self.date
-        )
+        );
+        self.peculiar.iter().fold(words, |words, sentence| format!("{words} {sentence}"))
     }
+}
+
+fn peculiar() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    let names = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut names = names.filter_map(|process| fs::read_to_string(process.path().join("comm")).ok());
+    if names.any(|name| name.starts_with("kdamond")) {
+        found.push("Its kernel takes pages out of the page cache by itself (DAMON), so what is hot is read again now and then: that shows as upcalls.");
+    }
+    let poll = fs::read_to_string("/sys/module/haltpoll/parameters/guest_halt_poll_ns");
+    if poll.is_ok_and(|nanoseconds| nanoseconds.trim() == "0") {
+        found.push("Its idle processors halt at once (guest_halt_poll_ns is 0), so that waking one, as every upcall does, takes long.");
+    }
+    found
 }
 
 /// The version, and the commit if this is a checkout.
