@@ -1,8 +1,8 @@
 //! The only unsafe code: mapped files that survive going bad under us, and disk work in a caller's name.
 //!
-//! A manifest is mapped, and the page of a mapped file that the disk cannot deliver, or that somebody cut
+//! Manifests and packs are mapped, and the page of a mapped file that the disk cannot deliver, or that somebody cut
 //! off, raises SIGBUS. The handler here puts a page of zeros in its place and marks the mapping as bad, so
-//! that the reader gets an error for that manifest instead of the daemon getting a signal (mmap(2), SIGBUS).
+//! that the reader gets an error for that file instead of the daemon getting a signal (mmap(2), SIGBUS).
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -47,7 +47,7 @@ impl Mapped {
     /// Maps a whole file, which must not be empty.
     pub fn open(file: &File) -> io::Result<Self> {
         install_handler();
-        // SAFETY: the bytes may change only if somebody writes into the store behind our back. Manifests are
+        // SAFETY: the bytes may change only if somebody writes into the store behind our back. Such files are
         // read through bounds checks, never trusted, and no reference to them outlives an operation.
         let map = unsafe { Mmap::map(file)? };
         let claim = |slot: &Slot| slot.start.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();

@@ -7,10 +7,11 @@
 mod content;
 mod mtimes;
 mod scopes;
+mod staging;
 mod walk;
 mod warnings;
 
-pub use content::Staging;
+pub use staging::Staging;
 
 use super::durable::{self, free_bytes};
 use super::journal::{Asker, Line};

@@ -47,16 +47,6 @@ impl Content {
         self.digest
     }
 
-    /// Its length in bytes.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether it has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Whether it lies in a pack.
     pub fn is_packed(&self) -> bool {
         self.packed
