@@ -6,6 +6,7 @@ use crate::tree::Digest;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Open objects, the least recently used let go first.
@@ -46,14 +47,10 @@ impl Descriptors {
     }
 
     /// Reads up to `len` bytes of an object. `kept`: the kernel keeps them in the pages of the mount.
-    pub fn read(&self, content: &Content, offset: u64, len: usize, kept: bool) -> Result<Vec<u8>> {
+    pub fn read(&self, content: &Content, offset: u64, len: usize, kept: bool) -> Result<Answer> {
         let bytes = content.read(offset, len).map_err(|error| self.unreadable(content, error))?;
-        if kept && content.is_read(bytes.len()) {
-            let content = content.clone();
-            // Not while the kernel waits for the answer. Without a thread the memory is given back later.
-            let _ = std::thread::Builder::new().name("verfs-let-go".into()).spawn(move || content.let_go());
-        }
-        Ok(bytes)
+        let held_twice = (kept && content.is_large()).then(|| (content.clone(), offset));
+        Ok(Answer { bytes, held_twice })
     }
 
     /// The error for an object that could not be read or copied.
@@ -76,5 +73,39 @@ impl Descriptors {
     /// How often an object was found open, and how often it was not.
     pub fn hits_and_misses(&self) -> (u64, u64) {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+    }
+}
+
+/// Bytes for the kernel. When they go, the page cache lets go of them too if it holds them twice: by then the kernel has
+/// them.
+pub struct Answer {
+    bytes: Vec<u8>,
+    held_twice: Option<(Content, u64)>,
+}
+
+impl From<Vec<u8>> for Answer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, held_twice: None }
+    }
+}
+
+impl Extend<u8> for Answer {
+    fn extend<T: IntoIterator<Item = u8>>(&mut self, more: T) {
+        self.bytes.extend(more);
+    }
+}
+
+impl Deref for Answer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some((content, offset)) = &self.held_twice {
+            content.let_go(*offset, self.bytes.len());
+        }
     }
 }

@@ -16,7 +16,7 @@ mod threads;
 mod view;
 
 pub use attr::{Attr, Entry, Ttl, Type};
-pub use content::Descriptors;
+pub use content::{Answer, Descriptors};
 pub use counters::{Counters, Operation};
 pub use listing::{Listed, Position};
 pub use media::Media;
@@ -206,7 +206,7 @@ impl Fs {
     }
 
     /// Reads up to `len` bytes of a file's content.
-    pub fn read(&self, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<Vec<u8>> {
+    pub fn read(&self, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<Answer> {
         match self.media_of(node) {
             Some(media) => media.read(&self.descriptors, node, offset, len, how),
             None => self.descriptors.read(&self.open_content(node)?, offset, len as usize, !how.direct),

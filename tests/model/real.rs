@@ -196,7 +196,7 @@ impl Real {
                 let how = Reading { thread: caller().thread, direct: false };
                 let bytes = fs.read(attr.node, 0, 1 << 16, how).map_err(errno)?;
                 assert_eq!(bytes.len() as u64, attr.size, "the length of {:?}", attr.node);
-                bytes
+                bytes.to_vec()
             }
         };
         let links = if kind == Kind::Dir { 0 } else { attr.links };

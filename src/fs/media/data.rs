@@ -6,8 +6,8 @@ use super::table::{Backing, MediaNode, Print};
 use super::truncation::Truncations;
 use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, Result};
-use crate::fs::Descriptors;
 use crate::fs::attr::{Attr, Ttl};
+use crate::fs::{Answer, Descriptors};
 use crate::store::objects::{self, Content};
 use crate::store::upper::is_list;
 use crate::sys::AsCaller;
@@ -172,19 +172,12 @@ impl Media {
     }
 
     /// Reads from a file.
-    pub fn read(
-        &self,
-        descriptors: &Descriptors,
-        node: NodeId,
-        offset: u64,
-        len: u32,
-        how: Reading,
-    ) -> Result<Vec<u8>> {
+    pub fn read(&self, descriptors: &Descriptors, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<Answer> {
         let source = self.source(descriptors, node)?;
         let truncations = &self.files.truncations;
         truncations.asks(node, how.thread);
         let mut bytes = match &source {
-            Source::Upper(file) => read_to(file, offset, len as usize)?,
+            Source::Upper(file) => read_to(file, offset, len as usize)?.into(),
             Source::Release(content) => descriptors.read(content, offset, len as usize, !how.direct)?,
         };
         if bytes.len() < len as usize && !how.direct {

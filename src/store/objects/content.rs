@@ -9,14 +9,15 @@ use std::fs::File;
 use std::io::IoSliceMut;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What is brought into the page cache around a content of a pack that is not in it: its neighbours were beside it in the
 /// tree, and a disk gives many at the price of one.
 const AROUND: u64 = 256 << 10;
 
-/// A file of at least this length is let go of by the page cache once it was read: it is in the mount's pages then.
+/// A file of at least this length is let go of by the page cache while it is read: it is in the mount's pages then.
 const LARGE: u64 = 1 << 20;
+/// No folio of a file is longer (a PMD of x86-64 and arm64 with pages of 4 KiB).
+const LARGEST_FOLIO: u64 = 2 << 20;
 
 /// See the head of this file.
 #[derive(Clone, Debug)]
@@ -26,20 +27,18 @@ pub struct Content {
     start: u64,
     len: u64,
     packed: bool,
-    /// Bytes that were read since the page cache let go of it.
-    read: Arc<AtomicU64>,
 }
 
 impl Content {
     /// All of a file.
     pub fn whole(digest: Digest, file: File, len: u64) -> Self {
-        Self { digest, file: Arc::new(file), start: 0, len, packed: false, read: Arc::default() }
+        Self { digest, file: Arc::new(file), start: 0, len, packed: false }
     }
 
     /// What lies at a place of a pack.
     pub fn of_pack(digest: Digest, pack: &Pack, place: Place) -> Self {
         let file = pack.file().clone();
-        Self { digest, file, start: place.offset, len: place.len.into(), packed: true, read: Arc::default() }
+        Self { digest, file, start: place.offset, len: place.len.into(), packed: true }
     }
 
     /// Its hash.
@@ -82,19 +81,17 @@ impl Content {
         Ok(bytes)
     }
 
-    /// Whether this reading of so many bytes was the one after which the file need not be in the page cache twice: the
-    /// kernel has it all in the pages of the mount. Then [`Content::let_go`] is due.
-    pub fn is_read(&self, bytes: usize) -> bool {
-        if self.packed || self.len < LARGE {
-            return false;
-        }
-        let read = self.read.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        read >= self.len && self.read.swap(0, Ordering::Relaxed) >= self.len
+    /// Whether it should not stay in the page cache when the pages of the mount have it too.
+    pub fn is_large(&self) -> bool {
+        !self.packed && self.len >= LARGE
     }
 
-    /// Lets the page cache go of the file. That takes a while for a large one.
-    pub fn let_go(&self) {
-        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+    /// Lets the page cache go of what was read up to the end of this range, and a little before it: it gives back only
+    /// whole folios.
+    pub fn let_go(&self, offset: u64, len: usize) {
+        let begin = offset.saturating_sub(LARGEST_FOLIO);
+        let end = offset + len as u64;
+        let _ = rustix::fs::fadvise(&self.file, begin, NonZeroU64::new(end - begin), Advice::DontNeed);
     }
 
     /// What of a range the page cache holds; if that is not all of it, the disk is asked for it and what lies around.
