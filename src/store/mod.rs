@@ -30,6 +30,7 @@ pub mod manifest;
 pub mod objects;
 mod repack;
 pub mod scope;
+mod search;
 pub mod settings;
 pub mod sparse;
 pub mod stamps;

@@ -6,7 +6,7 @@
 use crate::error::Result;
 use crate::store::manifest::{BuildNode, Builder, Manifest};
 use crate::store::{Store, since_epoch};
-use crate::tree::{Digest, Kind, Node, Tree};
+use crate::tree::{Kind, Node, Tree};
 use rayon::prelude::*;
 
 /// Settles the mtimes of all nodes against all releases of the store.
@@ -23,49 +23,85 @@ pub fn settle(store: &Store, builder: &mut Builder) -> Result<()> {
     earlier.sort_by_key(|manifest| std::cmp::Reverse(manifest.added()));
 
     let now = i64::try_from(since_epoch().as_nanos()).unwrap_or(i64::MAX);
-    let paths = paths(builder);
     let nodes = &builder.nodes;
-    let settled: Vec<i64> = (0..nodes.len())
+    let settled: Vec<(u32, i64)> = directories(builder)
         .into_par_iter()
-        .map(|number| {
-            for manifest in &earlier {
-                if let Some(mtime) = same_in(manifest, nodes, number, &paths[number])? {
-                    return Ok(mtime);
-                }
-            }
-            // A time in the future would make caches keep what they should not.
-            Ok(nodes[number].mtime.min(now))
-        })
-        .collect::<Result<_>>()?;
-    for (node, mtime) in builder.nodes.iter_mut().zip(settled) {
-        node.mtime = mtime;
+        .map(|(dir, path)| settle_in(&earlier, nodes, dir, &path))
+        .collect::<Result<Vec<_>>>()?
+        .concat();
+    for node in &mut builder.nodes {
+        // A time in the future would make caches keep what they should not.
+        node.mtime = node.mtime.min(now);
+    }
+    for (number, mtime) in settled {
+        builder.nodes[number as usize].mtime = mtime;
     }
     Ok(())
 }
 
-fn paths(builder: &Builder) -> Vec<Vec<u8>> {
-    let mut paths = vec![Vec::new(); builder.nodes.len()];
-    for number in 0..builder.nodes.len() {
-        for child in &builder.nodes[number].children {
-            let name = &builder.nodes[*child as usize].name;
-            let dir = &paths[number];
-            paths[*child as usize] = if dir.is_empty() { name.clone() } else { [dir, &name[..]].join(&b'/') };
+/// The directories with their paths.
+fn directories(builder: &Builder) -> Vec<(u32, Vec<u8>)> {
+    let mut dirs = vec![(0, Vec::new())];
+    let mut next = 0;
+    while let Some((number, path)) = dirs.get(next).cloned() {
+        for child in &builder.nodes[number as usize].children {
+            let node = &builder.nodes[*child as usize];
+            if node.kind == Kind::Dir {
+                let whole = if path.is_empty() { node.name.clone() } else { [&path, &node.name[..]].join(&b'/') };
+                dirs.push((*child, whole));
+            }
         }
+        next += 1;
     }
-    paths
+    dirs
 }
 
-/// The mtime of the node at this path in a release, if it is the same there.
-fn same_in(manifest: &Manifest, nodes: &[BuildNode], number: usize, path: &[u8]) -> Result<Option<i64>> {
-    let Some(index) = manifest.find_path(path)? else { return Ok(None) };
-    let (there, here) = (manifest.node(index)?, &nodes[number]);
-    let same = there.kind == here.kind
-        && match here.kind {
-            Kind::File => manifest.digest(index)? == here.digest,
-            Kind::Symlink => manifest.digest(index)? == Digest::of(&here.target),
-            Kind::Dir => same_entries(manifest, (index, &there), nodes, here)?,
-        };
-    Ok(same.then_some(there.mtime))
+/// The mtimes that an earlier release has for a directory, and for the files and symlinks in it, each where it is the
+/// same there.
+fn settle_in(earlier: &[Manifest], nodes: &[BuildNode], dir: u32, path: &[u8]) -> Result<Vec<(u32, i64)>> {
+    let here = &nodes[dir as usize];
+    let mut settled = Vec::with_capacity(here.children.len() + 1);
+    let mut open = here.children.clone();
+    open.retain(|child| nodes[*child as usize].kind != Kind::Dir);
+    open.sort_unstable_by(|a, b| nodes[*a as usize].name.cmp(&nodes[*b as usize].name));
+    let mut dir_open = true;
+    for manifest in earlier {
+        let Some(index) = manifest.find_path(path)? else { continue };
+        let there = manifest.node(index)?;
+        if there.kind != Kind::Dir {
+            continue;
+        }
+        if dir_open && same_entries(manifest, (index, &there), nodes, here)? {
+            settled.push((dir, there.mtime));
+            dir_open = false;
+        }
+        let mut theirs = manifest.children(index)?.peekable();
+        let mut left = Vec::new();
+        for child in open {
+            let ours = &nodes[child as usize];
+            while let Some(their) = theirs.peek()
+                && manifest.name(*their)? < &ours.name[..]
+            {
+                theirs.next();
+            }
+            match theirs.peek() {
+                Some(their) if manifest.name(*their)? == ours.name && same_leaf(manifest, *their, ours)? => {
+                    settled.push((child, manifest.node(*their)?.mtime));
+                }
+                _ => left.push(child),
+            }
+        }
+        open = left;
+        if open.is_empty() && !dir_open {
+            break;
+        }
+    }
+    Ok(settled)
+}
+
+/// Whether a file or symlink has the same content.
+fn same_leaf(manifest: &Manifest, their: u32, ours: &BuildNode) -> Result<bool> {
+    Ok(manifest.node(their)?.kind == ours.kind && manifest.digest(their)? == ours.content())
 }
 
 /// Whether a directory itself is the same: its mode, its owner, and what its names stand for. A directory in
@@ -88,9 +124,8 @@ fn same_entries(
             && manifest.name(child)? == ours.name
             && match ours.kind {
                 Kind::Dir => true,
-                kind => {
-                    let digest = if kind == Kind::File { ours.digest } else { Digest::of(&ours.target) };
-                    theirs.mode == ours.mode && theirs.owner == ours.owner && manifest.digest(child)? == digest
+                _ => {
+                    theirs.mode == ours.mode && theirs.owner == ours.owner && manifest.digest(child)? == ours.content()
                 }
             };
         if !same {

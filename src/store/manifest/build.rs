@@ -4,6 +4,7 @@ use super::format::{self, HEADER_LEN, Header, Record, SECTIONS};
 use super::{Manifest, Xattrs};
 use crate::error::{Error, Result};
 use crate::tree::{Digest, Kind, NodeId, Owner, Tree};
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
 use zerocopy::IntoBytes;
@@ -78,10 +79,10 @@ impl Builder {
         if u32::try_from(self.nodes.len()).is_err() {
             return Err(Error::failed("a release can hold 4,294,967,295 nodes at most"));
         }
-        let order = self.breadth_first();
+        let (order, levels) = self.breadth_first();
         let (records, mut tables) = self.records(&order)?;
         let index = index(&records)?;
-        let digests = self.digests(&order, &records, &tables);
+        let digests = self.digests(&order, &levels, &records, &tables);
 
         let files = || self.nodes.iter().filter(|node| node.kind == Kind::File);
         let mut header = Header {
@@ -118,112 +119,145 @@ impl Builder {
         Ok(out)
     }
 
-    /// Numbers in the builder, in the order of the manifest.
-    fn breadth_first(&mut self) -> Vec<u32> {
-        let mut order = vec![0];
+    /// Numbers in the builder, in the order of the manifest; and where in it each level of the tree begins.
+    fn breadth_first(&mut self) -> (Vec<u32>, Vec<usize>) {
+        let (mut order, mut levels) = (vec![0], Vec::new());
         let mut next = 0;
         while next < order.len() {
-            let at = order[next] as usize;
-            let mut children = std::mem::take(&mut self.nodes[at].children);
-            children.sort_unstable_by(|a, b| self.nodes[*a as usize].name.cmp(&self.nodes[*b as usize].name));
-            order.extend_from_slice(&children);
-            self.nodes[at].children = children;
-            next += 1;
+            levels.push(next);
+            let end = order.len();
+            for at in next..end {
+                let number = order[at] as usize;
+                let mut children = std::mem::take(&mut self.nodes[number].children);
+                children.sort_unstable_by(|a, b| self.nodes[*a as usize].name.cmp(&self.nodes[*b as usize].name));
+                order.extend_from_slice(&children);
+                self.nodes[number].children = children;
+            }
+            next = end;
         }
-        order
+        (order, levels)
+    }
+
+    /// The place in the manifest of each node's directory, and the paths of the directories that hold something.
+    fn parents(&self, order: &[u32]) -> (Vec<u32>, HashMap<u32, Vec<u8>>) {
+        let mut parents = vec![0u32; order.len()];
+        let mut paths = HashMap::from([(0, Vec::new())]);
+        let mut first_child = 1;
+        for (at, number) in order.iter().enumerate() {
+            let node = &self.nodes[*number as usize];
+            if !node.children.is_empty() {
+                let end = first_child + node.children.len();
+                parents[first_child..end].fill(at as u32);
+                first_child = end;
+                let path = path_in(&paths[&parents[at]], &node.name);
+                paths.insert(at as u32, path);
+            }
+        }
+        (parents, paths)
     }
 
     fn records(&self, order: &[u32]) -> Result<(Vec<Record>, Tables)> {
         let mut tables = Tables::default();
         let mut records: Vec<Record> = Vec::with_capacity(order.len());
-        // Paths of the directories whose entries are still to come, by their place in the manifest.
-        let mut paths: HashMap<u32, Vec<u8>> = HashMap::new();
-        let mut parents = vec![0u32; order.len()];
+        let (parents, paths) = self.parents(order);
+        let nodeids: Vec<NodeId> = order
+            .par_iter()
+            .zip(&parents)
+            .map(|(number, parent)| {
+                let node = &self.nodes[*number as usize];
+                let path = path_in(&paths[parent], &node.name);
+                match node.kind {
+                    Kind::Dir => NodeId::of_dir(&path),
+                    kind => NodeId::of_leaf(&path, kind, node.content(), node.mode, node.owner),
+                }
+            })
+            .collect();
         let mut first_child = 1;
         for (at, number) in order.iter().enumerate() {
             let node = &self.nodes[*number as usize];
-            let parent = parents[at];
-            let path = match paths.get(&parent) {
-                Some(dir) if !dir.is_empty() => [dir, &node.name[..]].join(&b'/'),
-                _ => node.name.clone(),
-            };
-            let (digest, size) = match node.kind {
+            let size = match node.kind {
                 Kind::Dir => {
                     let len = node.children.len() as u32;
-                    parents[first_child as usize..(first_child + len) as usize].fill(at as u32);
-                    let range = Record::range_field(first_child, len);
                     first_child += len;
-                    (node.digest, range)
+                    Record::range_field(first_child - len, len)
                 }
-                Kind::File => (node.digest, U64::new(node.size)),
-                Kind::Symlink => (
-                    Digest::of(&node.target),
-                    Record::range_field(tables.heap(&node.target)?, node.target.len() as u32),
-                ),
-            };
-            let nodeid = match node.kind {
-                Kind::Dir => NodeId::of_dir(&path),
-                kind => NodeId::of_leaf(&path, kind, digest, node.mode, node.owner),
+                Kind::File => U64::new(node.size),
+                Kind::Symlink => Record::range_field(tables.heap(&node.target)?, node.target.len() as u32),
             };
             records.push(Record {
-                nodeid: U64::new(nodeid.0),
+                nodeid: U64::new(nodeids[at].0),
                 size,
                 mtime: I64::new(node.mtime),
                 name: U32::new(tables.heap(&node.name)?),
-                parent: U32::new(parent),
+                parent: U32::new(parents[at]),
                 mode: U16::new(node.mode),
                 owner: U16::new(tables.owner(node.owner)?),
                 name_len: node.name.len() as u8,
                 kind: node.kind as u8,
                 xattr: U16::new(tables.xattrs(&node.xattrs)?),
             });
-            if node.kind == Kind::Dir {
-                paths.insert(at as u32, path);
-            }
         }
         Ok((records, tables))
     }
 
-    /// From the last node to the root: a directory's entries stand behind it.
-    fn digests(&self, order: &[u32], records: &[Record], tables: &Tables) -> Vec<[u8; 32]> {
+    /// From the last level to the root: a directory's entries stand on the level behind it.
+    fn digests(&self, order: &[u32], levels: &[usize], records: &[Record], tables: &Tables) -> Vec<[u8; 32]> {
         let mut digests = vec![[0; 32]; records.len()];
         let xattr_hashes: Vec<Digest> =
             tables.xattr_list.iter().map(|set| Digest::of(&format::encode_xattr_set(set))).collect();
-        for at in (0..order.len()).rev() {
-            let node = &self.nodes[order[at] as usize];
-            digests[at] = match node.kind {
-                Kind::File => node.digest.0,
-                Kind::Symlink => Digest::of(&node.target).0,
-                Kind::Dir => {
-                    let (first, len) = records[at].range();
-                    let mut hasher = DirHasher::new();
-                    for child in first as usize..(first + len) as usize {
-                        let record = &records[child];
-                        let entry = &self.nodes[order[child] as usize];
-                        let xattrs = match record.xattr.get() {
-                            0 => None,
-                            set => Some(xattr_hashes[set as usize - 1]),
-                        };
-                        hasher.entry(&DirEntry {
-                            name: &entry.name,
-                            kind: entry.kind,
-                            mode: entry.mode,
-                            owner: entry.owner,
-                            size: entry.size_field(),
-                            nodeid: NodeId(record.nodeid.get()),
-                            digest: Digest(digests[child]),
-                            xattrs,
-                        });
+        let mut end = order.len();
+        for begin in levels.iter().rev() {
+            let (before, behind) = digests.split_at_mut(end);
+            before[*begin..].par_iter_mut().enumerate().for_each(|(number, digest)| {
+                let at = begin + number;
+                let node = &self.nodes[order[at] as usize];
+                *digest = match node.kind {
+                    Kind::Dir => {
+                        let (first, len) = records[at].range();
+                        let mut hasher = DirHasher::new();
+                        for child in first as usize..(first + len) as usize {
+                            let record = &records[child];
+                            let entry = &self.nodes[order[child] as usize];
+                            let xattrs = match record.xattr.get() {
+                                0 => None,
+                                set => Some(xattr_hashes[set as usize - 1]),
+                            };
+                            hasher.entry(&DirEntry {
+                                name: &entry.name,
+                                kind: entry.kind,
+                                mode: entry.mode,
+                                owner: entry.owner,
+                                size: entry.size_field(),
+                                nodeid: NodeId(record.nodeid.get()),
+                                digest: Digest(behind[child - end]),
+                                xattrs,
+                            });
+                        }
+                        hasher.finish().0
                     }
-                    hasher.finish().0
-                }
-            };
+                    _ => node.content().0,
+                };
+            });
+            end = *begin;
         }
         digests
     }
 }
 
+/// The path of a name in a directory.
+fn path_in(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&b'/') }
+}
+
 impl BuildNode {
+    /// Hash of a file's content, or of a symlink's target.
+    pub fn content(&self) -> Digest {
+        match self.kind {
+            Kind::Symlink => Digest::of(&self.target),
+            _ => self.digest,
+        }
+    }
+
     fn size_field(&self) -> u64 {
         match self.kind {
             Kind::Dir => 0,
@@ -277,13 +311,13 @@ impl Tables {
 
 /// Node numbers sorted by nodeid. Two nodes with one nodeid are refused: the kernel would take them for one.
 fn index(records: &[Record]) -> Result<Vec<U32>> {
-    let mut index: Vec<u32> = (0..records.len() as u32).collect();
-    index.sort_unstable_by_key(|number| records[*number as usize].nodeid.get());
-    let same = |pair: &[u32]| records[pair[0] as usize].nodeid == records[pair[1] as usize].nodeid;
-    if index.windows(2).any(same) {
+    let mut index: Vec<(u64, u32)> =
+        records.iter().zip(0..).map(|(record, number)| (record.nodeid.get(), number)).collect();
+    index.par_sort_unstable();
+    if index.windows(2).any(|pair| pair[0].0 == pair[1].0) {
         return Err(Error::failed("two nodes of the release have the same nodeid; change any one file and add again"));
     }
-    Ok(index.into_iter().map(U32::new).collect())
+    Ok(index.into_iter().map(|(_, number)| U32::new(number)).collect())
 }
 
 /// What a directory's digest covers of an entry: everything but its mtime, because a checkout gives every

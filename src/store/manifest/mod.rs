@@ -24,6 +24,7 @@ mod tests;
 pub use build::{BuildNode, Builder};
 
 use crate::error::{Context, Errno, Error, Result};
+use crate::store::search::among_hashes;
 use crate::sys::Mapped;
 use crate::tree::{Digest, Kind, Node, NodeId, Owner, Tree};
 use format::{Header, Record, Section};
@@ -194,31 +195,9 @@ impl Manifest {
             let number = u32::from_le_bytes(bytes);
             Ok((number, self.record(number)?.nodeid.get()))
         };
-        let count = self.header.count as usize;
-        // Nodeids are evenly spread, so a guess is off by about the square root of the count: widen from it.
-        let guess = ((u128::from(nodeid.0) * count as u128) >> 63) as usize;
-        let (mut low, mut high) = (guess.min(count - 1), guess.min(count - 1));
-        let mut step = 64;
-        while low > 0 && entry(low)?.1 > nodeid.0 {
-            low = low.saturating_sub(step);
-            step *= 4;
-        }
-        step = 64;
-        while high < count && entry(high)?.1 < nodeid.0 {
-            high = (high + step).min(count);
-            step *= 4;
-        }
-        let mut high = (high + 1).min(count);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let (number, found) = entry(middle)?;
-            match found.cmp(&nodeid.0) {
-                std::cmp::Ordering::Equal => return Ok(Some(number)),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        Ok(None)
+        // Nodeids have 63 bits.
+        let found = among_hashes(self.header.count as usize, nodeid.0 << 1, |at| Ok(entry(at)?.1.cmp(&nodeid.0)))?;
+        found.map(|at| Ok(entry(at)?.0)).transpose()
     }
 
     /// The number of the node at this path (no leading slash).

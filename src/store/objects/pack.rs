@@ -11,6 +11,7 @@
 //! it is not opened, each record is checked when it is used, and everything by `verify`.
 
 use crate::error::{Context, Error, Result};
+use crate::store::search::among_hashes;
 use crate::sys::Mapped;
 use crate::tree::Digest;
 use std::collections::HashMap;
@@ -140,8 +141,9 @@ impl Pack {
     /// Where the content of this hash lies, if it is here.
     pub fn find(&self, digest: Digest) -> Result<Option<Place>> {
         let records = self.records()?;
-        let found = records.binary_search_by(|record| record.digest.cmp(&digest.0));
-        let place = found.ok().map(|number| self.place(&records[number])).transpose();
+        let share = digest.0.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+        let found = among_hashes(records.len(), share, |number| Ok(records[number].digest.cmp(&digest.0)))?;
+        let place = found.map(|number| self.place(&records[number])).transpose();
         if self.map.is_bad() {
             return Err(damaged(&self.path, "a page of it cannot be read"));
         }
