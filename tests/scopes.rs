@@ -672,7 +672,7 @@ fn media_lies_on_another_disk() {
         return;
     }
     let mut rig = store(OWN);
-    let disk = SmallDisk::beside(&rig, "disk");
+    let disk = SmallDisk::beside(&rig, "ext4");
     set_media(&rig, disk.path());
     let large: Vec<u8> = (0..3_000_000u32).map(|number| (number / 7) as u8).collect();
     for release in ["1", "2"] {

@@ -82,8 +82,8 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
         targets,
         boards: vec![board],
         remarks: vec![format!(
-            "Only {VERFS}, ostree and git compute hashes of what they take. {VERFS} reads and hashes everything each time: it does not take a file \
-             for unchanged because its size and times are, as rsync and git do."
+            "Only {VERFS}, ostree and git compute hashes of what they take. As rsync and git do, {VERFS} does not read a file again \
+             that looks as before; most of what is left is looking at each file twice, so that a source that changes meanwhile is noticed."
         )],
         took: 0.0,
     })

@@ -66,6 +66,9 @@ pub struct Add {
     /// Begin even if the disk looks too small
     #[arg(long)]
     skip_space_check: bool,
+    /// Read every file, those too that look as when the last `add` read them
+    #[arg(long)]
+    rehash: bool,
 }
 
 /// Write a release out as plain files
@@ -122,6 +125,7 @@ pub fn add(verb: &Add, store: Option<&Path>, output: Output) -> Result<()> {
         mode: verb.mode.as_deref().map(parse_mode).transpose()?,
         include_vcs: verb.include_vcs,
         skip_space_check: verb.skip_space_check,
+        rehash: verb.rehash,
     };
     let opened = which::store(store)?;
     let bar = Bar::new(output);
@@ -130,16 +134,17 @@ pub fn add(verb: &Add, store: Option<&Path>, output: Output) -> Result<()> {
     let added = added?;
     output.warnings(&added.warnings);
     let mut value = json!({
-        "name": name.as_str(), "files": added.files, "bytes": added.bytes, "new_bytes": added.new_bytes,
-        "seconds": added.seconds, "identical": added.identical, "warnings": added.warnings,
+        "name": name.as_str(), "files": added.files, "bytes": added.bytes,
+        "read_bytes": added.read_bytes, "new_bytes": added.new_bytes, "seconds": added.seconds, "identical": added.identical, "warnings": added.warnings,
     });
     let text = if added.identical {
         format!("release {name} is there already, with the same content\n")
     } else {
         format!(
-            "added {name}: {} files, {}, of it new {}, {:.1} s\n",
+            "added {name}: {} files, {}, of it read {}, new {}, {:.1} s\n",
             added.files,
             show_bytes(added.bytes),
+            show_bytes(added.read_bytes),
             show_bytes(added.new_bytes),
             added.seconds
         )

@@ -9,6 +9,7 @@
 //!   active          the active release, the switch number, its second, how much of `stamps` counts
 //!   stamps          append-only: which switch last changed which node
 //!   journal.jsonl   one line per add, switch, rollback, remove, gc
+//!   stat-cache      how the files of the last add looked (see import/stat_cache.rs)
 //!   reserve         room that is given up so that a rollback works on a full disk
 //!   media/ whiteouts/ own/ orphans/ tmp/     the writable layer (see layer.rs); tmp/add-… are imports
 //!   run/            control.sock while mounted

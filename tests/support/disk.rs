@@ -18,12 +18,13 @@ impl SmallDisk {
         disk
     }
 
-    /// An ext4 of 64 MiB, beside the store.
-    pub fn beside(rig: &Rig, name: &str) -> SmallDisk {
-        let image = rig.root().join(format!("{name}.img"));
-        File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        run(Command::new("mkfs.ext4").arg("-q").arg(&image));
-        let dir = rig.root().join(name);
+    /// An ext4, xfs or btrfs of 320 MiB, beside the store.
+    pub fn beside(rig: &Rig, kind: &str) -> SmallDisk {
+        let image = rig.root().join(format!("{kind}.img"));
+        // As small as xfs will have it; what is not written takes no room.
+        File::create(&image).unwrap().set_len(320 << 20).unwrap();
+        run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image));
+        let dir = rig.root().join(kind);
         fs::create_dir(&dir).unwrap();
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir));
         SmallDisk(dir)

@@ -107,12 +107,25 @@ pub fn stay_inside_getdents(dir: BorrowedFd<'_>, inside: impl FnOnce() + Send) -
 /// Reads a directory, from where it stands, into a buffer whose first page fault is served only
 /// after a while; until then the caller is inside getdents64 and holds the directory's lock.
 pub fn list_slowly(dir: BorrowedFd<'_>, hold: Duration) -> io::Result<()> {
+    // SAFETY: the kernel writes at most BUFFER bytes into the buffer.
+    with_slow_buffer(hold, |buffer| unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer, BUFFER) })
+}
+
+/// Writes 64 KiB of zeros to where a file stands, from a buffer whose first page fault is served only after a while:
+/// until then the caller is inside write(2), and the times of the file are set already.
+pub fn write_slowly(file: &std::fs::File, hold: Duration) -> io::Result<()> {
+    // SAFETY: the kernel reads at most BUFFER bytes of the buffer.
+    with_slow_buffer(hold, |buffer| unsafe { libc::write(file.as_raw_fd(), buffer, BUFFER) as i64 })
+}
+
+/// Does a system call with a buffer whose first page fault is served, with zeros, only after a while.
+fn with_slow_buffer(hold: Duration, call: impl FnOnce(*mut libc::c_void) -> i64) -> io::Result<()> {
     let (uffd, buffer) = faulting_buffer()?;
     let range = [buffer as u64, BUFFER as u64];
-    let listed = std::thread::scope(|scope| {
+    let called = std::thread::scope(|scope| {
         let server = scope.spawn(|| {
             let mut wait = [PollFd::new(&uffd, PollFlags::IN)];
-            // No fault comes if the directory could not be read: then there is nothing to serve.
+            // No fault comes if the call was refused: then there is nothing to serve.
             let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
             rustix::event::poll(&mut wait, Some(&patience))?;
             std::thread::sleep(hold);
@@ -121,15 +134,13 @@ pub fn list_slowly(dir: BorrowedFd<'_>, hold: Duration) -> io::Result<()> {
             // mapping with zero pages.
             check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_ZEROPAGE, &mut zeropage) }.into())
         });
-        // SAFETY: the kernel writes at most BUFFER bytes into the mapping, which nothing else
-        // refers to and which is unmapped only below.
-        let read = check(unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer, BUFFER) });
+        let result = check(call(buffer));
         let served = server.join().map_err(|_| io::Error::other("the thread that serves faults died"))?;
-        served.and(read)
+        served.and(result)
     });
     // SAFETY: the mapping is this function's own, and nobody uses it any more.
     check(unsafe { libc::munmap(buffer, BUFFER) }.into())?;
-    listed.map(drop)
+    called.map(drop)
 }
 
 /// A mapping of BUFFER bytes whose page faults wait at the descriptor to be served.
@@ -155,10 +166,15 @@ fn faulting_buffer() -> io::Result<(OwnedFd, *mut libc::c_void)> {
     }
 }
 
+/// A shared mapping of the whole file.
+pub fn mapping(file: &std::fs::File) -> io::Result<memmap2::MmapMut> {
+    // SAFETY: nobody else changes the length of the file, which is the test's own.
+    unsafe { memmap2::MmapMut::map_mut(file) }
+}
+
 /// Stores bytes through a shared mapping of the whole file, and has them written back (msync(2)).
 pub fn store_through_a_mapping(file: &std::fs::File, byte: u8) -> io::Result<()> {
-    // SAFETY: nobody else changes the length of the file, which is the test's own.
-    let mut mapping = unsafe { memmap2::MmapMut::map_mut(file)? };
+    let mut mapping = mapping(file)?;
     mapping.fill(byte);
     mapping.flush()
 }

@@ -1,13 +1,14 @@
-//! Reading the contents of a source: what is hashed is what was copied, never what may still change. A small file is
+//! Reading the contents of a source, but for those that are known: what is hashed is what was copied, never what may still change. A small file is
 //! hashed in memory and written from there, a large one is cloned first where the file system can, else hashed as it is
 //! written.
 
 use super::staging::{PACKED, Staging};
+use super::stat_cache::Readings;
 use super::walk::{Look, Walk, xattrs};
 use super::{Progress, show};
 use crate::error::{Context, Error, Result};
 use crate::store::sparse;
-use crate::tree::{Digest, Kind};
+use crate::tree::Digest;
 use rayon::prelude::*;
 use rustix::fs::OFlags;
 use std::fs::{self, File};
@@ -20,19 +21,28 @@ const CHUNK: usize = 256;
 /// How often one file that changes while it is read is read again.
 const TRIES: usize = 3;
 
-/// Reads every file of the walk into the staging area and notes the digests. Gives the paths that would not
-/// stay the same while they were read.
+/// Reads the files of the walk whose content is not known into the staging area and notes the digests. Gives the paths
+/// that would not stay the same while they were read.
 pub fn stage(walk: &mut Walk, staging: &Staging, progress: &dyn Progress) -> Result<Vec<Vec<u8>>> {
     let shared = &*walk;
-    let is_file = |number: &usize| shared.found[*number].node.kind == Kind::File;
-    let files: Vec<usize> = (0..shared.found.len()).filter(is_file).collect();
+    let is_read = |number: &usize| shared.found[*number].is_read();
+    let files: Vec<usize> = (0..shared.found.len()).filter(is_read).collect();
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let readings = Readings::begin(shared);
     let mut read = Vec::with_capacity(files.len());
     let mut new = Vec::new();
     for chunk in files.chunks(CHUNK) {
         // While one chunk is read, what is new of the one before is written.
         let before = std::mem::take(&mut new);
         let (outcomes, taken) = rayon::join(
-            || chunk.par_iter().map(|number| read_file(shared, *number, staging, progress)).collect::<Result<Vec<_>>>(),
+            || {
+                chunk
+                    .par_iter()
+                    .map(|number| read_file(shared, *number, readings.as_ref(), staging, progress))
+                    .collect::<Result<Vec<_>>>()
+            },
             || staging.take(before),
         );
         taken?;
@@ -47,14 +57,14 @@ pub fn stage(walk: &mut Walk, staging: &Staging, progress: &dyn Progress) -> Res
     let mut changed = Vec::new();
     let mut unreadable = Vec::new();
     for (number, outcome) in read {
-        let found = &mut walk.found[number];
         match outcome {
-            Outcome::Read { digest, look, size, xattrs, new: _ } => {
-                (found.node.digest, found.look) = (digest, look);
-                (found.node.size, found.node.xattrs) = (size, xattrs);
+            Outcome::Read { digest, told, xattrs, new: _ } => {
+                let found = &mut walk.found[number];
+                (found.node.digest, found.told) = (digest, told && xattrs.is_empty());
+                found.node.xattrs = xattrs;
             }
-            Outcome::Changed => changed.push(found.path.clone()),
-            Outcome::Unreadable(error) => unreadable.push(format!("{} ({error})", show(&found.path))),
+            Outcome::Changed => changed.push(walk.path(number)),
+            Outcome::Unreadable(error) => unreadable.push(format!("{} ({error})", show(&walk.path(number)))),
         }
     }
     if !unreadable.is_empty() {
@@ -70,8 +80,8 @@ pub fn stage(walk: &mut Walk, staging: &Staging, progress: &dyn Progress) -> Res
 enum Outcome {
     Read {
         digest: Digest,
-        look: Look,
-        size: u64,
+        /// The look tells it the next time.
+        told: bool,
         xattrs: crate::store::manifest::Xattrs,
         /// A small content that the store lacks.
         new: Option<Vec<u8>>,
@@ -80,22 +90,29 @@ enum Outcome {
     Unreadable(rustix::io::Errno),
 }
 
-fn read_file(walk: &Walk, number: usize, staging: &Staging, progress: &dyn Progress) -> Result<Outcome> {
-    let found = &walk.found[number];
+fn read_file(
+    walk: &Walk,
+    number: usize,
+    readings: Option<&Readings>,
+    staging: &Staging,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
+    let (found, path) = (&walk.found[number], walk.path(number));
     for _ in 0..TRIES {
-        let file = match walk.open(&found.path, OFlags::empty()) {
+        let file = match walk.open(&path, OFlags::empty()) {
             Ok(fd) => File::from(fd),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
                 return Ok(Outcome::Changed);
             }
             Err(error) => return Ok(Outcome::Unreadable(error)),
         };
-        let what = || format!("reading {}", show(&found.path));
+        let what = || format!("reading {}", show(&path));
         let stat = rustix::fs::fstat(&file).context(what)?;
         if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
             return Ok(Outcome::Changed);
         }
         let size = stat.st_size as u64;
+        let told = readings.is_some_and(|readings| readings.settle(&found.look, &file));
         let read =
             if size <= SMALL { copy_small(&file, size, staging) } else { copy_large(&file, size, staging, progress) };
         let read = match read {
@@ -112,7 +129,7 @@ fn read_file(walk: &Walk, number: usize, staging: &Staging, progress: &dyn Progr
             }
             // Mode and owner stay those of the walk: had they changed, the look at the end would differ.
             return Ok(match look == found.look {
-                true => Outcome::Read { digest, look, size, xattrs: xattrs(&file).context(what)?, new },
+                true => Outcome::Read { digest, told, xattrs: xattrs(&file).context(what)?, new },
                 false => Outcome::Changed,
             });
         }
@@ -128,7 +145,8 @@ fn copy_small(file: &File, size: u64, staging: &Staging) -> Result<Option<Copied
     // There is room for more than it has: a read that gives just that has met the end. One call for nearly every file.
     let mut bytes = Vec::with_capacity(size as usize + 1);
     while bytes.len() as u64 <= size {
-        match rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes)) {
+        let at = bytes.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
             Ok(0) => break,
             Ok(_) if bytes.len() as u64 == size => break,
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

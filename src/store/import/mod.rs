@@ -8,6 +8,7 @@ mod content;
 mod mtimes;
 mod scopes;
 mod staging;
+mod stat_cache;
 mod walk;
 mod warnings;
 
@@ -21,6 +22,7 @@ use super::{Store, make_dir};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::tree::{Kind, Owner, ReleaseName, Tree};
+use stat_cache::{Notes, StatCache};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -40,6 +42,8 @@ pub struct Options {
     pub include_vcs: bool,
     /// Begin even if the disk looks too small.
     pub skip_space_check: bool,
+    /// Read every file, those too that look as when the last `add` read them.
+    pub rehash: bool,
 }
 
 /// Told how far it is.
@@ -57,6 +61,8 @@ pub struct Summary {
     pub files: u64,
     /// Sum of their sizes in bytes.
     pub bytes: u64,
+    /// Of these bytes, those that were read: the other files look as when the last `add` read them.
+    pub read_bytes: u64,
     /// Bytes that the store did not have before.
     pub new_bytes: u64,
     /// How long it took.
@@ -82,10 +88,26 @@ pub fn add(
     let staging = Staging::begin(store)?;
     fault::point("add.begun");
 
-    let (mut walk, new_bytes) = read_source(store, &source, options, &staging, progress)?;
-    let mut summary = Summary { new_bytes, warnings: warnings::of(&walk), ..Summary::default() };
+    let cache = if options.rehash { StatCache::empty() } else { StatCache::load(store) };
+    let mut walk = read_source(store, &source, options, &cache, &staging, progress)?;
+    let notes = Notes::of(&walk, &cache);
+    let mut summary = Summary {
+        read_bytes: walk.found.iter().filter(|found| found.is_read()).map(|found| found.node.size).sum(),
+        new_bytes: staging.new_bytes(),
+        warnings: warnings::of(&walk),
+        ..Summary::default()
+    };
     summary.warnings.extend(scopes::make_room(&mut walk, &store.settings().scopes));
+    publish(store, name, walk, &staging, &mut summary)?;
+    if let Some(notes) = notes {
+        notes.save(store, &staging);
+    }
+    summary.seconds = begun.elapsed().as_secs_f64();
+    Ok(summary)
+}
 
+/// Gives the contents and the manifest their places.
+fn publish(store: &Store, name: &ReleaseName, walk: Walk, staging: &Staging, summary: &mut Summary) -> Result<()> {
     // One publisher at a time: the mtimes of a release depend on all the others.
     let _publish = Lock::take(&store.root().join("tmp"), Hold::Exclusive)?;
     let mut builder = builder(walk);
@@ -100,11 +122,9 @@ pub fn add(
                 "release {name} is there already, with other content; choose another name, or `verfs remove {name}` first"
             )));
         }
-        // Content that the store had lost is there again.
-        staging.place()?;
         summary.identical = true;
-        summary.seconds = begun.elapsed().as_secs_f64();
-        return Ok(summary);
+        // Content that the store had lost is there again.
+        return staging.place();
     }
     staging.place()?;
     let releases = durable::Dir::open(&store.root().join("releases"))?;
@@ -112,9 +132,7 @@ pub fn add(
     fault::point("add.manifest-placed");
     let mut line = Line::done("add", Asker::this_process());
     line.to = Some(name.to_string());
-    store.write_journal(&line)?;
-    summary.seconds = begun.elapsed().as_secs_f64();
-    Ok(summary)
+    store.write_journal(&line)
 }
 
 /// The real directory behind SOURCE, if it can be a source at all.
@@ -139,13 +157,15 @@ fn read_source(
     store: &Store,
     source: &Path,
     options: &Options,
+    cache: &StatCache,
     staging: &Staging,
     progress: &dyn Progress,
-) -> Result<(Walk, u64)> {
+) -> Result<Walk> {
     let mut changed = Vec::new();
     for _ in 0..ROUNDS {
         let mut walk = walk::walk(source, options)?;
-        let files = walk.found.iter().filter(|found| found.node.kind == Kind::File);
+        cache.tell(&mut walk, staging);
+        let files = walk.found.iter().filter(|found| found.is_read());
         progress.total(files.clone().count() as u64, files.map(|found| found.node.size).sum());
         if !options.skip_space_check {
             check_space(store, &walk)?;
@@ -156,7 +176,7 @@ fn read_source(
         }
         if changed.is_empty() {
             apply(&mut walk, options);
-            return Ok((walk, staging.new_bytes()));
+            return Ok(walk);
         }
     }
     let names: Vec<String> = changed.iter().take(10).map(|path| show(path)).collect();
@@ -176,9 +196,9 @@ fn check_space(store: &Store, walk: &Walk) -> Result<()> {
         None => None,
     };
     let mut need = 0;
-    for found in walk.found.iter().filter(|found| found.node.kind == Kind::File) {
+    for (number, found) in walk.found.iter().enumerate().filter(|(_, found)| found.is_read()) {
         let known = match &newest {
-            Some(manifest) => match manifest.find_path(&found.path)? {
+            Some(manifest) => match manifest.find_path(&walk.path(number))? {
                 Some(index) => manifest.node(index)?.size == found.node.size,
                 None => false,
             },

@@ -18,12 +18,14 @@ const VCS: [&[u8]; 3] = [b".git", b".hg", b".svn"];
 /// What tells a file that changed from one that did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    dev: u64,
-    ino: u64,
-    size: i64,
-    mode: u32,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
+    pub dev: u64,
+    pub ino: u64,
+    pub size: i64,
+    pub mode: u32,
+    /// Seconds since 1970, and nanoseconds.
+    pub mtime: (i64, i64),
+    /// As above.
+    pub ctime: (i64, i64),
 }
 
 impl Look {
@@ -42,8 +44,6 @@ impl Look {
 /// Something found in the source.
 #[derive(Debug)]
 pub struct Found {
-    /// Path below the source; empty for the source itself.
-    pub path: Vec<u8>,
     /// Its place in [`Walk::found`]'s directory.
     pub parent: u32,
     /// As it will stand in the manifest; content and mtime are settled later.
@@ -52,6 +52,17 @@ pub struct Found {
     pub look: Look,
     /// Bytes that it takes on disk, holes left out.
     pub blocks_bytes: u64,
+    /// Its content is known by its look, and not read.
+    pub known: bool,
+    /// Its look tells its content the next time (see stat_cache.rs).
+    pub told: bool,
+}
+
+impl Found {
+    /// Whether it is a file whose content must be read.
+    pub fn is_read(&self) -> bool {
+        self.node.kind == Kind::File && !self.known
+    }
 }
 
 /// All that was found; number 0 is the source itself, and a directory comes before what is in it.
@@ -74,7 +85,7 @@ pub fn walk(source: &Path, options: &Options) -> Result<Walk> {
     let stat = rustix::fs::fstat(&root).context(|| format!("reading {}", source.display()))?;
     let root = OwnedFd::from(root);
     let mut walk = Walk { found: Vec::new(), root };
-    let mut top = found(b"", Vec::new(), 0, Kind::Dir, &stat);
+    let mut top = found(b"", 0, Kind::Dir, &stat);
     top.node.xattrs = xattrs(&walk.root).context(|| format!("reading {}", source.display()))?;
     walk.found.push(top);
     let mut refused = Refused::default();
@@ -82,6 +93,7 @@ pub fn walk(source: &Path, options: &Options) -> Result<Walk> {
     while !level.is_empty() {
         let listed: Vec<(u32, Listing)> = level.par_iter().map(|dir| (*dir, list(&walk, *dir, options))).collect();
         level.clear();
+        walk.found.reserve(listed.iter().map(|(_, listing)| listing.entries.len()).sum());
         for (dir, listing) in listed {
             refused.special.extend(listing.special);
             refused.unreadable.extend(listing.unreadable);
@@ -111,12 +123,12 @@ struct Listing {
 }
 
 fn list(walk: &Walk, dir: u32, options: &Options) -> Listing {
-    let path = &walk.found[dir as usize].path;
+    let path = walk.path(dir as usize);
     let mut listing = Listing::default();
-    if let Err(error) = list_into(walk, dir, path, options, &mut listing)
+    if let Err(error) = list_into(walk, dir, &path, options, &mut listing)
         && error != Errno::NOENT
     {
-        listing.unreadable.push(format!("{} ({error})", show_or_root(path)));
+        listing.unreadable.push(format!("{} ({error})", show_or_root(&path)));
     }
     listing
 }
@@ -124,23 +136,30 @@ fn list(walk: &Walk, dir: u32, options: &Options) -> Listing {
 fn list_into(walk: &Walk, dir: u32, path: &[u8], options: &Options, listing: &mut Listing) -> rustix::io::Result<()> {
     let fd = walk.open(path, OFlags::DIRECTORY)?;
     listing.dir = Some((Look::of(&rustix::fs::fstat(&fd)?), xattrs(&fd)?));
+    let mut names = Vec::new();
     for entry in Dir::read_from(&fd)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
+        names.push(entry?.file_name().to_owned());
+    }
+    // As they will stand in the manifest.
+    names.sort_unstable();
+    listing.entries.reserve_exact(names.len());
+    for c_name in names {
+        let name = c_name.to_bytes();
         if matches!(name, b"." | b"..") || (!options.include_vcs && VCS.contains(&name)) {
             continue;
         }
-        let whole = if path.is_empty() { name.to_vec() } else { [path, name].join(&b'/') };
-        if whole.len() > LONGEST_PATH || EntryName::new(name).is_none() {
-            listing.unreadable.push(format!("{} (a path of over {LONGEST_PATH} bytes)", show(&whole[..60])));
+        if path.len() + 1 + name.len() > LONGEST_PATH || EntryName::new(name).is_none() {
+            let begin = &path_in(path, name)[..60];
+            listing.unreadable.push(format!("{} (a path of over {LONGEST_PATH} bytes)", show(begin)));
             continue;
         }
-        let stat = match rustix::fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+        let shown = || show(&path_in(path, name));
+        let stat = match rustix::fs::statat(&fd, &*c_name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             // Gone since it was listed: the directory looks different at the end, and all is read again.
             Err(Errno::NOENT) => continue,
             Err(error) => {
-                listing.unreadable.push(format!("{} ({error})", show(&whole)));
+                listing.unreadable.push(format!("{} ({error})", shown()));
                 continue;
             }
         };
@@ -155,15 +174,15 @@ fn list_into(walk: &Walk, dir: u32, path: &[u8], options: &Options, listing: &mu
                     FileType::Socket => "socket",
                     _ => "device",
                 };
-                listing.special.push(format!("{} ({what})", show(&whole)));
+                listing.special.push(format!("{} ({what})", shown()));
                 continue;
             }
         };
-        let mut found = found(name, whole, dir, kind, &stat);
+        let mut found = found(name, dir, kind, &stat);
         if kind == Kind::Symlink {
-            match rustix::fs::readlinkat(&fd, entry.file_name(), Vec::new()) {
+            match rustix::fs::readlinkat(&fd, &*c_name, Vec::new()) {
                 Ok(target) => found.node.target = target.into_bytes(),
-                Err(error) => listing.unreadable.push(format!("{} ({error})", show(&found.path))),
+                Err(error) => listing.unreadable.push(format!("{} ({error})", shown())),
             }
         }
         listing.entries.push(found);
@@ -171,7 +190,7 @@ fn list_into(walk: &Walk, dir: u32, path: &[u8], options: &Options, listing: &mu
     Ok(())
 }
 
-fn found(name: &[u8], path: Vec<u8>, parent: u32, kind: Kind, stat: &Stat) -> Found {
+fn found(name: &[u8], parent: u32, kind: Kind, stat: &Stat) -> Found {
     let mut node = BuildNode::new(name, kind, (stat.st_mode & 0o7777) as u16);
     node.owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
     node.mtime = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64);
@@ -179,10 +198,25 @@ fn found(name: &[u8], path: Vec<u8>, parent: u32, kind: Kind, stat: &Stat) -> Fo
         node.size = stat.st_size as u64;
     }
     let blocks_bytes = (stat.st_blocks as u64).saturating_mul(512);
-    Found { path, parent, node, look: Look::of(stat), blocks_bytes }
+    Found { parent, node, look: Look::of(stat), blocks_bytes, known: false, told: false }
 }
 
 impl Walk {
+    /// The path of something below the source; empty for the source itself.
+    pub fn path(&self, number: usize) -> Vec<u8> {
+        let found = &self.found[number];
+        match number {
+            0 => Vec::new(),
+            _ => path_in(&self.path(found.parent as usize), &found.node.name),
+        }
+    }
+
+    /// The number of a name in a directory.
+    pub fn find(&self, dir: u32, name: &[u8]) -> Option<u32> {
+        let at = self.found.iter().position(|found| found.parent == dir && found.node.name == name);
+        at.map(|at| at as u32)
+    }
+
     /// Opens something below the source for reading, never through a symlink at the end.
     pub fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -192,12 +226,18 @@ impl Walk {
 
     /// The paths that do not look any more as when they were found.
     pub fn changed_since(&self) -> Result<Vec<Vec<u8>>> {
-        let still = |found: &&Found| {
-            let path: &[u8] = if found.path.is_empty() { b"." } else { &found.path };
-            let stat = rustix::fs::statat(&self.root, path, AtFlags::SYMLINK_NOFOLLOW);
-            !stat.is_ok_and(|stat| Look::of(&stat) == found.look)
+        let changed = |siblings: &[Found]| -> Vec<Vec<u8>> {
+            let path = self.path(siblings[0].parent as usize);
+            let dir = self.open(&path, OFlags::DIRECTORY);
+            let differs = |found: &&Found| {
+                let name = if found.node.name.is_empty() { b"." } else { &found.node.name[..] };
+                let stat = dir.as_ref().map(|dir| rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW));
+                !matches!(stat, Ok(Ok(stat)) if Look::of(&stat) == found.look)
+            };
+            siblings.iter().filter(differs).map(|found| path_in(&path, &found.node.name)).collect()
         };
-        Ok(self.found.par_iter().filter(still).map(|found| found.path.clone()).collect())
+        // What is in one directory stands together.
+        Ok(self.found.par_chunk_by(|a, b| a.parent == b.parent).flat_map_iter(changed).collect())
     }
 }
 
@@ -223,6 +263,11 @@ impl Refused {
         }
         Ok(())
     }
+}
+
+/// The path of a name in a directory.
+fn path_in(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&b'/') }
 }
 
 fn show_or_root(path: &[u8]) -> String {

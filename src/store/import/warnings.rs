@@ -30,11 +30,11 @@ pub fn of(walk: &Walk) -> Vec<String> {
             ));
         }
     }
-    let outside: Vec<&[u8]> = walk
-        .found
-        .iter()
-        .filter(|found| found.node.kind == Kind::Symlink && leads_out(&found.path, &found.node.target))
-        .map(|found| &found.path[..])
+    let symlinks = (0..walk.found.len()).filter(|number| walk.found[*number].node.kind == Kind::Symlink);
+    let outside: Vec<Vec<u8>> = symlinks
+        .map(|number| (walk.path(number), &walk.found[number].node.target))
+        .filter(|(path, target)| leads_out(path, target))
+        .map(|(path, _)| path)
         .collect();
     if !outside.is_empty() {
         warnings.push(format!("{} lead out of the release: what they show is not frozen with it", some(&outside)));
@@ -42,7 +42,7 @@ pub fn of(walk: &Walk) -> Vec<String> {
     warnings
 }
 
-fn some(paths: &[&[u8]]) -> String {
+fn some(paths: &[Vec<u8>]) -> String {
     let names: Vec<String> = paths.iter().take(LISTED).map(|path| show(path)).collect();
     match paths.len().saturating_sub(LISTED) {
         0 => names.join(", "),
@@ -59,7 +59,7 @@ fn web_user() -> Option<WebUser> {
 }
 
 /// What the user cannot reach or read; below a directory that is closed only the directory is named.
-fn unreadable<'a>(walk: &'a Walk, user: &WebUser) -> Vec<&'a [u8]> {
+fn unreadable(walk: &Walk, user: &WebUser) -> Vec<Vec<u8>> {
     let mut closed = vec![false; walk.found.len()];
     let mut out = Vec::new();
     for (number, found) in walk.found.iter().enumerate() {
@@ -74,7 +74,7 @@ fn unreadable<'a>(walk: &'a Walk, user: &WebUser) -> Vec<&'a [u8]> {
         };
         if user.bits(found.node.owner, found.node.mode) & needs != needs {
             closed[number] = true;
-            out.push(if found.path.is_empty() { &b"."[..] } else { &found.path[..] });
+            out.push(if number == 0 { b".".to_vec() } else { walk.path(number) });
         }
     }
     out
