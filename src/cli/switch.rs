@@ -65,8 +65,7 @@ pub fn rollback(verb: &Rollback, store: Option<&Path>, output: Output) -> Result
 pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Option<String>) -> Result<Value> {
     let request = Target { to: name.cloned(), rollback };
     let target = activate::target(store, store.active()?.as_ref(), &request)?;
-    // Reading the whole manifest is this command's work, not the daemon's: damage is found before it matters.
-    store.manifest(&target)?.verify()?;
+    check(&store.manifest(&target)?)?;
     let begun = Instant::now();
     loop {
         if let Some(mut daemon) = which::daemon(store)? {
@@ -89,6 +88,19 @@ pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Op
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Reads the whole manifest: damage is found before it matters. That is this command's work and not the daemon's, and at
+/// a low priority: it can wait for the visitors.
+fn check(manifest: &Manifest) -> Result<()> {
+    std::thread::scope(|scope| {
+        let checked = scope.spawn(|| {
+            // In Linux the priority is that of the thread.
+            let _ = rustix::process::nice(10);
+            manifest.verify()
+        });
+        checked.join().unwrap_or_else(|_| Err(Error::failed("the check of the manifest broke off")))
+    })
 }
 
 /// Replaces `active`; the next mount serves it.

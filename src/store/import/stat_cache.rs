@@ -9,7 +9,8 @@
 //!   makes the page clean, and the next store into it a fault that sets the ctime (Linux: folio_mkclean, page_mkwrite);
 //! - a crash, after which data on the disk may be newer than the ctime there: what another boot noted is not used.
 //!
-//! File systems that are not known to do all that are not trusted: all their files are read.
+//! Left is a write with O_DIRECT that the disk takes longer than [`RACY`] for: nothing waits for it. File systems that are
+//! not known to do all that are not trusted: all their files are read.
 //!
 //! ```text
 //! stat-cache:  0 magic "verfsta1"   8 boot id, 36 characters   44 zeros   48 records by device and inode
@@ -133,7 +134,7 @@ impl Notes {
             fs::rename(&temporary, path(store)).context(what)
         });
         if let Err(error) = saved {
-            log::warn!("{error}: the next add reads more files than it need");
+            log::warn!("{error}: the next add reads more files than it needs");
         }
     }
 }
