@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::json;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -191,12 +191,12 @@ fn notes_of_another_boot_and_damaged_ones_are_not_used() {
         bytes[at] ^= 1;
         bytes
     };
-    // The magic number, the boot, the devices, the ctimes, the hashes.
+    // The magic number, what it was noted of; then a device, an inode, a ctime, a hash.
     for (number, bytes) in [vec![], noted[..60].to_vec(), changed(0), changed(20)].into_iter().enumerate() {
         fs::write(scene.cache(), bytes).unwrap();
         assert_eq!(scene.add(&format!("whole-{number}"), source), 100_100, "case {number}");
     }
-    for at in [48, 48 + 8, 48 + 40, 48 + 60] {
+    for at in [40, 40 + 8, 40 + 40, 40 + 60] {
         fs::write(scene.cache(), changed(at)).unwrap();
         let read = scene.add(&format!("record-{at}"), source);
         assert!(read == 100 || read == 100_000, "byte {at}: {read}");
@@ -209,35 +209,81 @@ fn notes_of_another_boot_and_damaged_ones_are_not_used() {
 
 #[test]
 fn of_a_file_system_that_is_not_trusted_every_file_is_read() {
-    let Some(scene) = Scene::on(&["ext4"]) else { return };
-    let source = &scene.write(&tree())[0];
-    let other = scene.rig.root().join("tmpfs");
-    fs::create_dir(&other).unwrap();
-    let mount = |what: &str, at: &Path| {
-        let status = Command::new("mount").args(["-t", "tmpfs", what]).arg(at).status().unwrap();
-        assert!(status.success(), "mounting a tmpfs");
-        Mounted(at.to_owned())
-    };
-    // On its own, and inside a source that is trusted.
-    let _alone = mount("alone", &other);
-    tree().write(&other.join("site"));
-    let inside = source.join("inside");
+    let Some(scene) = Scene::on(&["ext4", "ext2"]) else { return };
+    let sources = scene.write(&tree());
+    let inside = sources[0].join("inside");
     fs::create_dir(&inside).unwrap();
-    let _inside = mount("inside", &inside);
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "inside"]).arg(&inside).status().unwrap();
+    assert!(mounted.success(), "mounting a tmpfs");
+    let _mounted = Undone(Command::new("umount"), [OsStr::new("--quiet").to_owned(), (&inside).into()]);
     fs::write(inside.join("file"), "123").unwrap();
     thread::sleep(AGE);
-    for (source, names, read) in [(&other.join("site"), ["01", "02"], 100_100), (source, ["03", "04"], 3)] {
+    for (source, names, read) in [(&sources[0], ["01", "02"], 3), (&sources[1], ["03", "04"], 100_100)] {
         scene.add(names[0], source);
         assert_eq!(scene.add(names[1], source), read, "{}", source.display());
     }
 }
 
-/// Something mounted, as long as this is there.
-struct Mounted(PathBuf);
+#[test]
+fn notes_of_another_disk_under_the_same_number_are_not_used() {
+    let Some(scene) = Scene::on(&[]) else { return };
+    let root = scene.rig.root();
+    let (at, first, second) = (root.join("at"), root.join("first.img"), root.join("second.img"));
+    fs::create_dir(&at).unwrap();
+    let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
+    let (old, new) = ("the old content".repeat(400), "the new content".repeat(400));
+    File::create(&first).unwrap().set_len(64 << 20).unwrap();
+    run(Command::new("mkfs.ext4").arg("-q").arg(&first));
+    // No other test takes this device.
+    let device = Path::new("/dev/loop211");
+    if !device.exists() {
+        run(Command::new("mknod").arg(device).args(["b", "7", "211"]));
+    }
+    let with = |image: &Path, work: &dyn Fn(&Path)| {
+        // Somebody who has just looked at the device may still keep it from being taken.
+        let attached = (0..100).any(|_| {
+            thread::sleep(Duration::from_millis(50));
+            Command::new("losetup").arg(device).arg(image).status().unwrap().success()
+        });
+        assert!(attached, "{image:?}");
+        let _attached = Undone(Command::new("losetup"), [OsStr::new("-d").to_owned(), device.into()]);
+        run(Command::new("mount").arg(device).arg(&at));
+        let _mounted = Undone(Command::new("umount"), [OsStr::new("--quiet").to_owned(), (&at).into()]);
+        work(&at.join("site"));
+    };
+    with(&first, &|site| Tree::new().file("page", &old).write(site));
+    // Byte for byte the same disk, but for the content of the page.
+    let mut bytes = fs::read(&first).unwrap();
+    let page = bytes.windows(old.len()).position(|window| window == old.as_bytes()).unwrap();
+    bytes[page..page + new.len()].copy_from_slice(new.as_bytes());
+    fs::write(&second, bytes).unwrap();
+    thread::sleep(AGE);
+    with(&first, &|site| {
+        scene.add("01", site);
+        assert_eq!(scene.add("02", site), 0);
+    });
+    with(&second, &|site| assert_eq!(scene.add("03", site), new.len() as u64));
+    assert!(scene.content("03", "page") == new.as_bytes());
+}
 
-impl Drop for Mounted {
+#[test]
+fn two_names_of_a_file_are_known_alike() {
+    let Some(scene) = Scene::on(&["ext4"]) else { return };
+    let source = &scene.write(&tree())[0];
+    fs::hard_link(source.join("large"), source.join("twin")).unwrap();
+    thread::sleep(AGE);
+    assert_eq!(scene.add("01", source), 200_100);
+    assert_eq!(scene.add("02", source), 0);
+    assert_eq!(scene.rig.json(&["diff", "01", "02"]), json!([]));
+}
+
+/// Undoes something with a command when it goes.
+struct Undone(Command, [OsString; 2]);
+
+impl Drop for Undone {
     fn drop(&mut self) {
-        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+        let done = self.0.args(&self.1).status();
+        assert!(thread::panicking() || done.unwrap().success(), "{:?}", self.0);
     }
 }
 

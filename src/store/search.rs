@@ -22,11 +22,11 @@ pub fn among_hashes(
             Ordering::Greater => (high, too_high) = (at, true),
         }
         at = match (too_low, too_high) {
-            (true, false) => (at + step).min(high - 1),
+            (true, false) => at.saturating_add(step).min(high - 1),
             (false, true) => at.saturating_sub(step),
             _ => low + (high - low) / 2,
         };
-        step *= 4;
+        step = step.saturating_mul(4);
     }
     Ok(None)
 }
@@ -39,7 +39,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_hash_is_found_at_its_place_and_no_other_is_found(
-            hashes in prop::collection::btree_set(prop_oneof![any::<u64>(), 0..40u64], 0..300),
+            hashes in prop::collection::btree_set(prop_oneof![any::<u64>(), 0..40u64], 0..2000),
             others in prop::collection::vec(prop_oneof![any::<u64>(), 0..40u64], 20),
         ) {
             let sorted: Vec<u64> = hashes.iter().copied().collect();

@@ -144,7 +144,7 @@ fn add_list_log_and_diff_have_their_fields() {
     let rig = Rig::new();
     rig.init();
     let added = rig.add("01", &page("one"));
-    let fields = ["name", "files", "bytes", "new_bytes", "seconds", "identical", "warnings"];
+    let fields = ["name", "files", "bytes", "read_bytes", "new_bytes", "seconds", "identical", "warnings"];
     has(&added, &fields, "add");
     assert_eq!((&added["name"], &added["identical"]), (&"01".into(), &false.into()));
     rig.add("02", &page("two"));

@@ -18,7 +18,7 @@ impl SmallDisk {
         disk
     }
 
-    /// An ext4, xfs or btrfs of 320 MiB, beside the store.
+    /// An ext2, ext4, xfs or btrfs of 320 MiB, beside the store.
     pub fn beside(rig: &Rig, kind: &str) -> SmallDisk {
         let image = rig.root().join(format!("{kind}.img"));
         // As small as xfs will have it; what is not written takes no room.

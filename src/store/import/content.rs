@@ -3,7 +3,7 @@
 //! written.
 
 use super::staging::{PACKED, Staging};
-use super::stat_cache::Readings;
+use super::stat_cache::{Readings, StatCache};
 use super::walk::{Look, Walk, xattrs};
 use super::{Progress, show};
 use crate::error::{Context, Error, Result};
@@ -23,14 +23,14 @@ const TRIES: usize = 3;
 
 /// Reads the files of the walk whose content is not known into the staging area and notes the digests. Gives the paths
 /// that would not stay the same while they were read.
-pub fn stage(walk: &mut Walk, staging: &Staging, progress: &dyn Progress) -> Result<Vec<Vec<u8>>> {
+pub fn stage(walk: &mut Walk, cache: &StatCache, staging: &Staging, progress: &dyn Progress) -> Result<Vec<Vec<u8>>> {
     let shared = &*walk;
     let is_read = |number: &usize| shared.found[*number].is_read();
     let files: Vec<usize> = (0..shared.found.len()).filter(is_read).collect();
     if files.is_empty() {
         return Ok(Vec::new());
     }
-    let readings = Readings::begin(shared);
+    let readings = Readings::begin(shared, cache);
     let mut read = Vec::with_capacity(files.len());
     let mut new = Vec::new();
     for chunk in files.chunks(CHUNK) {

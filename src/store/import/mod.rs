@@ -88,7 +88,7 @@ pub fn add(
     let staging = Staging::begin(store)?;
     fault::point("add.begun");
 
-    let cache = if options.rehash { StatCache::empty() } else { StatCache::load(store) };
+    let cache = StatCache::load(store, &source, options.rehash);
     let mut walk = read_source(store, &source, options, &cache, &staging, progress)?;
     let notes = Notes::of(&walk, &cache);
     let mut summary = Summary {
@@ -170,9 +170,9 @@ fn read_source(
         if !options.skip_space_check {
             check_space(store, &walk)?;
         }
-        changed = content::stage(&mut walk, staging, progress)?;
+        changed = content::stage(&mut walk, cache, staging, progress)?;
         if changed.is_empty() {
-            changed = walk.changed_since()?;
+            changed = walk.changed_since();
         }
         if changed.is_empty() {
             apply(&mut walk, options);

@@ -61,9 +61,10 @@ fn directories(builder: &Builder) -> Vec<(u32, Vec<u8>)> {
 fn settle_in(earlier: &[Manifest], nodes: &[BuildNode], dir: u32, path: &[u8]) -> Result<Vec<(u32, i64)>> {
     let here = &nodes[dir as usize];
     let mut settled = Vec::with_capacity(here.children.len() + 1);
-    let mut open = here.children.clone();
+    let mut children = here.children.clone();
+    children.sort_unstable_by(|a, b| nodes[*a as usize].name.cmp(&nodes[*b as usize].name));
+    let mut open = children.clone();
     open.retain(|child| nodes[*child as usize].kind != Kind::Dir);
-    open.sort_unstable_by(|a, b| nodes[*a as usize].name.cmp(&nodes[*b as usize].name));
     let mut dir_open = true;
     for manifest in earlier {
         let Some(index) = manifest.find_path(path)? else { continue };
@@ -71,7 +72,9 @@ fn settle_in(earlier: &[Manifest], nodes: &[BuildNode], dir: u32, path: &[u8]) -
         if there.kind != Kind::Dir {
             continue;
         }
-        if dir_open && same_entries(manifest, (index, &there), nodes, here)? {
+        if dir_open
+            && same_entries(manifest, (index, &there), here, children.iter().map(|child| &nodes[*child as usize]))?
+        {
             settled.push((dir, there.mtime));
             dir_open = false;
         }
@@ -106,18 +109,16 @@ fn same_leaf(manifest: &Manifest, their: u32, ours: &BuildNode) -> Result<bool> 
 
 /// Whether a directory itself is the same: its mode, its owner, and what its names stand for. A directory in
 /// it stands for itself, whatever it holds.
-fn same_entries(
+fn same_entries<'a>(
     manifest: &Manifest,
     (index, there): (u32, &Node),
-    nodes: &[BuildNode],
     here: &BuildNode,
+    ours: impl Iterator<Item = &'a BuildNode>,
 ) -> Result<bool> {
     let children = manifest.children(index)?;
     if there.mode != here.mode || there.owner != here.owner || children.len() != here.children.len() {
         return Ok(false);
     }
-    let mut ours: Vec<&BuildNode> = here.children.iter().map(|child| &nodes[*child as usize]).collect();
-    ours.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     for (child, ours) in children.zip(ours) {
         let theirs = manifest.node(child)?;
         let same = theirs.kind == ours.kind
@@ -133,4 +134,92 @@ fn same_entries(
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Digest;
+    use proptest::prelude::*;
+
+    /// A few names in three directories: a letter of content, or none; as file, symlink or directory.
+    type Entries = Vec<Option<(u8, u8)>>;
+
+    fn builder(entries: &Entries, mtime: i64) -> Builder {
+        let node = |name: &[u8], kind| {
+            let mut node = BuildNode::new(name, kind, 0o755);
+            node.mtime = mtime;
+            node
+        };
+        let mut builder = Builder::new(node(b"", Kind::Dir));
+        let inner = builder.push(0, node(b"m", Kind::Dir));
+        let deep = builder.push(inner, node(b"m", Kind::Dir));
+        for (number, entry) in entries.iter().enumerate() {
+            let Some((kind, content)) = entry else { continue };
+            let kind = [Kind::File, Kind::Symlink, Kind::Dir][usize::from(*kind)];
+            let mut node = node(format!("{}", number / 3).as_bytes(), kind);
+            (node.digest, node.target) = (Digest::of(&[*content]), vec![*content]);
+            node.mtime += number as i64;
+            builder.push([0, inner, deep][number % 3], node);
+        }
+        builder
+    }
+
+    /// The same, said node by node: the newest release that has the same thing at the path.
+    fn expected(earlier: &[Manifest], builder: &Builder, number: u32, path: &[u8]) -> Option<i64> {
+        let here = &builder.nodes[number as usize];
+        earlier.iter().find_map(|manifest| {
+            let index = manifest.find_path(path).expect("sound")?;
+            let there = manifest.node(index).expect("sound");
+            let same = there.kind == here.kind
+                && match here.kind {
+                    Kind::Dir => {
+                        let name = |child: u32| manifest.name(child).expect("sound").to_vec();
+                        let shown =
+                            |name: &[u8], kind, content| (name.to_vec(), (kind != Kind::Dir).then_some(content));
+                        let theirs = manifest.children(index).expect("sound").map(|child| {
+                            let kind = manifest.node(child).expect("sound").kind;
+                            (kind as u8, shown(&name(child), kind, manifest.digest(child).expect("sound")))
+                        });
+                        let ours = here.children.iter().map(|child| &builder.nodes[*child as usize]);
+                        let mut ours: Vec<_> =
+                            ours.map(|node| (node.kind as u8, shown(&node.name, node.kind, node.content()))).collect();
+                        ours.sort_by(|(_, a), (_, b)| a.0.cmp(&b.0));
+                        theirs.eq(ours)
+                    }
+                    _ => manifest.digest(index).expect("sound") == here.content(),
+                };
+            same.then_some(there.mtime)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn each_node_gets_the_mtime_of_the_newest_release_that_has_the_same(
+            trees in prop::collection::vec(prop::collection::vec(prop::option::of((0..3u8, 0..2u8)), 12), 1..4),
+        ) {
+            let (here, earlier) = trees.split_first().expect("one at least");
+            let here = builder(here, 1);
+            let earlier: Vec<Manifest> = earlier
+                .iter()
+                .zip(2..)
+                .map(|(tree, edition)| {
+                    let bytes = builder(tree, edition * 1000).encode(edition).expect("encodes");
+                    Manifest::from_bytes(bytes, std::path::Path::new("earlier")).expect("opens")
+                })
+                .collect();
+            for (dir, path) in directories(&here) {
+                let settled = settle_in(&earlier, &here.nodes, dir, &path).expect("sound");
+                let get = |number| settled.iter().find(|(settled, _)| *settled == number).map(|(_, mtime)| *mtime);
+                prop_assert_eq!(get(dir), expected(&earlier, &here, dir, &path));
+                for child in &here.nodes[dir as usize].children {
+                    let node = &here.nodes[*child as usize];
+                    if node.kind != Kind::Dir {
+                        let path = [&path[..], if path.is_empty() { b"" } else { b"/" }, &node.name].concat();
+                        prop_assert_eq!(get(*child), expected(&earlier, &here, *child, &path));
+                    }
+                }
+            }
+        }
+    }
 }

@@ -7,13 +7,16 @@
 //!   lseek(2) with SEEK_DATA waits for that; xfs makes the reading wait;
 //! - a store into a mapped page that was dirty already: the file system is synced between the look and the reading. That
 //!   makes the page clean, and the next store into it a fault that sets the ctime (Linux: folio_mkclean, page_mkwrite);
-//! - a crash, after which data on the disk may be newer than the ctime there: what another boot noted is not used.
+//! - a crash, after which data on the disk may be newer than the ctime there: what another boot noted is not used;
+//! - another file system under the same device number: what was noted of another disk (by its sequence number, Linux 5.15)
+//!   or with another id (statfs(2)) is not used.
 //!
-//! Left is a write with O_DIRECT that the disk takes longer than [`RACY`] for: nothing waits for it. File systems that are
-//! not known to do all that are not trusted: all their files are read.
+//! Left is what the kernel holds for longer than [`RACY`] between the ctime and the bytes and nothing waits for: a write
+//! with O_DIRECT, a read with O_DIRECT into a mapping of the file, a page fault. File systems that are not known to do all
+//! that are not trusted: all their files are read.
 //!
 //! ```text
-//! stat-cache:  0 magic "verfsta1"   8 boot id, 36 characters   44 zeros   48 records by device and inode
+//! stat-cache:  0 magic "verfsta2"   8 BLAKE3 of boot, disk and file system   40 records by device and inode
 //! record: 0 device u64   8 inode u64   16 size i64   24 mtime i64, i64   40 ctime i64, i64 (seconds, nanoseconds)
 //!        56 BLAKE3 of the content
 //! ```
@@ -27,20 +30,21 @@ use crate::error::Context;
 use crate::store::Store;
 use crate::tree::{Digest, Kind};
 use rayon::prelude::*;
+use rustix::fs::{AtFlags, SeekFrom, StatxFlags};
 use std::cmp::Ordering;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zerocopy::byteorder::little_endian::{I64, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Two writes closer than this may have one ctime: it has whole seconds in ext4 with inodes of 128 bytes.
 const RACY: Duration = Duration::from_secs(2);
-/// Magic numbers (statfs(2)) of the file systems whose ctime can be trusted: ext4, xfs, btrfs.
-const TRUSTED: [i64; 3] = [0xEF53, 0x5846_5342, 0x9123_683E];
-const MAGIC: &[u8; 8] = b"verfsta1";
-const HEAD: usize = 48;
+/// The file systems whose ctime can be trusted.
+const TRUSTED: [&str; 3] = ["ext4", "xfs", "btrfs"];
+const MAGIC: &[u8; 8] = b"verfsta2";
+const HEAD: usize = 40;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -72,25 +76,23 @@ impl Record {
 }
 
 /// What the last `add` noted.
-pub struct StatCache(Vec<u8>);
+pub struct StatCache {
+    /// How the notes of this source begin; `None` if nothing is to be noted of it.
+    head: Option<[u8; HEAD]>,
+    bytes: Vec<u8>,
+}
 
 impl StatCache {
-    /// Reads it. Whatever is wrong with it, it is empty then.
-    pub fn load(store: &Store) -> Self {
-        let bytes = fs::read(path(store)).unwrap_or_default();
-        match head() {
-            Some(head) if bytes.starts_with(&head) => Self(bytes),
-            _ => Self::empty(),
-        }
-    }
-
-    /// Knows no file.
-    pub fn empty() -> Self {
-        Self(Vec::new())
+    /// Reads it. Whatever is wrong with it, it is empty then, and with `forget` too.
+    pub fn load(store: &Store, source: &Path, forget: bool) -> Self {
+        let head = head(source);
+        let noted = if forget { Vec::new() } else { fs::read(path(store)).unwrap_or_default() };
+        let ours = head.is_some_and(|head| noted.starts_with(&head));
+        Self { head, bytes: if ours { noted } else { Vec::new() } }
     }
 
     fn records(&self) -> &[Record] {
-        let bytes = self.0.get(HEAD..).unwrap_or_default();
+        let bytes = self.bytes.get(HEAD..).unwrap_or_default();
         <[Record]>::ref_from_prefix_with_elems(bytes, bytes.len() / size_of::<Record>()).map_or(&[], |(all, _)| all)
     }
 
@@ -111,26 +113,29 @@ impl StatCache {
 }
 
 /// What is to be noted for the next `add`.
-pub struct Notes(Vec<Record>);
+pub struct Notes {
+    head: [u8; HEAD],
+    records: Vec<Record>,
+}
 
 impl Notes {
     /// Of the files whose looks tell their contents. `None` if that is what the cache has.
     pub fn of(walk: &Walk, cache: &StatCache) -> Option<Self> {
+        let head = cache.head?;
         let told = || walk.found.par_iter().filter(|found| found.told);
         if told().all(|found| found.known) && told().count() == cache.records().len() {
             return None;
         }
         let mut records: Vec<Record> = told().map(|found| Record::new(&found.look, found.node.digest)).collect();
         records.par_sort_unstable_by(Record::order);
-        Some(Self(records))
+        Some(Self { head, records })
     }
 
     /// Puts them in the place of what was noted before.
     pub fn save(&self, store: &Store, staging: &Staging) {
-        let Some(head) = head() else { return };
         let saved = staging.temporary().and_then(|(temporary, mut file)| {
             let what = || format!("writing {}", temporary.display());
-            file.write_all(&head).and_then(|()| file.write_all(self.0.as_bytes())).context(what)?;
+            file.write_all(&self.head).and_then(|()| file.write_all(self.records.as_bytes())).context(what)?;
             fs::rename(&temporary, path(store)).context(what)
         });
         if let Err(error) = saved {
@@ -143,12 +148,31 @@ fn path(store: &Store) -> PathBuf {
     store.root().join("stat-cache")
 }
 
-/// `None` where the kernel does not say which boot this is.
-fn head() -> Option<[u8; HEAD]> {
+/// `None` if the file system of the source is not trusted, or the kernel does not say what it lies on.
+fn head(source: &Path) -> Option<[u8; HEAD]> {
+    let source = File::open(source).ok()?;
+    let mount = rustix::fs::statx(&source, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?.stx_mnt_id;
+    let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
+    let mount = mounts.into_iter().find(|known| u64::try_from(known.mnt_id) == Ok(mount))?;
+    if !TRUSTED.contains(&mount.fs_type.as_str()) {
+        return None;
+    }
+    let dev = rustix::fs::fstat(&source).ok()?.st_dev;
+    // A btrfs has a device number that no disk has.
+    let disk = match mount.fs_type.as_str() {
+        "btrfs" => rustix::fs::stat(mount.mount_source?).ok()?.st_rdev,
+        _ => dev,
+    };
+    let disk = format!("/sys/dev/block/{}:{}", rustix::fs::major(disk), rustix::fs::minor(disk));
+    // A partition has that of its disk.
+    let sequence = ["diskseq", "../diskseq"].into_iter().find_map(|name| fs::read(Path::new(&disk).join(name)).ok())?;
     let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+    let id = rustix::fs::fstatvfs(&source).ok()?.f_fsid;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&boot).update(&dev.to_le_bytes()).update(&id.to_le_bytes()).update(disk.as_bytes()).update(&sequence);
     let mut head = [0; HEAD];
     head[..8].copy_from_slice(MAGIC);
-    head[8..44].copy_from_slice(boot.get(..36)?);
+    head[8..].copy_from_slice(hasher.finalize().as_bytes());
     Some(head)
 }
 
@@ -160,12 +184,12 @@ pub struct Readings {
 }
 
 impl Readings {
-    /// Syncs the file system of the source. `None` if that cannot be trusted.
-    pub fn begin(walk: &Walk) -> Option<Self> {
-        let kind = rustix::fs::fstatfs(&walk.root).ok()?.f_type;
+    /// Syncs the file system of the source. `None` if nothing is to be noted of it.
+    pub fn begin(walk: &Walk, cache: &StatCache) -> Option<Self> {
+        cache.head?;
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        let synced = TRUSTED.contains(&kind) && rustix::fs::syncfs(&walk.root).is_ok();
-        synced.then(|| Self { dev: walk.found[0].look.dev, began: (now.tv_sec, now.tv_nsec) })
+        rustix::fs::syncfs(&walk.root).ok()?;
+        Some(Self { dev: walk.found[0].look.dev, began: (now.tv_sec, now.tv_nsec) })
     }
 
     /// Whether what is read from the file from now on is what this look tells for good.
@@ -173,7 +197,7 @@ impl Readings {
         let old = look.ctime < (self.began.0 - RACY.as_secs() as i64, self.began.1);
         if old && look.dev == self.dev {
             // Waits for a write that is under way; where the data begins does not matter.
-            let _ = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0));
+            let _ = rustix::fs::seek(file, SeekFrom::Data(0));
             return true;
         }
         false

@@ -225,7 +225,7 @@ impl Walk {
     }
 
     /// The paths that do not look any more as when they were found.
-    pub fn changed_since(&self) -> Result<Vec<Vec<u8>>> {
+    pub fn changed_since(&self) -> Vec<Vec<u8>> {
         let changed = |siblings: &[Found]| -> Vec<Vec<u8>> {
             let path = self.path(siblings[0].parent as usize);
             let dir = self.open(&path, OFlags::DIRECTORY);
@@ -237,7 +237,7 @@ impl Walk {
             siblings.iter().filter(differs).map(|found| path_in(&path, &found.node.name)).collect()
         };
         // What is in one directory stands together.
-        Ok(self.found.par_chunk_by(|a, b| a.parent == b.parent).flat_map_iter(changed).collect())
+        self.found.par_chunk_by(|a, b| a.parent == b.parent).flat_map_iter(changed).collect()
     }
 }
 

@@ -16,7 +16,7 @@ const AROUND: u64 = 256 << 10;
 
 /// A file of at least this length is let go of by the page cache while it is read: it is in the mount's pages then.
 const LARGE: u64 = 1 << 20;
-/// No folio of a file is longer (a PMD of x86-64 and arm64 with pages of 4 KiB).
+/// No folio of a file is longer (a PMD of x86-64 and arm64 with pages of 4 KiB), and each begins at a multiple of its length.
 const LARGEST_FOLIO: u64 = 2 << 20;
 
 /// See the head of this file.
@@ -86,12 +86,13 @@ impl Content {
         !self.packed && self.len >= LARGE
     }
 
-    /// Lets the page cache go of what was read up to the end of this range, and a little before it: it gives back only
-    /// whole folios.
+    /// Lets the page cache go of the range that was just read: at once, so that what comes next is read into the same memory.
+    /// It gives back only whole folios, so what precedes the range in a folio that this one may end goes too.
     pub fn let_go(&self, offset: u64, len: usize) {
-        let begin = offset.saturating_sub(LARGEST_FOLIO);
-        let end = offset + len as u64;
-        let _ = rustix::fs::fadvise(&self.file, begin, NonZeroU64::new(end - begin), Advice::DontNeed);
+        let begin = offset / LARGEST_FOLIO * LARGEST_FOLIO;
+        if let Some(length) = NonZeroU64::new(offset + len as u64 - begin) {
+            let _ = rustix::fs::fadvise(&self.file, begin, Some(length), Advice::DontNeed);
+        }
     }
 
     /// What of a range the page cache holds; if that is not all of it, the disk is asked for it and what lies around.
