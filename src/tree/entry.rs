@@ -90,6 +90,11 @@ pub struct Owner {
     pub gid: u32,
 }
 
+/// The path of a name in a directory; the root's is empty.
+pub fn path_in(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&b'/') }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ mod plain;
 pub mod union;
 
 pub use changes::{ChangeSet, ChangedDir, ChangedEntry, Side, change_set};
-pub use entry::{EntryName, Kind, Owner, ReleaseName};
+pub use entry::{EntryName, Kind, Owner, ReleaseName, path_in};
 pub use node::{Digest, NodeId, name_key};
 
 use crate::error::Result;

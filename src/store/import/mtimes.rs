@@ -6,7 +6,7 @@
 use crate::error::Result;
 use crate::store::manifest::{BuildNode, Builder, Manifest};
 use crate::store::{Store, since_epoch};
-use crate::tree::{Kind, Node, Tree};
+use crate::tree::{Kind, Node, Tree, path_in};
 use rayon::prelude::*;
 
 /// Settles the mtimes of all nodes against all releases of the store.
@@ -47,8 +47,7 @@ fn directories(builder: &Builder) -> Vec<(u32, Vec<u8>)> {
         for child in &builder.nodes[number as usize].children {
             let node = &builder.nodes[*child as usize];
             if node.kind == Kind::Dir {
-                let whole = if path.is_empty() { node.name.clone() } else { [&path, &node.name[..]].join(&b'/') };
-                dirs.push((*child, whole));
+                dirs.push((*child, path_in(&path, &node.name)));
             }
         }
         next += 1;
@@ -215,7 +214,7 @@ mod tests {
                 for child in &here.nodes[dir as usize].children {
                     let node = &here.nodes[*child as usize];
                     if node.kind != Kind::Dir {
-                        let path = [&path[..], if path.is_empty() { b"" } else { b"/" }, &node.name].concat();
+                        let path = path_in(&path, &node.name);
                         prop_assert_eq!(get(*child), expected(&earlier, &here, *child, &path));
                     }
                 }

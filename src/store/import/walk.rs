@@ -3,7 +3,7 @@
 use super::{Options, show};
 use crate::error::{Context, Error, Result};
 use crate::store::manifest::{BuildNode, Xattrs};
-use crate::tree::{EntryName, Kind, Owner};
+use crate::tree::{EntryName, Kind, Owner, path_in};
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -263,11 +263,6 @@ impl Refused {
         }
         Ok(())
     }
-}
-
-/// The path of a name in a directory.
-fn path_in(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&b'/') }
 }
 
 fn show_or_root(path: &[u8]) -> String {

@@ -3,7 +3,7 @@
 use super::format::{self, HEADER_LEN, Header, Record, SECTIONS};
 use super::{Manifest, Xattrs};
 use crate::error::{Error, Result};
-use crate::tree::{Digest, Kind, NodeId, Owner, Tree};
+use crate::tree::{Digest, Kind, NodeId, Owner, Tree, path_in};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -242,11 +242,6 @@ impl Builder {
         }
         digests
     }
-}
-
-/// The path of a name in a directory.
-fn path_in(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&b'/') }
 }
 
 impl BuildNode {
