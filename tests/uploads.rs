@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::disk::SmallDisk;
+use support::pages::{resident, wait_until_let_go};
 use support::user::WWW_DATA;
 use support::{Rig, skip_mounted, sys};
 
@@ -309,4 +310,34 @@ fn a_scope_takes_no_more_than_its_limit_and_takes_again_what_was_freed() {
     fs::write(&toml, fs::read_to_string(&toml).unwrap().replace("1 MiB", "10 MiB")).unwrap();
     rig.ok(&["reload"]);
     fs::write(scope.join("d"), vec![2; 600 << 10]).unwrap();
+}
+
+#[test]
+fn a_large_upload_goes_to_disk_while_it_is_written_and_is_kept_in_memory_once() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = mounted();
+    let (name, behind) = (rig.mnt.join("media/film"), rig.store.join("media/media/film"));
+    let mut file = File::create(&name).unwrap();
+    let mut hasher = blake3::Hasher::new();
+    let mut written = 0;
+    // No fsync: only what is on disk already can be let go of. The kernel by itself would begin after half a minute.
+    while written < 64 << 20 || resident(&behind) > written / 2 {
+        assert!(written < 512 << 20, "{} bytes of {written} are held below", resident(&behind));
+        let piece = vec![(written >> 23) as u8; 8 << 20];
+        file.write_all(&piece).unwrap();
+        hasher.update(&piece);
+        written += piece.len() as u64;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    file.sync_all().unwrap();
+    drop(file);
+    rig.umount();
+    rig.mount();
+    let read = |name: &Path| blake3::hash(&fs::read(name).unwrap());
+    assert_eq!(read(&name), hasher.finalize());
+    wait_until_let_go(&behind, written / 10);
+    assert_eq!(read(&behind), hasher.finalize());
+    rig.umount();
 }

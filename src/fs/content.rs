@@ -1,12 +1,14 @@
 //! File contents: a bounded cache of open objects.
 
 use crate::error::{Errno, Error, Result};
-use crate::store::objects::{Content, Objects};
+use crate::store::objects::{self, Content, Objects};
 use crate::tree::Digest;
 use lru::LruCache;
 use parking_lot::Mutex;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Open objects, the least recently used let go first.
@@ -49,8 +51,10 @@ impl Descriptors {
     /// Reads up to `len` bytes of an object. `kept`: the kernel keeps them in the pages of the mount.
     pub fn read(&self, content: &Content, offset: u64, len: usize, kept: bool) -> Result<Answer> {
         let bytes = content.read(offset, len).map_err(|error| self.unreadable(content, error))?;
-        let held_twice = (kept && content.is_large()).then(|| (content.clone(), offset));
-        Ok(Answer { bytes, held_twice })
+        Ok(match content.as_large().filter(|_| kept) {
+            Some(file) => Answer::held_twice(bytes, file.clone(), offset),
+            None => bytes.into(),
+        })
     }
 
     /// The error for an object that could not be read or copied.
@@ -80,7 +84,14 @@ impl Descriptors {
 /// them.
 pub struct Answer {
     bytes: Vec<u8>,
-    held_twice: Option<(Content, u64)>,
+    held_twice: Option<(Arc<File>, u64)>,
+}
+
+impl Answer {
+    /// Bytes that were read from a file at this offset, and that the kernel keeps in the pages of the mount too.
+    pub fn held_twice(bytes: Vec<u8>, file: Arc<File>, offset: u64) -> Self {
+        Self { bytes, held_twice: Some((file, offset)) }
+    }
 }
 
 impl From<Vec<u8>> for Answer {
@@ -104,8 +115,8 @@ impl Deref for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Some((content, offset)) = &self.held_twice {
-            content.let_go(*offset, self.bytes.len());
+        if let Some((file, offset)) = &self.held_twice {
+            objects::let_go(file, *offset, self.bytes.len());
         }
     }
 }

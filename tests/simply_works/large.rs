@@ -1,14 +1,13 @@
 //! Large and sparse files.
 
 use super::plain::serve;
+use super::support::pages::wait_until_let_go;
 use super::support::{self, Rig};
 use rustix::fs::{SeekFrom, seek};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
 const GIB: u64 = 1 << 30;
 /// The longest hole that the file system may fill to the next block.
@@ -163,13 +162,6 @@ fn a_file_of_zeros_is_a_file_of_zeros() {
     rig.umount();
 }
 
-/// Bytes of a file that are in memory.
-fn resident(path: &Path) -> u64 {
-    let output =
-        Command::new("fincore").args(["--bytes", "--noheadings", "--output", "RES"]).arg(path).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
-}
-
 #[test]
 fn a_large_file_is_read_ahead_by_a_mib_and_kept_in_memory_once() {
     if support::skip_mounted() {
@@ -186,11 +178,7 @@ fn a_large_file_is_read_ahead_by_a_mib_and_kept_in_memory_once() {
     assert_eq!(fs::read(rig.mnt.join("film")).unwrap(), content);
     let reads = rig.json(&["status"])["upcalls"]["read"].as_u64().unwrap();
     assert!(reads <= 24, "{reads} READs for 16 MiB");
-    let end = Instant::now() + Duration::from_secs(20);
-    while resident(&object) > content.len() as u64 / 10 {
-        assert!(Instant::now() < end, "{} bytes of the object are in memory", resident(&object));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until_let_go(&object, content.len() as u64 / 10);
     assert_eq!(fs::read(rig.mnt.join("film")).unwrap(), content);
     rig.umount();
 }

@@ -29,6 +29,10 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Listings that are kept between two calls.
 const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
+/// A piece of at least this length is asked for by who reads on and on (the kernel reads ahead by no less); a short one, at
+/// the end of a log perhaps, may be written to again soon, and is left in the page cache.
+const READ_ON: usize = 128 << 10;
+
 /// Called when somebody changed a file behind the mount.
 type Notice = Box<dyn Fn(NodeId) + Send + Sync>;
 
@@ -177,7 +181,14 @@ impl Media {
         let truncations = &self.files.truncations;
         truncations.asks(node, how.thread);
         let mut bytes = match &source {
-            Source::Upper(file) => read_to(file, offset, len as usize)?.into(),
+            Source::Upper(file) => {
+                let bytes = read_to(file, offset, len as usize)?;
+                let reads_on = !how.direct && bytes.len() >= READ_ON;
+                match reads_on && rustix::fs::fstat(file)?.st_size as u64 >= objects::LARGE {
+                    true => Answer::held_twice(bytes, file.clone(), offset),
+                    false => bytes.into(),
+                }
+            }
             Source::Release(content) => descriptors.read(content, offset, len as usize, !how.direct)?,
         };
         if bytes.len() < len as usize && !how.direct {
@@ -223,6 +234,7 @@ impl Media {
             rustix::fs::fdatasync(&*file)?;
         }
         change.done(&*file)?;
+        self.early.wrote(&file, begin, begin + done as u64);
         Ok(done as u32)
     }
 

@@ -5,6 +5,7 @@
 
 mod answers;
 mod data;
+mod early;
 mod hidden;
 mod listing;
 mod names;
@@ -32,6 +33,7 @@ use crate::tree::union::Says;
 use crate::tree::{Kind, Node, NodeId, Tree};
 use answers::Answers;
 use data::Files;
+use early::EarlyWrites;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::Stat;
 use std::fs::File;
@@ -85,6 +87,7 @@ pub struct Media {
     table: Mutex<Table>,
     answers: Arc<Answers>,
     files: Files,
+    early: EarlyWrites,
     refused: Arc<Refused>,
     usage: Usage,
     rights: Rights,
@@ -122,6 +125,7 @@ impl Media {
             answers: table.answers.clone(),
             table: Mutex::new(table),
             files: Files::default(),
+            early: EarlyWrites::start(),
             refused,
             usage: Usage::default(),
             rights,

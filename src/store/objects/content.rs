@@ -15,7 +15,7 @@ use std::sync::Arc;
 const AROUND: u64 = 256 << 10;
 
 /// A file of at least this length is let go of by the page cache while it is read: it is in the mount's pages then.
-const LARGE: u64 = 1 << 20;
+pub const LARGE: u64 = 1 << 20;
 /// No folio of a file is longer (a PMD of x86-64 and arm64 with pages of 4 KiB), and each begins at a multiple of its length.
 const LARGEST_FOLIO: u64 = 2 << 20;
 
@@ -81,18 +81,9 @@ impl Content {
         Ok(bytes)
     }
 
-    /// Whether it should not stay in the page cache when the pages of the mount have it too.
-    pub fn is_large(&self) -> bool {
-        !self.packed && self.len >= LARGE
-    }
-
-    /// Lets the page cache go of the range that was just read: at once, so that what comes next is read into the same memory.
-    /// It gives back only whole folios, so what precedes the range in a folio that this one may end goes too.
-    pub fn let_go(&self, offset: u64, len: usize) {
-        let begin = offset / LARGEST_FOLIO * LARGEST_FOLIO;
-        if let Some(length) = NonZeroU64::new(offset + len as u64 - begin) {
-            let _ = rustix::fs::fadvise(&self.file, begin, Some(length), Advice::DontNeed);
-        }
+    /// The file, if it should not stay in the page cache when the pages of the mount have it too.
+    pub fn as_large(&self) -> Option<&Arc<File>> {
+        self.as_file().filter(|_| self.len >= LARGE)
     }
 
     /// What of a range the page cache holds; if that is not all of it, the disk is asked for it and what lies around.
@@ -120,6 +111,15 @@ impl Content {
             (None, libc::SEEK_HOLE) => Ok(self.len as i64),
             (None, _) => Err(Errno::INVAL),
         }
+    }
+}
+
+/// Lets the page cache go of the range of a large file that was just read: at once, so that what comes next is read into the
+/// same memory. It gives back only whole folios, so what precedes the range in a folio that this one may end goes too.
+pub fn let_go(file: &File, offset: u64, len: usize) {
+    let begin = offset / LARGEST_FOLIO * LARGEST_FOLIO;
+    if let Some(length) = NonZeroU64::new(offset + len as u64 - begin) {
+        let _ = rustix::fs::fadvise(file, begin, Some(length), Advice::DontNeed);
     }
 }
 

@@ -6,7 +6,7 @@
 mod content;
 mod pack;
 
-pub use content::{Content, seek};
+pub use content::{Content, LARGE, let_go, seek};
 pub use pack::{Pack, PackWriter, Place};
 
 use crate::error::{Context, Error, Result};
