@@ -19,6 +19,7 @@ fn mounted(acls: bool) -> Rig {
     fs::create_dir_all(source.join("media/theme")).unwrap();
     fs::write(source.join("media/theme/logo"), "logo").unwrap();
     fs::write(source.join("page"), "page").unwrap();
+    std::os::unix::fs::chown(&source, Some(WWW_DATA.uid), None).unwrap();
     rig.ok(&["add", "1", source.to_str().unwrap()]);
     rig.mount();
     rig
@@ -110,4 +111,22 @@ fn access_lists_that_are_not_switched_on_are_refused() {
     fs::write(rig.mnt.join("media/file"), "file").unwrap();
     let refused = setfacl(&rig.mnt.join("media"), &["-m", "u:33:rw", "file"]).unwrap_err();
     assert!(refused.contains("Operation not supported"), "{refused}");
+}
+
+#[test]
+fn a_docroot_that_belongs_to_the_server_is_used_without_asking_for_lists_again_and_again() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted(true);
+    let asked = || rig.json(&["status"])["upcalls"]["getxattr"].as_u64().unwrap();
+    let open_often = || {
+        WWW_DATA.work_in(&rig.mnt, || (0..100).for_each(|_| assert_eq!(fs::read("media/theme/logo").unwrap(), b"logo")))
+    };
+    open_often();
+    let before = asked();
+    open_often();
+    // Lists in a scope are asked for again now and then, as its attributes are.
+    let more = asked() - before;
+    assert!(more < 10, "{more} requests for lists");
 }
