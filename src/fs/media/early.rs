@@ -14,6 +14,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Files smaller than this are left to the kernel: most are short-lived, or soon wanted from below again.
 const STEP: u64 = 8 << 20;
+/// How far back each step looks for what the disk did not take yet: not to the beginning, which on a slow disk would cost
+/// more with each step.
+const BACK: u64 = 256 << 20;
 /// How many steps may wait. One more is left out: the next of its file takes it along.
 const WAITING: usize = 16;
 
@@ -21,8 +24,8 @@ const WAITING: usize = 16;
 #[derive(Debug)]
 pub struct EarlyWrites(SyncSender<Step>);
 
-/// The file up to this offset.
-type Step = (Arc<File>, NonZeroU64);
+/// What of a file: offset and length.
+type Step = (Arc<File>, u64, NonZeroU64);
 
 impl EarlyWrites {
     /// With a thread of its own, since a disk whose queue is full makes the one wait who asks it.
@@ -37,15 +40,16 @@ impl EarlyWrites {
     /// A file was written to from `begin` to `end`.
     pub fn wrote(&self, file: &Arc<File>, begin: u64, end: u64) {
         let complete = end / STEP * STEP;
-        if let Some(upto) = NonZeroU64::new(complete).filter(|_| begin < complete) {
-            let _ = self.0.try_send((file.clone(), upto));
+        let from = complete.saturating_sub(BACK);
+        if let Some(length) = NonZeroU64::new(complete - from).filter(|_| begin < complete) {
+            let _ = self.0.try_send((file.clone(), from, length));
         }
     }
 }
 
 fn write_out(steps: Receiver<Step>) {
-    for (file, upto) in steps {
+    for (file, from, length) in steps {
         // Begins to write what is dirty, and lets go of what is not (mm/fadvise.c). Advice: if it fails, the kernel does it later.
-        let _ = rustix::fs::fadvise(&*file, 0, Some(upto), Advice::DontNeed);
+        let _ = rustix::fs::fadvise(&*file, from, Some(length), Advice::DontNeed);
     }
 }
