@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 use support::disk::SmallDisk;
 use support::pages::{resident, wait_until_let_go};
 use support::user::WWW_DATA;
@@ -312,6 +312,11 @@ fn a_scope_takes_no_more_than_its_limit_and_takes_again_what_was_freed() {
     fs::write(scope.join("d"), vec![2; 600 << 10]).unwrap();
 }
 
+/// The next 8 MiB of a content that is different everywhere.
+fn piece(begin: u64) -> Vec<u8> {
+    (begin / 8..begin / 8 + (1 << 20)).flat_map(u64::to_le_bytes).collect()
+}
+
 #[test]
 fn a_large_upload_goes_to_disk_while_it_is_written_and_is_kept_in_memory_once() {
     if skip_mounted() {
@@ -322,16 +327,25 @@ fn a_large_upload_goes_to_disk_while_it_is_written_and_is_kept_in_memory_once() 
     let mut file = File::create(&name).unwrap();
     let mut hasher = blake3::Hasher::new();
     let mut written = 0;
-    // No fsync: only what is on disk already can be let go of. The kernel by itself would begin after half a minute.
+    let end = Instant::now() + Duration::from_secs(30);
+    // No fsync: only what is on disk already can be let go of.
     while written < 64 << 20 || resident(&behind) > written / 2 {
-        assert!(written < 512 << 20, "{} bytes of {written} are held below", resident(&behind));
-        let piece = vec![(written >> 23) as u8; 8 << 20];
+        assert!(Instant::now() < end, "{} bytes of {written} are held below", resident(&behind));
+        let piece = piece(written);
         file.write_all(&piece).unwrap();
         hasher.update(&piece);
+        if written == 0 {
+            assert!(resident(&behind) > 0, "this file system does not tell what is in memory");
+        }
         written += piece.len() as u64;
-        std::thread::sleep(Duration::from_millis(100));
+        if written >= 64 << 20 {
+            // What comes now lets go of what came before, however slow the disk is.
+            std::thread::sleep(Duration::from_millis(300));
+        }
     }
     file.sync_all().unwrap();
+    // Who reads it lets go of the rest, if it was not written just now.
+    file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
     drop(file);
     rig.umount();
     rig.mount();
@@ -339,5 +353,36 @@ fn a_large_upload_goes_to_disk_while_it_is_written_and_is_kept_in_memory_once() 
     assert_eq!(read(&name), hasher.finalize());
     wait_until_let_go(&behind, written / 10);
     assert_eq!(read(&behind), hasher.finalize());
+    rig.umount();
+}
+
+#[test]
+fn an_error_of_the_disk_is_told_at_the_fsync_even_if_it_was_met_before() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::with_limit(Duration::from_secs(120));
+    let disk = SmallDisk::that_fails_after(&rig, 48 << 20);
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media"]);
+    let toml = rig.store.join("verfs.toml");
+    let settings = fs::read_to_string(&toml).unwrap();
+    fs::write(&toml, format!("media = {:?}\n{settings}", disk.0.path())).unwrap();
+    let source = rig.src.join("1");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("page"), "page").unwrap();
+    rig.ok(&["add", "1", source.to_str().unwrap()]);
+    rig.mount();
+    let mut file = File::create(rig.mnt.join("media/film")).unwrap();
+    rustix::fs::sync();
+    for written in 0..13 {
+        file.write_all(&piece(written << 23)).unwrap();
+    }
+    // Now the disk has failed, nobody has a reason any more to keep the file open or in memory, and nothing is left to write.
+    std::thread::sleep(Duration::from_secs(3));
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    let told = file.sync_all().map_err(|error| error.raw_os_error().unwrap());
+    assert!(matches!(told, Err(libc::EIO | libc::ENOSPC)), "{told:?}");
+    drop(file);
     rig.umount();
 }

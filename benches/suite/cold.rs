@@ -99,7 +99,7 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
             "With the backing store cached what is left is the upcalls: for each file a LOOKUP and a READ, for each directory an OPENDIR and two \
              READDIRs, and each wakes a thread on another processor and then the one that waits. In a virtual machine whose idle processors halt \
              at once (guest_halt_poll_ns of the haltpoll governor is 0) the waking is a large part of it: where there is a table with the processors \
-             kept awake (0 in /dev/cpu_dma_latency, held open), it shows how much. tuned-adm's profile latency-performance does that for good."
+             kept awake (0 in /dev/cpu_dma_latency, held open), it shows how much."
                 .to_owned(),
         ],
         took: 0.0,

@@ -514,6 +514,7 @@ impl Filesystem for Adapter {
         let how = Writing {
             append: flags.0 & libc::O_APPEND != 0 && !mapped,
             mapped,
+            direct: flags.0 & libc::O_DIRECT != 0,
             sync: flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0,
             drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };

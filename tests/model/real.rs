@@ -296,7 +296,7 @@ impl Real {
             }
             Operation::Write(on, offset, bytes) => {
                 let node = self.file(on)?;
-                let how = Writing { append: offset.is_none(), mapped: false, sync: false, drop_privileges: false };
+                let how = Writing { append: offset.is_none(), ..Writing::default() };
                 let len = self.fs().write(who, node, offset.unwrap_or(0) as u64, bytes, how).map_err(errno)?;
                 assert_eq!(len as usize, bytes.len());
                 Ok(Answer::Done)

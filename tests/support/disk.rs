@@ -30,6 +30,21 @@ impl SmallDisk {
         SmallDisk(dir)
     }
 
+    /// An ext2 beside the store that says it has 320 MiB, and fails when `bytes` were written to it.
+    pub fn that_fails_after(rig: &Rig, bytes: u64) -> (SmallDisk, SmallDisk) {
+        let room = rig.root().join("room");
+        fs::create_dir(&room).unwrap();
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(&room));
+        let below = SmallDisk(room.clone());
+        let image = room.join("disk.img");
+        File::create(&image).unwrap().set_len(320 << 20).unwrap();
+        run(Command::new("mkfs.ext2").arg("-q").arg(&image));
+        let dir = rig.root().join("failing");
+        fs::create_dir(&dir).unwrap();
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir));
+        (SmallDisk(dir), below)
+    }
+
     /// A btrfs subvolume that may hold `bytes`, on a disk with room for much more.
     pub fn with_quota(rig: &Rig, bytes: u64) -> SmallDisk {
         let image = image(rig, 256 << 20);

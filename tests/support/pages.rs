@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 /// Bytes of a file that are in memory.
 pub fn resident(path: &Path) -> u64 {
-    let output =
-        Command::new("fincore").args(["--bytes", "--noheadings", "--output", "RES"]).arg(path).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+    let mut fincore = Command::new("fincore");
+    let output = fincore.args(["--bytes", "--noheadings", "--output", "RES"]).arg(path).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    told.trim().parse().unwrap_or_else(|_| panic!("fincore: {output:?}"))
 }
 
 /// Waits until at most so much of a file is in memory: pages are let go a moment after they were used.

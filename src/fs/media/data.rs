@@ -1,5 +1,6 @@
 //! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
 
+use super::early::EarlyWrites;
 use super::listing::Shown;
 use super::resolve::print_of;
 use super::table::{Backing, MediaNode, Print};
@@ -16,7 +17,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, OFlags, Timestamps, Uid};
 use rustix::io::ReadWriteFlags;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -29,9 +30,11 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Listings that are kept between two calls.
 const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
-/// A piece of at least this length is asked for by who reads on and on (the kernel reads ahead by no less); a short one, at
-/// the end of a log perhaps, may be written to again soon, and is left in the page cache.
+/// Who reads on and on is soon asked for in pieces of at least this length. A short one, at the end of a log perhaps, may be
+/// written to again soon, and is left in the page cache.
 const READ_ON: usize = 128 << 10;
+/// How long after the last write a file is on disk: letting go of it before would make its reader wait for the writing.
+const WRITTEN_OUT: Duration = Duration::from_secs(60);
 
 /// Called when somebody changed a file behind the mount.
 type Notice = Box<dyn Fn(NodeId) + Send + Sync>;
@@ -47,6 +50,7 @@ pub struct Files {
     pub listings: Mutex<LruCache<u64, Arc<Vec<Shown>>>>,
     notice: std::sync::OnceLock<Notice>,
     truncations: Truncations,
+    early: EarlyWrites,
 }
 
 impl Default for Files {
@@ -56,6 +60,7 @@ impl Default for Files {
             listings: Mutex::new(LruCache::new(LISTINGS)),
             notice: std::sync::OnceLock::new(),
             truncations: Truncations::default(),
+            early: EarlyWrites::default(),
         }
     }
 }
@@ -73,6 +78,7 @@ impl Files {
         let gone = (open.pop(&(node, false)), open.pop(&(node, true)));
         drop(open);
         drop(gone);
+        self.early.end(node);
     }
 
     /// Lets go of all that is kept of a node: its number may be given to another file.
@@ -112,6 +118,7 @@ impl Media {
     /// Closes descriptors that nobody used for a while, and lets go of what truncations took and what the kernel forgot.
     pub fn close_idle(&self) {
         self.files.truncations.forget_old();
+        self.files.early.forget_old();
         self.sweep();
         let mut open = self.files.open.lock();
         let idle: Vec<_> = open.iter().filter(|(_, open)| open.used.elapsed() > IDLE).map(|(key, _)| *key).collect();
@@ -183,8 +190,7 @@ impl Media {
         let mut bytes = match &source {
             Source::Upper(file) => {
                 let bytes = read_to(file, offset, len as usize)?;
-                let reads_on = !how.direct && bytes.len() >= READ_ON;
-                match reads_on && rustix::fs::fstat(file)?.st_size as u64 >= objects::LARGE {
+                match !how.direct && bytes.len() >= READ_ON && is_held_twice(file) {
                     true => Answer::held_twice(bytes, file.clone(), offset),
                     false => bytes.into(),
                 }
@@ -234,7 +240,9 @@ impl Media {
             rustix::fs::fdatasync(&*file)?;
         }
         change.done(&*file)?;
-        self.early.wrote(&file, begin, begin + done as u64);
+        if !how.mapped && !how.direct {
+            self.files.early.wrote(node, begin, begin + done as u64, || self.open(node, false));
+        }
         Ok(done as u32)
     }
 
@@ -308,6 +316,7 @@ impl Media {
         }
         let file = self.open(node, false)?;
         let synced = if data_only { rustix::fs::fdatasync(&*file) } else { rustix::fs::fsync(&*file) };
+        self.files.early.end(node);
         synced.map_err(Into::into)
     }
 
@@ -464,6 +473,13 @@ pub(super) fn read_to(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether a file is large, and on disk: then the pages of the mount are enough.
+fn is_held_twice(file: &File) -> bool {
+    let written = |meta: &Metadata| meta.modified().ok()?.elapsed().ok();
+    file.metadata()
+        .is_ok_and(|meta| meta.len() >= objects::LARGE && written(&meta).is_some_and(|ago| ago > WRITTEN_OUT))
+}
+
 /// How bytes are read.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
@@ -474,12 +490,14 @@ pub struct Reading {
 }
 
 /// How bytes are written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Writing {
     /// At the end.
     pub append: bool,
     /// Pages of a mapping, which the kernel writes back in nobody's name: they count as their file's owner's.
     pub mapped: bool,
+    /// Past the kernel's pages (O_DIRECT).
+    pub direct: bool,
     /// On disk before the answer.
     pub sync: bool,
     /// The kernel says that suid and sgid must go.

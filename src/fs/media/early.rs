@@ -1,55 +1,184 @@
 //! Large files go to disk while they are still being written.
 //!
-//! Left to itself the kernel keeps for half a minute what was written (proc_sys_vm(5), dirty_expire_centisecs), twice: in the
-//! pages of the mount and in those of the file below. So an fsync at the end of an upload waits for all of it, and everybody
-//! else's behind it. Here the disk is told of each step that is complete, and what it has taken is let go of below.
-//!
-//! Nothing depends on it: what an fsync promises and reports is the same without.
+//! Left to itself the kernel waits up to half a minute before it begins (dirty_expire_centisecs), and keeps all of it twice
+//! meanwhile: in the pages of the mount and in those of the file below. So an fsync at the end of an upload waits for the
+//! whole of it, and everybody else's behind it. Here whoever writes on and on has each step written out as it is complete,
+//! and what the disk has taken is let go of below.
 
+use crate::error::Result;
+use crate::tree::NodeId;
+use lru::LruCache;
+use parking_lot::Mutex;
 use rustix::fs::Advice;
 use std::fs::File;
-use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-/// Files smaller than this are left to the kernel: most are short-lived, or soon wanted from below again.
+/// Less than this in a row is left to the kernel: most such files are short-lived, or soon wanted from below again.
 const STEP: u64 = 8 << 20;
-/// How far back each step looks for what the disk did not take yet: not to the beginning, which on a slow disk would cost
-/// more with each step.
-const BACK: u64 = 256 << 20;
-/// How many steps may wait. One more is left out: the next of its file takes it along.
-const WAITING: usize = 16;
+/// How far each step looks back for what the disk had not taken by the one before.
+const BACK: u64 = 64 << 20;
+/// How many files may be on their way at a time; of more the one is left to the kernel that was written to longest ago.
+const FILES: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+/// How long a file is kept open that nobody writes to. The kernel has written it by then.
+const IDLE: Duration = Duration::from_secs(60);
 
-/// Where complete steps are told.
+/// Files that are being written on and on.
 #[derive(Debug)]
-pub struct EarlyWrites(SyncSender<Step>);
+pub struct EarlyWrites {
+    runs: Arc<Mutex<LruCache<NodeId, Run>>>,
+    ready: OnceLock<SyncSender<NodeId>>,
+}
 
-/// What of a file: offset and length.
-type Step = (Arc<File>, u64, NonZeroU64);
+/// What was written in a row.
+#[derive(Debug)]
+struct Run {
+    told: u64,
+    end: u64,
+    /// Whether the thread knows of it.
+    waits: bool,
+    /// Open for reading, since a step was told: that keeps the inode, and with it an error of the disk's, for the fsync.
+    file: Option<Arc<File>>,
+    used: Instant,
+}
 
-impl EarlyWrites {
-    /// With a thread of its own, since a disk whose queue is full makes the one wait who asks it.
-    pub fn start() -> Self {
-        let (sender, steps) = sync_channel(WAITING);
-        if let Err(error) = std::thread::Builder::new().name("verfs-early".into()).spawn(|| write_out(steps)) {
-            log::error!("starting the thread that writes large files early: {error}");
-        }
-        Self(sender)
+impl Run {
+    fn new(begin: u64) -> Self {
+        Self { told: begin, end: begin, waits: false, file: None, used: Instant::now() }
     }
 
-    /// A file was written to from `begin` to `end`.
-    pub fn wrote(&self, file: &Arc<File>, begin: u64, end: u64) {
-        let complete = end / STEP * STEP;
-        let from = complete.saturating_sub(BACK);
-        if let Some(length) = NonZeroU64::new(complete - from).filter(|_| begin < complete) {
-            let _ = self.0.try_send((file.clone(), from, length));
+    /// A write from `begin` to `end`; true if a step is complete that nobody waits to write out.
+    fn grow(&mut self, begin: u64, end: u64) -> bool {
+        if begin != self.end {
+            (self.told, self.end) = (begin, begin);
         }
+        self.end = end;
+        self.used = Instant::now();
+        !self.waits && self.end - self.told >= STEP
+    }
+
+    /// What is to be written out now.
+    fn take(&mut self) -> Range<u64> {
+        let from = self.told.saturating_sub(BACK);
+        self.waits = false;
+        self.told = self.end;
+        from..self.end
     }
 }
 
-fn write_out(steps: Receiver<Step>) {
-    for (file, from, length) in steps {
+impl Default for EarlyWrites {
+    fn default() -> Self {
+        Self { runs: Arc::new(Mutex::new(LruCache::new(FILES))), ready: OnceLock::new() }
+    }
+}
+
+impl EarlyWrites {
+    /// A file was written to from `begin` to `end`; `open` opens it for reading.
+    pub fn wrote(&self, node: NodeId, begin: u64, end: u64, open: impl FnOnce() -> Result<Arc<File>>) {
+        // Most files never come this far, and must not displace those that do.
+        if end < STEP {
+            return;
+        }
+        let file = {
+            let mut runs = self.runs.lock();
+            let run = runs.get_or_insert_mut(node, || Run::new(begin));
+            if !run.grow(begin, end) {
+                return;
+            }
+            run.file.clone()
+        };
+        // Without it the kernel writes it later.
+        let Ok(file) = file.map_or_else(open, Ok) else { return };
+        if let Some(run) = self.runs.lock().get_mut(&node) {
+            run.file = Some(file);
+            run.waits = self.ready.get_or_init(|| start(self.runs.clone())).try_send(node).is_ok();
+        }
+    }
+
+    /// A file was synced, or is not what it was.
+    pub fn end(&self, node: NodeId) {
+        let gone = self.runs.lock().pop(&node);
+        drop(gone);
+    }
+
+    /// Lets go of files that nobody writes to any more.
+    pub fn forget_old(&self) {
+        let mut runs = self.runs.lock();
+        let idle: Vec<_> = runs.iter().filter(|(_, run)| run.used.elapsed() > IDLE).map(|(node, _)| *node).collect();
+        let gone: Vec<_> = idle.iter().filter_map(|node| runs.pop(node)).collect();
+        drop(runs);
+        drop(gone);
+    }
+}
+
+/// Starts the thread: a disk whose queue is full makes the one wait who asks it, and that must not be who serves the mount.
+fn start(runs: Arc<Mutex<LruCache<NodeId, Run>>>) -> SyncSender<NodeId> {
+    let (ready, nodes) = sync_channel(FILES.get());
+    if let Err(error) = std::thread::Builder::new().name("verfs-early".into()).spawn(move || write_out(&runs, nodes)) {
+        log::error!("starting the thread that writes large files early: {error}");
+    }
+    ready
+}
+
+fn write_out(runs: &Mutex<LruCache<NodeId, Run>>, nodes: Receiver<NodeId>) {
+    for node in nodes {
+        let taken = runs.lock().peek_mut(&node).map(|run| (run.file.clone(), run.take()));
+        let Some((Some(file), range)) = taken else { continue };
         // Begins to write what is dirty, and lets go of what is not (mm/fadvise.c). Advice: if it fails, the kernel does it later.
-        let _ = rustix::fs::fadvise(&*file, from, Some(length), Advice::DontNeed);
+        let length = NonZeroU64::new(range.end - range.start);
+        let _ = rustix::fs::fadvise(&*file, range.start, length, Advice::DontNeed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ranges that a row of writes has written out, if the thread comes after each.
+    fn written_out(writes: &[(u64, u64)]) -> Vec<Range<u64>> {
+        let mut run = Run::new(writes[0].0);
+        let mut ranges = Vec::new();
+        for (begin, end) in writes {
+            if run.grow(*begin, *end) {
+                ranges.push(run.take());
+            }
+        }
+        ranges
+    }
+
+    #[test]
+    fn who_writes_on_and_on_has_every_step_written_out() {
+        let writes: Vec<_> = (0..40).map(|mib: u64| (mib << 20, (mib + 1) << 20)).collect();
+        let ranges: Vec<_> = (1..=5).map(|step| 0..step * STEP).collect();
+        assert_eq!(written_out(&writes), ranges);
+        // Each looks back so far and no further.
+        let far = 1 << 40;
+        let writes: Vec<_> = (0..16).map(|mib: u64| (far + (mib << 20), far + ((mib + 1) << 20))).collect();
+        assert_eq!(written_out(&writes), [far - BACK..far + STEP, far + STEP - BACK..far + 2 * STEP]);
+        assert_eq!(written_out(&[(5, 5 + STEP)]).first(), Some(&(0..5 + STEP)));
+    }
+
+    #[test]
+    fn who_writes_here_and_there_is_left_alone() {
+        // Across the bounds of steps, back and forth, and over the same again.
+        let writes: Vec<_> = (1..1000).map(|n: u64| (n * STEP - 100, n * STEP + 100)).collect();
+        assert_eq!(written_out(&writes), []);
+        let again: Vec<_> = std::iter::repeat_n((0, STEP - 1), 100).collect();
+        assert_eq!(written_out(&again), []);
+        let apart: Vec<_> = (0..100).map(|n: u64| ((n % 2) << 40, ((n % 2) << 40) + (1 << 20))).collect();
+        assert_eq!(written_out(&apart), []);
+    }
+
+    #[test]
+    fn steps_that_nobody_could_take_are_taken_with_the_next() {
+        let mut run = Run::new(0);
+        assert!(run.grow(0, STEP));
+        run.waits = true;
+        assert!(!run.grow(STEP, 3 * STEP));
+        assert_eq!(run.take(), 0..3 * STEP);
+        assert!(!run.grow(3 * STEP, 3 * STEP + 1));
     }
 }

@@ -33,7 +33,6 @@ use crate::tree::union::Says;
 use crate::tree::{Kind, Node, NodeId, Tree};
 use answers::Answers;
 use data::Files;
-use early::EarlyWrites;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::Stat;
 use std::fs::File;
@@ -87,7 +86,6 @@ pub struct Media {
     table: Mutex<Table>,
     answers: Arc<Answers>,
     files: Files,
-    early: EarlyWrites,
     refused: Arc<Refused>,
     usage: Usage,
     rights: Rights,
@@ -125,7 +123,6 @@ impl Media {
             answers: table.answers.clone(),
             table: Mutex::new(table),
             files: Files::default(),
-            early: EarlyWrites::start(),
             refused,
             usage: Usage::default(),
             rights,
