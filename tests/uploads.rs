@@ -356,17 +356,28 @@ fn a_large_upload_goes_to_disk_while_it_is_written_and_is_kept_in_memory_once() 
     rig.umount();
 }
 
+/// Whether a process has a file open for writing (proc_pid_fdinfo(5)).
+fn is_open_for_writing(pid: u32, path: &Path) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let mut flags = open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|file| file == path)).map(|fd| {
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", fd.file_name().display())).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or("0");
+        i32::from_str_radix(flags.trim(), 8).unwrap()
+    });
+    flags.any(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+}
+
 #[test]
 fn an_error_of_the_disk_is_told_at_the_fsync_even_if_it_was_met_before() {
     if skip_mounted() {
         return;
     }
     let mut rig = Rig::with_limit(Duration::from_secs(120));
-    let disk = SmallDisk::that_fails_after(&rig, 48 << 20);
+    let (disk, _below) = SmallDisk::that_fails_after(&rig, 48 << 20);
     rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media"]);
     let toml = rig.store.join("verfs.toml");
     let settings = fs::read_to_string(&toml).unwrap();
-    fs::write(&toml, format!("media = {:?}\n{settings}", disk.0.path())).unwrap();
+    fs::write(&toml, format!("media = {:?}\n{settings}", disk.path())).unwrap();
     let source = rig.src.join("1");
     fs::create_dir(&source).unwrap();
     fs::write(source.join("page"), "page").unwrap();
@@ -377,9 +388,13 @@ fn an_error_of_the_disk_is_told_at_the_fsync_even_if_it_was_met_before() {
     for written in 0..13 {
         file.write_all(&piece(written << 23)).unwrap();
     }
-    // Now the disk has failed, nobody has a reason any more to keep the file open or in memory, and nothing is left to write.
-    std::thread::sleep(Duration::from_secs(3));
+    // Now the disk has failed, nothing is left to write, and what the file was written through is closed.
     rustix::fs::sync();
+    let end = Instant::now() + Duration::from_secs(20);
+    while rig.pids().iter().any(|pid| is_open_for_writing(*pid, &disk.path().join("media/film"))) {
+        assert!(Instant::now() < end, "it stays open");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
     let told = file.sync_all().map_err(|error| error.raw_os_error().unwrap());
     assert!(matches!(told, Err(libc::EIO | libc::ENOSPC)), "{told:?}");

@@ -137,10 +137,10 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
             ),
             format!(
                 "Where there are no upcalls, what a request costs beside the plain directory is the kernel's own work for a FUSE file: for each name \
-             of a path it looks whether that still holds (fuse_dentry_revalidate, fuse_permission) and once more for an access list, since it \
-             does not remember for FUSE that there is none (fuse_get_inode_acl); and it keeps the pages of a file one by one, which ext4 keeps in \
-             large folios. That shows with large files, and so does what the kernel takes out of the page cache by itself: the peers find it \
-             there once more below, {VERFS} keeps large files once and reads from the disk."
+                 of a path it looks whether that still holds (fuse_dentry_revalidate, fuse_permission) and once more for an access list, since it \
+                 does not remember for FUSE that there is none (fuse_get_inode_acl); and it keeps the pages of a file one by one, which ext4 keeps in \
+                 large folios. That shows with large files, and so does what the kernel takes out of the page cache by itself: the peers find it \
+                 there once more below, {VERFS} keeps large files once and reads from the disk."
             ),
         ],
         boards,

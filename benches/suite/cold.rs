@@ -94,7 +94,7 @@ pub fn run(stage: &Stage) -> Outcome<Section> {
             Target::ahead(&cold, READ, &FUSE),
             Target::ratio(&backing, READ, Limit::AtMost(6.0)),
         ],
-        boards: [vec![cold, backing], can_be_kept_awake.then_some(awake).into_iter().collect(), vec![upcalls]].concat(),
+        boards: [Some(cold), Some(backing), can_be_kept_awake.then_some(awake), Some(upcalls)].into_iter().flatten().collect(),
         remarks: vec![
             "With the backing store cached what is left is the upcalls: for each file a LOOKUP and a READ, for each directory an OPENDIR and two \
              READDIRs, and each wakes a thread on another processor and then the one that waits. In a virtual machine whose idle processors halt \

@@ -20,29 +20,26 @@ impl SmallDisk {
 
     /// An ext2, ext4, xfs or btrfs of 320 MiB, beside the store.
     pub fn beside(rig: &Rig, kind: &str) -> SmallDisk {
-        let image = rig.root().join(format!("{kind}.img"));
-        // As small as xfs will have it; what is not written takes no room.
-        File::create(&image).unwrap().set_len(320 << 20).unwrap();
-        run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image));
-        let dir = rig.root().join(kind);
-        fs::create_dir(&dir).unwrap();
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir));
-        SmallDisk(dir)
+        SmallDisk::in_file(rig, kind, &rig.root().join(format!("{kind}.img")))
     }
 
-    /// An ext2 beside the store that says it has 320 MiB, and fails when `bytes` were written to it.
+    /// An ext2 beside the store that says it has 320 MiB, and fails when `bytes` were written to it; and what it lies on.
     pub fn that_fails_after(rig: &Rig, bytes: u64) -> (SmallDisk, SmallDisk) {
         let room = rig.root().join("room");
         fs::create_dir(&room).unwrap();
         run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(&room));
         let below = SmallDisk(room.clone());
-        let image = room.join("disk.img");
-        File::create(&image).unwrap().set_len(320 << 20).unwrap();
-        run(Command::new("mkfs.ext2").arg("-q").arg(&image));
-        let dir = rig.root().join("failing");
+        (SmallDisk::in_file(rig, "ext2", &room.join("disk.img")), below)
+    }
+
+    fn in_file(rig: &Rig, kind: &str, image: &Path) -> SmallDisk {
+        // As small as xfs will have it; what is not written takes no room.
+        File::create(image).unwrap().set_len(320 << 20).unwrap();
+        run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(image));
+        let dir = rig.root().join(kind);
         fs::create_dir(&dir).unwrap();
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir));
-        (SmallDisk(dir), below)
+        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(&dir));
+        SmallDisk(dir)
     }
 
     /// A btrfs subvolume that may hold `bytes`, on a disk with room for much more.

@@ -1,10 +1,10 @@
 //! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
 
-use super::early::EarlyWrites;
 use super::listing::Shown;
 use super::resolve::print_of;
 use super::table::{Backing, MediaNode, Print};
 use super::truncation::Truncations;
+use super::writeback::Writeback;
 use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fs::attr::{Attr, Ttl};
@@ -50,7 +50,7 @@ pub struct Files {
     pub listings: Mutex<LruCache<u64, Arc<Vec<Shown>>>>,
     notice: std::sync::OnceLock<Notice>,
     truncations: Truncations,
-    early: EarlyWrites,
+    writeback: Writeback,
 }
 
 impl Default for Files {
@@ -60,7 +60,7 @@ impl Default for Files {
             listings: Mutex::new(LruCache::new(LISTINGS)),
             notice: std::sync::OnceLock::new(),
             truncations: Truncations::default(),
-            early: EarlyWrites::default(),
+            writeback: Writeback::default(),
         }
     }
 }
@@ -78,7 +78,7 @@ impl Files {
         let gone = (open.pop(&(node, false)), open.pop(&(node, true)));
         drop(open);
         drop(gone);
-        self.early.end(node);
+        self.writeback.end(node);
     }
 
     /// Lets go of all that is kept of a node: its number may be given to another file.
@@ -118,7 +118,7 @@ impl Media {
     /// Closes descriptors that nobody used for a while, and lets go of what truncations took and what the kernel forgot.
     pub fn close_idle(&self) {
         self.files.truncations.forget_old();
-        self.files.early.forget_old();
+        self.files.writeback.forget_old();
         self.sweep();
         let mut open = self.files.open.lock();
         let idle: Vec<_> = open.iter().filter(|(_, open)| open.used.elapsed() > IDLE).map(|(key, _)| *key).collect();
@@ -241,7 +241,7 @@ impl Media {
         }
         change.done(&*file)?;
         if !how.mapped && !how.direct {
-            self.files.early.wrote(node, begin, begin + done as u64, || self.open(node, false));
+            self.files.writeback.wrote(node, begin, begin + done as u64, || self.open(node, false));
         }
         Ok(done as u32)
     }
@@ -316,7 +316,7 @@ impl Media {
         }
         let file = self.open(node, false)?;
         let synced = if data_only { rustix::fs::fdatasync(&*file) } else { rustix::fs::fsync(&*file) };
-        self.files.early.end(node);
+        self.files.writeback.end(node);
         synced.map_err(Into::into)
     }
 

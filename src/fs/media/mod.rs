@@ -5,7 +5,6 @@
 
 mod answers;
 mod data;
-mod early;
 mod hidden;
 mod listing;
 mod names;
@@ -14,6 +13,7 @@ mod scopes;
 mod table;
 mod truncation;
 mod usage;
+mod writeback;
 
 pub use answers::Answering;
 pub use data::{Changes, Reading, Source, Writing};

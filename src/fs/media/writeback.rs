@@ -28,7 +28,7 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Files that are being written on and on.
 #[derive(Debug)]
-pub struct EarlyWrites {
+pub struct Writeback {
     runs: Arc<Mutex<LruCache<NodeId, Run>>>,
     ready: OnceLock<SyncSender<NodeId>>,
 }
@@ -69,13 +69,13 @@ impl Run {
     }
 }
 
-impl Default for EarlyWrites {
+impl Default for Writeback {
     fn default() -> Self {
         Self { runs: Arc::new(Mutex::new(LruCache::new(FILES))), ready: OnceLock::new() }
     }
 }
 
-impl EarlyWrites {
+impl Writeback {
     /// A file was written to from `begin` to `end`; `open` opens it for reading.
     pub fn wrote(&self, node: NodeId, begin: u64, end: u64, open: impl FnOnce() -> Result<Arc<File>>) {
         // Most files never come this far, and must not displace those that do.
@@ -117,7 +117,9 @@ impl EarlyWrites {
 /// Starts the thread: a disk whose queue is full makes the one wait who asks it, and that must not be who serves the mount.
 fn start(runs: Arc<Mutex<LruCache<NodeId, Run>>>) -> SyncSender<NodeId> {
     let (ready, nodes) = sync_channel(FILES.get());
-    if let Err(error) = std::thread::Builder::new().name("verfs-early".into()).spawn(move || write_out(&runs, nodes)) {
+    if let Err(error) =
+        std::thread::Builder::new().name("verfs-writeback".into()).spawn(move || write_out(&runs, nodes))
+    {
         log::error!("starting the thread that writes large files early: {error}");
     }
     ready
