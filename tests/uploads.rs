@@ -390,8 +390,10 @@ fn an_error_of_the_disk_is_told_at_the_fsync_even_if_it_was_met_before() {
     }
     // Now the disk has failed, nothing is left to write, and what the file was written through is closed.
     rustix::fs::sync();
+    let behind = disk.path().join("media/media/film");
+    assert!(behind.exists());
     let end = Instant::now() + Duration::from_secs(20);
-    while rig.pids().iter().any(|pid| is_open_for_writing(*pid, &disk.path().join("media/film"))) {
+    while rig.pids().iter().any(|pid| is_open_for_writing(*pid, &behind)) {
         assert!(Instant::now() < end, "it stays open");
         std::thread::sleep(Duration::from_millis(50));
     }
