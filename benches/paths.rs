@@ -7,7 +7,7 @@
 use divan::{Bencher, black_box};
 use std::path::Path;
 use std::sync::LazyLock;
-use verfs::store::manifest::{BuildNode, Builder, Manifest};
+use verfs::store::release::manifest::{BuildNode, Builder, Manifest};
 use verfs::tree::change_set;
 use verfs::tree::{Digest, Kind};
 

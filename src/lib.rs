@@ -9,7 +9,6 @@
 
 pub mod cli;
 pub mod control;
-pub mod daemon;
 pub mod error;
 pub mod fault;
 pub mod fs;
@@ -17,3 +16,4 @@ pub mod fuse;
 pub mod store;
 pub mod sys;
 pub mod tree;
+pub mod worker;

@@ -85,6 +85,6 @@ fn an_offence_is_seen() {
     assert!(offences(at("tree"), "    let x = crate::store::now();").len() == 1);
     assert!(offences(at("fs"), "use fuser::Notifier;").len() == 1);
     assert!(offences(at("cli"), "unsafe { x() }").len() == 1);
-    assert!(offences(at("cli"), "use crate::daemon::serve; // crate::main").is_empty());
+    assert!(offences(at("cli"), "use crate::worker::serve; // crate::main").is_empty());
     assert!(offences(at("error"), "use crate::sys::x;").is_empty());
 }

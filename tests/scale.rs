@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::{Rig, skip_mounted};
 use verfs::store::Store;
-use verfs::store::manifest::{BuildNode, Builder};
+use verfs::store::release::manifest::{BuildNode, Builder};
 use verfs::tree::{Digest, Kind};
 
 fn upcalls(rig: &Rig, operation: &str) -> u64 {

@@ -7,7 +7,7 @@
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 use std::sync::LazyLock;
-use verfs::store::manifest::{BuildNode, Builder, Manifest};
+use verfs::store::release::manifest::{BuildNode, Builder, Manifest};
 use verfs::tree::{Digest, Kind, NodeId, Tree, change_set};
 
 /// Bytes of the header.

@@ -3,12 +3,12 @@
 use super::output::{Output, show_path};
 use super::which;
 use crate::control::protocol::{Request, encode_path, json_path};
-use crate::daemon::{mounted, unmounted};
 use crate::error::{Error, Result};
 use crate::store::Store;
-use crate::store::adopt::{self, Way};
 use crate::store::journal::{Asker, Line};
-use crate::store::scope::{Believed, Scope};
+use crate::store::media::adopt::{self, Way};
+use crate::store::media::scope::{Believed, Scope};
+use crate::worker::{mounted, unmounted};
 use serde_json::{Value, json};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

@@ -3,9 +3,9 @@
 use super::output::Output;
 use super::{logging, which};
 use crate::control::protocol::Request;
-use crate::daemon::{self, Options, Ready, holders, mounted};
 use crate::error::{Context, Error, Result};
 use crate::store::Store;
+use crate::worker::{self, Options, Ready, holders, mounted};
 use clap::Parser;
 use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
@@ -110,7 +110,7 @@ pub fn mount(verb: &Mount, store: Option<&Path>, verbose: u8, output: Output) ->
     if verb.foreground || background {
         let store = Store::open(&path)?;
         set_up_log(verb, &store, verbose, background)?;
-        daemon::serve(store, &options, |ready| tell_ready(ready, background, output))?;
+        worker::serve(store, &options, |ready| tell_ready(ready, background, output))?;
         return Ok(ExitCode::SUCCESS);
     }
     start_in_background()
@@ -232,7 +232,7 @@ fn is_zombie(pid: i32) -> bool {
     procfs::process::Process::new(pid).and_then(|process| process.stat()).is_ok_and(|stat| stat.state == 'Z')
 }
 
-fn find_mount(what: Option<&Path>, store: Option<&Path>) -> Result<daemon::Mounted> {
+fn find_mount(what: Option<&Path>, store: Option<&Path>) -> Result<worker::Mounted> {
     let mounts = mounted()?;
     let target = match (what, store) {
         (Some(what), _) => what.to_owned(),
@@ -241,7 +241,7 @@ fn find_mount(what: Option<&Path>, store: Option<&Path>) -> Result<daemon::Mount
     // A stale mountpoint cannot be resolved; then the path counts as it was typed.
     let real =
         std::fs::canonicalize(&target).unwrap_or_else(|_| std::path::absolute(&target).unwrap_or(target.clone()));
-    let hit = |mount: &&daemon::Mounted| mount.mountpoint == real || mount.store == real;
+    let hit = |mount: &&worker::Mounted| mount.mountpoint == real || mount.store == real;
     let found = mounts.iter().rev().find(hit).cloned().ok_or_else(|| {
         let known: Vec<String> = mounts.iter().map(|mount| mount.mountpoint.display().to_string()).collect();
         let hint = if known.is_empty() {
@@ -334,6 +334,6 @@ fn run_helper(verb: &Mount, sloppy: bool, fake: bool, verbose: u8) -> Result<Exi
         return start_in_background();
     }
     set_up_log(verb, &store, verbose, true)?;
-    daemon::serve(store, &options, |ready| tell_ready(ready, true, Output { json: false }))?;
+    worker::serve(store, &options, |ready| tell_ready(ready, true, Output { json: false }))?;
     Ok(ExitCode::SUCCESS)
 }

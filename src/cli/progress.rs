@@ -1,7 +1,7 @@
 //! A progress bar, where a person watches.
 
 use super::output::Output;
-use crate::store::import::Progress;
+use crate::store::release::import::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar that counts bytes.

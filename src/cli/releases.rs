@@ -3,13 +3,13 @@
 use super::output::{Output, show_bytes, show_path, table};
 use super::which;
 use crate::control::protocol::{Request, json_path};
-use crate::daemon::unmounted;
 use crate::error::Result;
 use crate::fs::media::How;
 use crate::store::Store;
 use crate::store::journal::{Line, rfc3339};
-use crate::store::manifest::Manifest;
+use crate::store::release::manifest::Manifest;
 use crate::tree::{ChangedEntry, Kind, ReleaseName, Side, Tree, change_set};
+use crate::worker::unmounted;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Which store is meant, and who serves it.
 
 use crate::control::client::Client;
-use crate::daemon::mounted;
 use crate::error::{Error, Result};
 use crate::store::Store;
+use crate::worker::mounted;
 use std::path::{Path, PathBuf};
 
 /// The store's directory: `--store`, else $VERFS_STORE, else the only mounted one.

@@ -1,6 +1,6 @@
 //! What the kernel is told of a node, and how long it may believe it.
 
-use crate::store::stamps::Stamp;
+use crate::store::active::stamps::Stamp;
 use crate::tree::{Kind, Node, NodeId, Owner};
 use std::time::Duration;
 

@@ -2,8 +2,8 @@
 
 use super::Fs;
 use super::attr::{Attr, Entry, Ttl, Type};
+use super::epoch::View;
 use super::media::{Caller, Changes, Media, New, Permissions, Source, Task, Writing, is_media};
-use super::view::View;
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;

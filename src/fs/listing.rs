@@ -6,9 +6,9 @@
 
 use super::Fs;
 use super::attr::{Attr, Ttl};
-use super::view::{Found, Release, View};
+use super::epoch::{Found, Release, View};
 use crate::error::{Errno, Error, Result};
-use crate::store::stamps::Stamp;
+use crate::store::active::stamps::Stamp;
 use crate::tree::{Kind, NodeId, Tree};
 use std::ops::Range;
 use std::sync::Arc;

@@ -6,26 +6,25 @@
 
 mod attr;
 mod change;
-mod content;
+mod contents;
 mod counters;
-mod gate;
+mod epoch;
 mod listing;
 pub mod media;
 pub mod refused;
 mod threads;
-mod view;
 
 pub use attr::{Attr, Entry, Ttl, Type};
-pub use content::{Answer, Descriptors};
+pub use contents::{Answer, Descriptors};
 pub use counters::{Counters, Operation};
+pub use epoch::{Board, Release, Transition, View};
 pub use listing::{Listed, Position};
 pub use media::Media;
-pub use view::{Board, Release, Transition, View};
 
 use crate::error::{Errno, Error, Result};
 
-use crate::store::objects::{Content, Objects};
-use crate::store::upper::is_list;
+use crate::store::media::home::is_list;
+use crate::store::release::objects::{Content, Objects};
 use crate::tree::{EntryName, Kind, NodeId, Tree, name_key};
 use media::{Answering, Caller, Reading};
 use refused::{Refused, Why};

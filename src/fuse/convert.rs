@@ -1,7 +1,7 @@
 //! Between the types of verfs and those of the protocol library.
 
 use crate::fs::{Attr, Ttl, Type};
-use crate::store::stamps::Stamp;
+use crate::store::active::stamps::Stamp;
 use crate::tree::NodeId;
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use rustix::fs::{Timespec, Timestamps};

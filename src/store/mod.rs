@@ -17,32 +17,19 @@
 //!
 //! `objects` and `releases` are 0700: modes inside a release must mean something.
 
-pub mod activate;
 pub mod active;
-pub mod adopt;
 pub mod durable;
-pub mod export;
-pub mod gc;
-pub mod import;
 pub mod journal;
-pub mod layer;
 pub mod lock;
-pub mod manifest;
-pub mod objects;
-mod repack;
-pub mod scope;
-mod search;
+pub mod media;
+pub mod release;
 pub mod settings;
-pub mod sparse;
-pub mod stamps;
-pub mod upper;
-pub mod verify;
 
 use crate::error::{Context, Error, Result};
 use crate::tree::ReleaseName;
 use durable::Dir;
 use lock::{Hold, Lock};
-use manifest::Manifest;
+use release::manifest::Manifest;
 use settings::Settings;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -71,7 +58,7 @@ impl Store {
                 }
                 // What an interrupted init left is taken up; anything else is somebody's.
                 let foreign = entries.flatten().find(|entry| {
-                    let ours = LAYOUT.iter().chain(layer::LAYOUT).any(|(name, _)| entry.file_name() == *name);
+                    let ours = LAYOUT.iter().chain(media::layout::LAYOUT).any(|(name, _)| entry.file_name() == *name);
                     let empty = fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_none());
                     let reserve = entry.file_name() == "reserve";
                     !(ours && (empty || entry.file_name() == "media") || reserve)

@@ -1,6 +1,6 @@
 //! verfs.toml: what an operator may set, each key explained where it stands.
 
-use super::scope::Scope;
+use super::media::scope::Scope;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};

@@ -10,11 +10,11 @@ use verfs::error::Error;
 use verfs::fs::media::{Caller, Changes, New, Permissions, Reading, Rights, Writing};
 use verfs::fs::refused::Refused;
 use verfs::fs::{Attr, Fs, Media, Position, Release, Type, View};
-use verfs::store::layer::LAYOUT;
-use verfs::store::manifest::{BuildNode, Builder, Manifest};
-use verfs::store::objects::Objects;
-use verfs::store::scope::Scope;
-use verfs::store::upper::Upper;
+use verfs::store::media::home::Upper;
+use verfs::store::media::layout::LAYOUT;
+use verfs::store::media::scope::Scope;
+use verfs::store::release::manifest::{BuildNode, Builder, Manifest};
+use verfs::store::release::objects::Objects;
 use verfs::tree::union::Onto;
 use verfs::tree::{ChangeSet, Digest, Kind, NodeId, Owner, ReleaseName};
 

@@ -3,9 +3,9 @@
 use super::Media;
 use crate::error::Result;
 use crate::fs::attr::{Attr, Ttl, Type};
+use crate::fs::epoch::View;
 use crate::fs::listing::Listed;
-use crate::fs::view::View;
-use crate::store::upper::{docroot_path, split};
+use crate::store::media::home::{docroot_path, split};
 use crate::tree::NodeId;
 use std::sync::Arc;
 

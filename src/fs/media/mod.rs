@@ -3,42 +3,42 @@
 //! **Locks.** `names` orders everything that looks at names or changes them, disk work included; no handler that
 //! holds it waits for the kernel. `table` is taken inside it, for an instant. Neither is taken under the view lock.
 
-mod answers;
-mod data;
-mod hidden;
+mod content;
+mod inflight;
+mod limits;
 mod listing;
-mod names;
-mod resolve;
+mod lookup;
+mod mutate;
+mod nodes;
 mod scopes;
-mod table;
+mod shadow;
 mod truncation;
-mod usage;
 mod writeback;
 
-pub use answers::Answering;
-pub use data::{Changes, Reading, Source, Writing};
-pub use hidden::{How, Restored};
-pub use names::{New, Permissions};
+pub use content::{Changes, Reading, Source, Writing};
+pub use inflight::Answering;
+pub use mutate::{New, Permissions};
+pub use nodes::{is_media, media_of, release_node};
 pub use scopes::{ScopeId, Scopes};
-pub use table::{is_media, media_of, release_node};
+pub use shadow::{How, Restored};
 
 use super::attr::{Attr, Entry, Ttl};
-use super::content::Descriptors;
+use super::contents::Descriptors;
+use super::epoch::{Release, View};
 use super::refused::{Refused, Why};
-use super::view::{Release, View};
 use crate::error::{Errno, Result};
-use crate::store::scope::Scope;
-use crate::store::upper::{Orphan, Upper, docroot_path, split};
+use crate::store::media::home::{Orphan, Upper, docroot_path, split};
+use crate::store::media::scope::Scope;
 use crate::tree::union::Says;
 use crate::tree::{Kind, Node, NodeId, Tree};
-use answers::Answers;
-use data::Files;
+use content::Files;
+use inflight::Answers;
+use limits::{Growth, Usage, disk_bytes};
+use nodes::{Backing, MediaNode, Table};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::Stat;
 use std::fs::File;
 use std::sync::Arc;
-use table::{Backing, MediaNode, Table};
-use usage::{Growth, Usage, disk_bytes};
 
 /// Who asks: in whose name the disk work is done.
 #[derive(Clone, Copy, Debug)]

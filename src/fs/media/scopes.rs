@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::fs::attr::Ttl;
-use crate::store::scope::{Believed, Deny, Scope as Declared};
-use crate::store::upper::{docroot_path, in_own_layer, split};
+use crate::store::media::home::{docroot_path, in_own_layer, split};
+use crate::store::media::scope::{Believed, Deny, Scope as Declared};
 use crate::tree::{NodeId, ReleaseName};
 use parking_lot::RwLock;
 use std::collections::HashMap;

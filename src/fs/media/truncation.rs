@@ -90,7 +90,7 @@ impl Truncations {
         }
         let in_all: usize = self.cuts.lock().values().map(|cut| cut.kept.len()).sum();
         let kept = match to - size {
-            len if len <= MOST_OF_ONE && in_all < MOST_OF_ALL => super::data::read_to(file, size, len as usize)?,
+            len if len <= MOST_OF_ONE && in_all < MOST_OF_ALL => super::content::read_to(file, size, len as usize)?,
             _ => Vec::new(),
         };
         let cut = Cut { from: size, to, kept, thread, begun: Instant::now(), answered: false };
