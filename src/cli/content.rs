@@ -7,7 +7,7 @@ use crate::control::protocol::Request;
 use crate::error::{Context, Error, Result};
 use crate::store::Store;
 use crate::store::media::scope::{Scope, parse_owner};
-use crate::store::release::import::{self, Options};
+use crate::store::release::import::{self, AddOptions};
 use crate::store::release::{export as exporting, gc as collecting, verify as verifying};
 use crate::store::settings::Settings;
 use crate::tree::{Digest, ReleaseName};
@@ -121,7 +121,7 @@ pub fn init(verb: &Init, store: Option<&Path>, output: Output) -> Result<()> {
 
 pub fn add(verb: &Add, store: Option<&Path>, output: Output) -> Result<()> {
     let name: ReleaseName = verb.name.parse()?;
-    let options = Options {
+    let options = AddOptions {
         owner: verb.owner.as_deref().map(parse_owner).transpose()?,
         mode: verb.mode.as_deref().map(parse_mode).transpose()?,
         include_vcs: verb.include_vcs,

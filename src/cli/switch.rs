@@ -5,7 +5,7 @@ use super::releases::{Difference, differences};
 use super::which;
 use crate::control::protocol::{Request, json_path};
 use crate::error::{Error, Result};
-use crate::store::active::activate::{self, Request as Target};
+use crate::store::active::activate::{self, Target};
 use crate::store::journal::{Asker, Line};
 use crate::store::lock::{Hold, Lock};
 use crate::store::release::manifest::{BuildNode, Builder, Manifest};

@@ -2,7 +2,7 @@
 
 use super::Fs;
 use super::attr::{Attr, Entry, Ttl, Type};
-use super::epoch::View;
+use super::epoch::Epoch;
 use super::media::{Caller, Changes, Media, New, Permissions, Source, Task, Writing, is_media};
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
@@ -13,16 +13,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 static LISTINGS: AtomicU64 = AtomicU64::new(1 << 32);
 
 impl Fs {
-    fn task<'a>(&'a self, view: &'a View, caller: Caller) -> Task<'a> {
-        Task { view, contents: &self.descriptors, caller }
+    fn task<'a>(&'a self, epoch: &'a Epoch, caller: Caller) -> Task<'a> {
+        Task { epoch, contents: &self.descriptors, caller }
     }
 
     /// The handle of a listing that begins.
-    pub fn begin_listing(&self, view: &View, dir: NodeId) -> Result<u64> {
+    pub fn begin_listing(&self, epoch: &Epoch, dir: NodeId) -> Result<u64> {
         if is_media(dir) {
             return Ok(LISTINGS.fetch_add(1, Ordering::Relaxed));
         }
-        view.find(dir).map(|_| u64::from(view.switch))
+        epoch.find(dir).map(|_| u64::from(epoch.switch))
     }
 
     /// A listing is over.
@@ -34,7 +34,7 @@ impl Fs {
 
     /// Makes an entry.
     pub fn make(&self, caller: Caller, dir: NodeId, name: &[u8], new: New<'_>, mode: Permissions) -> Result<Entry> {
-        self.writable(caller, dir, name)?.make(self.task(&self.board.view(), caller), dir, name, new, mode)
+        self.writable(caller, dir, name)?.make(self.task(&self.epochs.load(), caller), dir, name, new, mode)
     }
 
     /// open(2) with O_CREAT. The kernel believed that there was nothing; somebody may have made it meanwhile.
@@ -43,7 +43,7 @@ impl Fs {
             Err(error) if error.errno() == Errno::EXIST && flags & libc::O_EXCL == 0 => {}
             made => return made,
         }
-        let entry = self.writable(caller, dir, name)?.lookup(&self.board.view(), dir, name)?;
+        let entry = self.writable(caller, dir, name)?.lookup(&self.epochs.load(), dir, name)?;
         let attr = entry.attr.ok_or(Error::Errno(Errno::NOENT))?;
         if flags & libc::O_TRUNC == 0 || attr.kind != Type::File {
             return Ok(entry);
@@ -55,12 +55,12 @@ impl Fs {
 
     /// unlink(2).
     pub fn unlink(&self, caller: Caller, dir: NodeId, name: &[u8]) -> Result<()> {
-        self.writable(caller, dir, name)?.unlink(self.task(&self.board.view(), caller), dir, name)
+        self.writable(caller, dir, name)?.unlink(self.task(&self.epochs.load(), caller), dir, name)
     }
 
     /// rmdir(2).
     pub fn rmdir(&self, caller: Caller, dir: NodeId, name: &[u8]) -> Result<()> {
-        self.writable(caller, dir, name)?.rmdir(self.task(&self.board.view(), caller), dir, name)
+        self.writable(caller, dir, name)?.rmdir(self.task(&self.epochs.load(), caller), dir, name)
     }
 
     /// rename(2) and renameat2(2). Into a scope and out of one is another device's.
@@ -69,7 +69,7 @@ impl Fs {
             return Err(Errno::XDEV.into());
         }
         let media = self.writable(caller, from.0, from.1)?;
-        media.rename(self.task(&self.board.view(), caller), from, to, onto)
+        media.rename(self.task(&self.epochs.load(), caller), from, to, onto)
     }
 
     /// link(2).
@@ -78,25 +78,25 @@ impl Fs {
         if !is_media(node) {
             return Err(Errno::XDEV.into());
         }
-        media.link(self.task(&self.board.view(), caller), node, dir, name)
+        media.link(self.task(&self.epochs.load(), caller), node, dir, name)
     }
 
     /// chmod, chown, truncate, utimens.
     pub fn setattr(&self, caller: Caller, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
         let media = self.writable(caller, node, b"")?;
-        media.setattr(self.task(&self.board.view(), caller), node, changes)
+        media.setattr(self.task(&self.epochs.load(), caller), node, changes)
     }
 
     /// write(2).
     pub fn write(&self, caller: Caller, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
         let media = self.writable(caller, node, b"")?;
-        media.write(self.task(&self.board.view(), caller), node, offset, bytes, how)
+        media.write(self.task(&self.epochs.load(), caller), node, offset, bytes, how)
     }
 
     /// fallocate(2).
     pub fn fallocate(&self, caller: Caller, node: NodeId, range: (u64, u64), mode: i32) -> Result<()> {
         let media = self.writable(caller, node, b"")?;
-        media.fallocate(self.task(&self.board.view(), caller), node, range, mode)
+        media.fallocate(self.task(&self.epochs.load(), caller), node, range, mode)
     }
 
     /// copy_file_range(2), from anywhere into a scope.
@@ -106,13 +106,13 @@ impl Fs {
             true => media.source(&self.descriptors, from.0)?,
             false => Source::Release(self.open_content(from.0)?),
         };
-        media.copy_range(self.task(&self.board.view(), caller), (source, from.1), to, len)
+        media.copy_range(self.task(&self.epochs.load(), caller), (source, from.1), to, len)
     }
 
     /// Sets an extended attribute, or removes it.
     pub fn setxattr(&self, caller: Caller, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
         let media = self.writable(caller, node, b"")?;
-        media.setxattr(self.task(&self.board.view(), caller), node, name, value)
+        media.setxattr(self.task(&self.epochs.load(), caller), node, name, value)
     }
 
     /// fsync(2); what a release holds is on disk.

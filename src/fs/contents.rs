@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Open objects, the least recently used let go first.
-pub struct Descriptors {
+pub struct Contents {
     objects: Objects,
     open: Mutex<LruCache<Digest, Content>>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
-impl Descriptors {
+impl Contents {
     /// Keeps up to `limit` objects open.
     pub fn new(objects: Objects, limit: usize) -> Self {
         let limit = NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN);
@@ -49,10 +49,10 @@ impl Descriptors {
     }
 
     /// Reads up to `len` bytes of an object. `kept`: the kernel keeps them in the pages of the mount.
-    pub fn read(&self, content: &Content, offset: u64, len: usize, kept: bool) -> Result<Answer> {
+    pub fn read(&self, content: &Content, offset: u64, len: usize, kept: bool) -> Result<ReadBytes> {
         let bytes = content.read(offset, len).map_err(|error| self.unreadable(content, error))?;
         Ok(match content.as_large().filter(|_| kept) {
-            Some(file) => Answer::held_twice(bytes, file.clone(), offset),
+            Some(file) => ReadBytes::held_twice(bytes, file.clone(), offset),
             None => bytes.into(),
         })
     }
@@ -82,38 +82,38 @@ impl Descriptors {
 
 /// Bytes for the kernel. When they go, the page cache lets go of them too if it holds them twice: by then the kernel has
 /// them.
-pub struct Answer {
+pub struct ReadBytes {
     bytes: Vec<u8>,
     held_twice: Option<(Arc<File>, u64)>,
 }
 
-impl Answer {
+impl ReadBytes {
     /// Bytes that were read from a file at this offset, and that the kernel keeps in the pages of the mount too.
     pub fn held_twice(bytes: Vec<u8>, file: Arc<File>, offset: u64) -> Self {
         Self { bytes, held_twice: Some((file, offset)) }
     }
 }
 
-impl From<Vec<u8>> for Answer {
+impl From<Vec<u8>> for ReadBytes {
     fn from(bytes: Vec<u8>) -> Self {
         Self { bytes, held_twice: None }
     }
 }
 
-impl Extend<u8> for Answer {
+impl Extend<u8> for ReadBytes {
     fn extend<T: IntoIterator<Item = u8>>(&mut self, more: T) {
         self.bytes.extend(more);
     }
 }
 
-impl Deref for Answer {
+impl Deref for ReadBytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Answer {
+impl Drop for ReadBytes {
     fn drop(&mut self) {
         if let Some((file, offset)) = &self.held_twice {
             objects::let_go(file, *offset, self.bytes.len());

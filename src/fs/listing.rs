@@ -6,7 +6,7 @@
 
 use super::Fs;
 use super::attr::{Attr, Ttl};
-use super::epoch::{Found, Release, View};
+use super::epoch::{Epoch, Located, Release};
 use crate::error::{Errno, Error, Result};
 use crate::store::active::stamps::Stamp;
 use crate::tree::{Kind, NodeId, Tree};
@@ -37,45 +37,45 @@ pub struct Listed {
 
 impl Fs {
     /// Up to `most` entries of a directory from a position on; `plus`: with attributes that the kernel may keep.
-    pub fn list(&self, view: &View, dir: NodeId, from: Position, most: usize, plus: bool) -> Result<Vec<Listed>> {
+    pub fn list(&self, epoch: &Epoch, dir: NodeId, from: Position, most: usize, plus: bool) -> Result<Vec<Listed>> {
         if let Some(media) = self.media_of(dir) {
-            return media.list(view, dir, from.switch, from.cookie, most, plus);
+            return media.list(epoch, dir, from.switch, from.cookie, most, plus);
         }
         let switch = u32::try_from(from.switch).unwrap_or(u32::MAX);
-        let (release, index) = match self.board.release_for_listing(switch, dir)? {
+        let (release, index) = match self.epochs.release_for_listing(switch, dir)? {
             Some(found) => found,
             None => {
-                let found = view.find(dir)?;
+                let found = epoch.find(dir)?;
                 (found.release.clone(), found.index)
             }
         };
-        let shown = Found { release: &release, index, live: Arc::ptr_eq(&release, &view.release) };
+        let shown = Located { release: &release, index, live: Arc::ptr_eq(&release, &epoch.release) };
         let node = release.manifest.node(index)?;
         if node.kind != Kind::Dir {
             return Err(Errno::NOTDIR.into());
         }
         let children = release.manifest.children(index)?;
         // The active release's own number of this directory, where it shows another release's.
-        let active = if shown.live { None } else { view.release.manifest.find_node(dir)? };
+        let active = if shown.live { None } else { epoch.release.manifest.find_node(dir)? };
         let tops = self.tops_beside(dir, &release, children.clone())?;
         let mut listed = Vec::with_capacity(most.min(children.len() + 2));
         let mut position = from.cookie;
         while listed.len() < most {
             let entry = match position {
-                0 => dot(view, b".", shown, dir)?,
-                1 => dot(view, b"..", shown, release.manifest.node(node.parent)?.nodeid)?,
+                0 => dot(epoch, b".", shown, dir)?,
+                1 => dot(epoch, b"..", shown, release.manifest.node(node.parent)?.nodeid)?,
                 n => match u32::try_from(n - 2).ok().and_then(|n| children.start.checked_add(n)) {
                     Some(child) if child < children.end => {
                         let name = release.manifest.name(child)?;
-                        let child = Found { index: child, ..shown };
-                        match self.top_listed(view, dir, name)? {
+                        let child = Located { index: child, ..shown };
+                        match self.top_listed(epoch, dir, name)? {
                             Some(top) => top,
-                            None if plus => child_of(view, dir, child, active)?,
+                            None if plus => child_of(epoch, dir, child, active)?,
                             None => name_of(child)?,
                         }
                     }
                     Some(past) => match tops.get((past - children.end) as usize) {
-                        Some(name) => match self.top_listed(view, dir, name)? {
+                        Some(name) => match self.top_listed(epoch, dir, name)? {
                             Some(top) => top,
                             None => break,
                         },
@@ -104,53 +104,53 @@ impl Fs {
     }
 
     /// A name that is the top of a scope, as it is listed in a directory of the release.
-    fn top_listed(&self, view: &View, dir: NodeId, name: &[u8]) -> Result<Option<Listed>> {
+    fn top_listed(&self, epoch: &Epoch, dir: NodeId, name: &[u8]) -> Result<Option<Listed>> {
         let Some(media) = &self.media else { return Ok(None) };
         let Some(scope) = media.scopes.top(dir, name) else { return Ok(None) };
-        let entry = media.lookup_top(view, scope)?;
+        let entry = media.lookup_top(epoch, scope)?;
         Ok(entry.attr.map(|attr| Listed { name: name.to_vec(), cookie: 0, attr, ttl: entry.attr_ttl }))
     }
 }
 
 /// "." or "..": the kernel takes no attributes from them.
-fn dot(view: &View, name: &[u8], shown: Found<'_>, node: NodeId) -> Result<Listed> {
-    Ok(Listed { name: name.to_vec(), cookie: 0, attr: attr_of_gone(view, shown, node)?, ttl: Ttl::Zero })
+fn dot(epoch: &Epoch, name: &[u8], shown: Located<'_>, node: NodeId) -> Result<Listed> {
+    Ok(Listed { name: name.to_vec(), cookie: 0, attr: attr_of_gone(epoch, shown, node)?, ttl: Ttl::Zero })
 }
 
 /// An entry without anything that the kernel could keep: of its attributes only number and kind are used.
-fn name_of(child: Found<'_>) -> Result<Listed> {
+fn name_of(child: Located<'_>) -> Result<Listed> {
     let node = child.manifest().node(child.index)?;
     let attr = Attr::of(&node, Stamp::from_nanos(node.mtime));
     Ok(Listed { name: child.manifest().name(child.index)?.to_vec(), cookie: 0, attr, ttl: Ttl::Zero })
 }
 
-fn child_of(view: &View, dir: NodeId, child: Found<'_>, active: Option<u32>) -> Result<Listed> {
+fn child_of(epoch: &Epoch, dir: NodeId, child: Located<'_>, active: Option<u32>) -> Result<Listed> {
     let name = child.manifest().name(child.index)?;
     let shown = child.manifest().node(child.index)?;
-    let now = if child.live { Some(child) } else { same_now(view, active, name, shown.nodeid)? };
+    let now = if child.live { Some(child) } else { same_now(epoch, active, name, shown.nodeid)? };
     let (attr, same) = match now {
-        Some(found) => (view.attr(found)?, true),
-        None => (attr_of_gone(view, child, shown.nodeid)?, false),
+        Some(found) => (epoch.attr(found)?, true),
+        None => (attr_of_gone(epoch, child, shown.nodeid)?, false),
     };
-    let certain = same && !view.changes(dir, name) && !view.is_uncertain(attr.node);
+    let certain = same && !epoch.changes(dir, name) && !epoch.is_uncertain(attr.node);
     Ok(Listed { name: name.to_vec(), cookie: 0, attr, ttl: Ttl::forever_if(certain) })
 }
 
 /// Where the active release has the same node under the same name, if it does.
-fn same_now<'a>(view: &'a View, dir: Option<u32>, name: &[u8], node: NodeId) -> Result<Option<Found<'a>>> {
+fn same_now<'a>(epoch: &'a Epoch, dir: Option<u32>, name: &[u8], node: NodeId) -> Result<Option<Located<'a>>> {
     let Some(dir) = dir else { return Ok(None) };
-    let release: &Arc<Release> = &view.release;
+    let release: &Arc<Release> = &epoch.release;
     let Some(index) = release.manifest.find_child(dir, name)? else { return Ok(None) };
     let same = release.manifest.node(index)?.nodeid == node;
-    Ok(same.then_some(Found { release, index, live: true }))
+    Ok(same.then_some(Located { release, index, live: true }))
 }
 
 /// Attributes of a node that the listing shows and the active release may not have: those of the last active release
 /// that had it, as everywhere.
-fn attr_of_gone(view: &View, shown: Found<'_>, node: NodeId) -> Result<Attr> {
-    match view.find(node) {
-        Ok(found) => view.attr(found),
-        Err(Error::Errno(_)) => view.attr(shown),
+fn attr_of_gone(epoch: &Epoch, shown: Located<'_>, node: NodeId) -> Result<Attr> {
+    match epoch.find(node) {
+        Ok(found) => epoch.attr(found),
+        Err(Error::Errno(_)) => epoch.attr(shown),
         Err(error) => Err(error),
     }
 }

@@ -1,7 +1,7 @@
 //! The operations of the mount, with verfs's own types.
 //!
-//! What is answered comes from a [`View`], an immutable snapshot; [`Fs::answer`] keeps the one rule that makes
-//! the switch exact: a reply is sent under the read side of the view lock, and only if the view is still the
+//! What is answered comes from a [`Epoch`], an immutable snapshot; [`Fs::answer`] keeps the one rule that makes
+//! the switch exact: a reply is sent under the read side of the epoch lock, and only if the epoch is still the
 //! one that it was computed from.
 
 mod attr;
@@ -15,30 +15,30 @@ pub mod refused;
 mod threads;
 
 pub use attr::{Attr, Entry, Ttl, Type};
-pub use contents::{Answer, Descriptors};
+pub use contents::{Contents, ReadBytes};
 pub use counters::{Counters, Operation};
-pub use epoch::{Board, Release, Transition, View};
+pub use epoch::{Epoch, Epochs, Release, Transition};
 pub use listing::{Listed, Position};
 pub use media::Media;
 
 use crate::error::{Errno, Error, Result};
 
-use crate::store::media::home::is_list;
+use crate::store::media::home::is_acl;
 use crate::store::release::objects::{Content, Objects};
 use crate::tree::{EntryName, Kind, NodeId, Tree, name_key};
-use media::{Answering, Caller, Reading};
+use media::{AnswerGuard, Caller, Reading};
 use refused::{Refused, Why};
 use std::fs::File;
 use std::sync::Arc;
 
 /// What is mounted.
 pub struct Fs {
-    /// The view that is served, and its lock.
-    pub board: Board,
+    /// The epoch that is served, and its lock.
+    pub epochs: Epochs,
     /// Upcalls by operation.
     pub counters: Counters,
-    /// Descriptors of objects.
-    pub descriptors: Descriptors,
+    /// Contents of objects.
+    pub descriptors: Contents,
     /// The writable layer, if the store has scopes.
     pub media: Option<Media>,
     /// Writes that were refused.
@@ -53,10 +53,10 @@ impl std::fmt::Debug for Fs {
 }
 
 impl Fs {
-    /// Serves this view; `store` is the open directory of the store, `descriptors` how many objects are kept
+    /// Serves this epoch; `store` is the open directory of the store, `descriptors` how many objects are kept
     /// open.
     pub fn new(
-        view: View,
+        epoch: Epoch,
         objects: Objects,
         store: File,
         descriptors: usize,
@@ -64,38 +64,38 @@ impl Fs {
         refused: Arc<Refused>,
     ) -> Self {
         Self {
-            board: Board::new(view),
+            epochs: Epochs::new(epoch),
             counters: Counters::default(),
-            descriptors: Descriptors::new(objects, descriptors),
+            descriptors: Contents::new(objects, descriptors),
             media,
             refused,
             store,
         }
     }
 
-    /// Computes an answer without any lock, and sends it under the read side of the view lock if the view is
+    /// Computes an answer without any lock, and sends it under the read side of the epoch lock if the epoch is
     /// still the same; else computes it again. `compute` may read the disk; `send` must only send.
-    pub fn answer<T>(&self, compute: impl Fn(&View) -> Result<T>, send: impl FnOnce(&View, Result<T>)) {
+    pub fn answer<T>(&self, compute: impl Fn(&Epoch) -> Result<T>, send: impl FnOnce(&Epoch, Result<T>)) {
         loop {
             let _answering = self.answering();
-            let view = self.board.view();
-            let mut answer = compute(&view);
-            if let Some(bad) = view.bad() {
+            let epoch = self.epochs.load();
+            let mut answer = compute(&epoch);
+            if let Some(bad) = epoch.bad() {
                 answer = Err(bad.damaged("a page of it cannot be read"));
             }
-            let guard = self.board.lock();
-            if !Arc::ptr_eq(&guard, &view) {
+            let guard = self.epochs.lock();
+            if !Arc::ptr_eq(&guard, &epoch) {
                 continue;
             }
             if let Err(error) = &answer {
                 report(error);
             }
-            return send(&view, answer);
+            return send(&epoch, answer);
         }
     }
 
     /// Held while an answer is made and sent that may tell the kernel of nodes in scopes.
-    pub fn answering(&self) -> Option<Answering<'_>> {
+    pub fn answering(&self) -> Option<AnswerGuard<'_>> {
         self.media.as_ref().map(Media::answering)
     }
 
@@ -109,8 +109,8 @@ impl Fs {
         if let Some(media) = self.media_of(node) {
             return Ok(media);
         }
-        let view = self.board.view();
-        let mut path = view.find(node).and_then(|at| at.manifest().path_of(at.index)).unwrap_or_default();
+        let epoch = self.epochs.load();
+        let mut path = epoch.find(node).and_then(|at| at.manifest().path_of(at.index)).unwrap_or_default();
         if !path.is_empty() && !name.is_empty() {
             path.push(b'/');
         }
@@ -120,31 +120,31 @@ impl Fs {
     }
 
     /// What a name in a directory stands for.
-    pub fn lookup(&self, view: &View, dir: NodeId, name: &[u8]) -> Result<Entry> {
+    pub fn lookup(&self, epoch: &Epoch, dir: NodeId, name: &[u8]) -> Result<Entry> {
         if EntryName::new(name).is_none() {
             return Err(Errno::NAMETOOLONG.into());
         }
         if let Some(media) = self.media_of(dir) {
-            return media.lookup(view, dir, name);
+            return media.lookup(epoch, dir, name);
         }
         if let Some(media) = &self.media
             && let Some(scope) = media.scopes.top(dir, name)
         {
-            return media.lookup_top(view, scope);
+            return media.lookup_top(epoch, scope);
         }
-        view.entry(dir, name)
+        epoch.entry(dir, name)
     }
 
     /// Answers a lookup by `request`: at once, or, where a switch is about to swap and this thread is a newcomer,
     /// after it.
     pub fn gated(&self, dir: NodeId, name: &[u8], thread: u32, request: impl FnOnce() + Send + 'static) {
-        let view = self.board.view();
-        let Some(transition) = view.transition.as_ref().filter(|transition| transition.changes(dir, name)) else {
+        let epoch = self.epochs.load();
+        let Some(transition) = epoch.transition.as_ref().filter(|transition| transition.changes(dir, name)) else {
             return request();
         };
         // A name that is not there is answered at once: the kernel keeps others waiting behind such a lookup, those
         // in the middle of something too.
-        if !matches!(view.entry(dir, name), Ok(Entry { attr: Some(_), .. })) {
+        if !matches!(epoch.entry(dir, name), Ok(Entry { attr: Some(_), .. })) {
             return request();
         }
         if let Some(request) = transition.gate.pass(thread, name_key(dir, name), Box::new(request)) {
@@ -153,15 +153,15 @@ impl Fs {
     }
 
     /// The kernel is being told of a node: a media node counts it.
-    pub fn told(&self, node: NodeId) {
+    pub fn count_lookup(&self, node: NodeId) {
         if let Some(media) = self.media_of(node) {
-            media.told(node);
+            media.count_lookup(node);
         }
     }
 
-    /// The kernel is being told of a node's attributes, as of a view.
-    pub fn told_attributes(&self, view: &View, node: NodeId) {
-        view.told(if media::is_media(node) { media::release_node(node) } else { node });
+    /// The kernel is being told of a node's attributes, as of an epoch.
+    pub fn attrs_sent(&self, epoch: &Epoch, node: NodeId) {
+        epoch.attrs_sent(if media::is_media(node) { media::release_node(node) } else { node });
     }
 
     /// The kernel forgot a node.
@@ -172,30 +172,30 @@ impl Fs {
     }
 
     /// The attributes of a node, and how long they hold.
-    pub fn getattr(&self, view: &View, node: NodeId) -> Result<(Attr, Ttl)> {
+    pub fn getattr(&self, epoch: &Epoch, node: NodeId) -> Result<(Attr, Ttl)> {
         match self.media_of(node) {
-            Some(media) => media.getattr(view, node),
-            None => view.attributes(node),
+            Some(media) => media.getattr(epoch, node),
+            None => epoch.attributes(node),
         }
     }
 
-    /// The target of a symlink. It belongs to the node, so no view is waited for.
+    /// The target of a symlink. It belongs to the node, so no epoch is waited for.
     pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
-        let view = self.board.view();
+        let epoch = self.epochs.load();
         if let Some(media) = self.media_of(node) {
-            return media.readlink(&view, node);
+            return media.readlink(&epoch, node);
         }
-        let at = view.find(node)?;
+        let at = epoch.find(node)?;
         match at.manifest().node(at.index)?.kind {
             Kind::Symlink => Ok(at.manifest().target(at.index)?.to_vec()),
             _ => Err(Errno::INVAL.into()),
         }
     }
 
-    /// The open object behind a file of a release. It belongs to the node, so no view is waited for.
+    /// The open object behind a file of a release. It belongs to the node, so no epoch is waited for.
     pub fn open_content(&self, node: NodeId) -> Result<Content> {
-        let view = self.board.view();
-        let at = view.find(node)?;
+        let epoch = self.epochs.load();
+        let at = epoch.find(node)?;
         let found = at.manifest().node(at.index)?;
         match found.kind {
             Kind::File => self.descriptors.open(at.manifest().digest(at.index)?, found.size),
@@ -205,7 +205,7 @@ impl Fs {
     }
 
     /// Reads up to `len` bytes of a file's content.
-    pub fn read(&self, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<Answer> {
+    pub fn read(&self, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<ReadBytes> {
         match self.media_of(node) {
             Some(media) => media.read(&self.descriptors, node, offset, len, how),
             None => self.descriptors.read(&self.open_content(node)?, offset, len as usize, !how.direct),
@@ -221,27 +221,27 @@ impl Fs {
     }
 
     /// The value of an extended attribute: those of the user only.
-    pub fn getxattr(&self, view: &View, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+    pub fn getxattr(&self, epoch: &Epoch, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
         if let Some(media) = self.media_of(node) {
             return media.getxattr(node, name);
         }
-        if is_list(name) && self.media.as_ref().is_some_and(Media::uses_lists) {
+        if is_acl(name) && self.media.as_ref().is_some_and(Media::uses_acls) {
             return Err(Errno::NODATA.into());
         }
         if !name.starts_with(b"user.") {
             return Err(Errno::OPNOTSUPP.into());
         }
-        let at = view.find(node)?;
+        let at = epoch.find(node)?;
         let found = at.manifest().xattrs(at.index)?.into_iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value).ok_or(Error::Errno(Errno::NODATA))
     }
 
     /// The names of a node's extended attributes, each with a NUL behind it.
-    pub fn listxattr(&self, view: &View, node: NodeId) -> Result<Vec<u8>> {
+    pub fn listxattr(&self, epoch: &Epoch, node: NodeId) -> Result<Vec<u8>> {
         let names = match self.media_of(node) {
             Some(media) => media.xattrs(node)?,
             None => {
-                let at = view.find(node)?;
+                let at = epoch.find(node)?;
                 at.manifest().xattrs(at.index)?
             }
         };

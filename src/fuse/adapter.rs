@@ -83,10 +83,10 @@ fn fail(error: &Error) -> fuser::Errno {
 
 fn lookup(fs: &Fs, dir: NodeId, name: &[u8], reply: ReplyEntry) {
     fs.answer(
-        |view| fs.lookup(view, dir, name),
-        |view, answer| match answer {
+        |epoch| fs.lookup(epoch, dir, name),
+        |epoch, answer| match answer {
             Ok(entry) => {
-                entry.attr.iter().for_each(|attr| fs.told_attributes(view, attr.node));
+                entry.attr.iter().for_each(|attr| fs.attrs_sent(epoch, attr.node));
                 told(fs, &entry, reply);
             }
             Err(error) => reply.error(errno(&error)),
@@ -97,7 +97,7 @@ fn lookup(fs: &Fs, dir: NodeId, name: &[u8], reply: ReplyEntry) {
 /// Tells the kernel of an entry.
 fn told(fs: &Fs, entry: &Entry, reply: ReplyEntry) {
     if let Some(attr) = &entry.attr {
-        fs.told(attr.node);
+        fs.count_lookup(attr.node);
     }
     let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
     reply.entry_with_ttls(&ttl(entry.attr_ttl), &ttl(entry.entry_ttl), &attr, Generation(0));
@@ -175,10 +175,10 @@ impl Filesystem for Adapter {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.count(Operation::Getattr);
         self.fs.answer(
-            |view| self.fs.getattr(view, NodeId(ino.0)),
-            |view, answer| match answer {
+            |epoch| self.fs.getattr(epoch, NodeId(ino.0)),
+            |epoch, answer| match answer {
                 Ok((attr, valid)) => {
-                    self.fs.told_attributes(view, attr.node);
+                    self.fs.attrs_sent(epoch, attr.node);
                     reply.attr(&ttl(valid), &file_attr(&attr));
                 }
                 Err(error) => reply.error(errno(&error)),
@@ -246,7 +246,7 @@ impl Filesystem for Adapter {
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.count(Operation::Opendir);
         self.fs.answer(
-            |view| self.fs.begin_listing(view, NodeId(ino.0)),
+            |epoch| self.fs.begin_listing(epoch, NodeId(ino.0)),
             |_, answer| match answer {
                 Ok(switch) => reply.opened(FileHandle(switch), FopenFlags::empty()),
                 Err(error) => reply.error(errno(&error)),
@@ -259,7 +259,7 @@ impl Filesystem for Adapter {
         let from = Position { switch: fh.0, cookie: offset };
         let most = self.plain_fit.load(Ordering::Relaxed);
         self.fs.answer(
-            |view| self.fs.list(view, NodeId(ino.0), from, most, false),
+            |epoch| self.fs.list(epoch, NodeId(ino.0), from, most, false),
             |_, answer| match answer {
                 Ok(listed) => {
                     fill(&listed, most, &self.plain_fit, |entry| {
@@ -278,8 +278,8 @@ impl Filesystem for Adapter {
         let from = Position { switch: fh.0, cookie: offset };
         let most = self.plus_fit.load(Ordering::Relaxed);
         self.fs.answer(
-            |view| self.fs.list(view, NodeId(ino.0), from, most, true),
-            |view, answer| match answer {
+            |epoch| self.fs.list(epoch, NodeId(ino.0), from, most, true),
+            |epoch, answer| match answer {
                 Ok(listed) => {
                     fill(&listed, most, &self.plus_fit, |entry| {
                         let attr = file_attr(&entry.attr);
@@ -287,8 +287,8 @@ impl Filesystem for Adapter {
                         let full = reply.add(attr.ino, entry.cookie, name, &ttl(entry.ttl), &attr, Generation(0));
                         // The kernel counts what it is told of, but for the two that it knows already.
                         if !full && !matches!(&entry.name[..], b"." | b"..") {
-                            self.fs.told(entry.attr.node);
-                            self.fs.told_attributes(view, entry.attr.node);
+                            self.fs.count_lookup(entry.attr.node);
+                            self.fs.attrs_sent(epoch, entry.attr.node);
                         }
                         full
                     });
@@ -330,14 +330,14 @@ impl Filesystem for Adapter {
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.count(Operation::Getxattr);
         self.fs.answer(
-            |view| self.fs.getxattr(view, NodeId(ino.0), name.as_bytes()),
+            |epoch| self.fs.getxattr(epoch, NodeId(ino.0), name.as_bytes()),
             |_, value| send_xattr(reply, size, value),
         );
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.count(Operation::Listxattr);
-        self.fs.answer(|view| self.fs.listxattr(view, NodeId(ino.0)), |_, names| send_xattr(reply, size, names));
+        self.fs.answer(|epoch| self.fs.listxattr(epoch, NodeId(ino.0)), |_, names| send_xattr(reply, size, names));
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -449,7 +449,7 @@ impl Filesystem for Adapter {
         match self.fs.create(caller(req), NodeId(dir.0), name.as_bytes(), mode, flags) {
             Ok(entry) => {
                 let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
-                self.fs.told(NodeId(attr.ino.0));
+                self.fs.count_lookup(NodeId(attr.ino.0));
                 // fuser has one time for both here.
                 let valid = ttl(entry.entry_ttl.min(entry.attr_ttl));
                 reply.created(&valid, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);

@@ -78,7 +78,7 @@ impl Kernel {
     }
 
     /// Whether the kernel still holds a node. fuser's notifier hides the answer, so this one is written here.
-    pub fn asks(&self, node: NodeId) -> Result<Use> {
+    pub fn holds(&self, node: NodeId) -> Result<Use> {
         let mut message = [0u8; 40];
         message[0..4].copy_from_slice(&40u32.to_le_bytes());
         message[4..8].copy_from_slice(&INVAL_INODE.to_le_bytes());

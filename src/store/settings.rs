@@ -19,7 +19,7 @@ pub struct Settings {
     pub media: Option<PathBuf>,
     /// Section `[switch]`.
     #[serde(default)]
-    pub switch: Switch,
+    pub switch: SwitchSettings,
     /// Section `[access]`.
     #[serde(default)]
     pub access: Access,
@@ -34,7 +34,7 @@ pub struct Settings {
 /// How a switch behaves.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
-pub struct Switch {
+pub struct SwitchSettings {
     /// Whether two switches that change content may share a second (for tests).
     pub share_second: bool,
     /// How long the kernel may take to drop one thing that changes, in milliseconds.
@@ -78,7 +78,7 @@ pub struct Serve {
     pub acls: bool,
 }
 
-impl Default for Switch {
+impl Default for SwitchSettings {
     fn default() -> Self {
         Self { share_second: false, limit_ms: 2000, settle_ms: 40, barrier: Barrier::Auto }
     }
@@ -90,7 +90,7 @@ impl Default for Serve {
     }
 }
 
-impl Switch {
+impl SwitchSettings {
     /// `limit_ms` as a duration.
     pub fn limit(&self) -> Duration {
         Duration::from_millis(self.limit_ms)
@@ -225,7 +225,7 @@ mod tests {
         let settings = Settings::parse(&text).expect("default text");
         assert_eq!(settings.media.as_deref(), Some(Path::new("/mnt/a \"b")));
         assert_eq!(Settings::parse(&Settings::text(&[], None)).expect("default text").media, None);
-        assert_eq!(settings.switch, Switch::default());
+        assert_eq!(settings.switch, SwitchSettings::default());
         assert_eq!(settings.serve, Serve::default());
         assert_eq!(settings.access, Access::default());
         assert_eq!(settings.scopes, [scope]);

@@ -1,7 +1,7 @@
 //! The daemon: wires store, file system, kernel and control socket together, and owns the switch.
 
-mod drops;
 mod holders;
+mod invalidate;
 mod mounts;
 mod serve;
 mod service;

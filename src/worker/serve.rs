@@ -1,6 +1,6 @@
 //! The life of a mount: checks, lock, mount, socket, signals, end.
 
-use super::drops::Dropper;
+use super::invalidate::Invalidator;
 use super::mounts;
 use super::service::Service;
 use super::switch::Switcher;
@@ -10,14 +10,14 @@ use crate::control::server::Server;
 use crate::error::{Context, Error, Result};
 use crate::fs::media::Rights;
 use crate::fs::refused::Refused;
-use crate::fs::{Fs, Media, Release, View};
+use crate::fs::{Epoch, Fs, Media, Release};
 use crate::fuse::{self, Kernel, MountOptions};
 use crate::store::Store;
 use crate::store::active::activate;
 use crate::store::active::activate::Activation;
 use crate::store::journal::{Asker, Line};
 use crate::store::lock::{Hold, Lock};
-use crate::store::media::home::Upper;
+use crate::store::media::home::Home;
 use crate::store::release::import;
 use crate::store::release::objects::Objects;
 use rustix::mount::{UnmountFlags, unmount};
@@ -86,15 +86,15 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
         Some(first) => first.active.clone(),
         None => store.active()?.ok_or_else(|| Error::failed("the active release went away"))?,
     };
-    let view = View::first(&store, &active)?;
-    let name = view.release.name.clone();
+    let epoch = Epoch::first(&store, &active)?;
+    let name = epoch.release.name.clone();
     let refused = Arc::new(Refused::default());
-    let media = media(&store, &view.release, refused.clone())?;
+    let media = media(&store, &epoch.release, refused.clone())?;
     let settings = store.settings().clone();
     let objects = Objects::of(store.root())?;
     let descriptors = room_for_descriptors(settings.serve.descriptors, objects.packs().len() as u64);
     let root = File::open(store.root()).context(|| format!("opening {}", store.root().display()))?;
-    let fs = Arc::new(Fs::new(view, objects, root, descriptors, media, refused));
+    let fs = Arc::new(Fs::new(epoch, objects, root, descriptors, media, refused));
     let how = MountOptions {
         source: store.root().display().to_string(),
         threads: settings.serve.threads,
@@ -113,8 +113,8 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
         note_first(&store, first)?;
     }
     tend_media(&fs, session.kernel.clone())?;
-    let dropper = Dropper::new(session.kernel.clone(), mountpoint.clone());
-    let switcher = Switcher::new(store, fs.clone(), dropper, mountpoint.clone(), active);
+    let invalidator = Invalidator::new(session.kernel.clone(), mountpoint.clone());
+    let switcher = Switcher::new(store, fs.clone(), invalidator, mountpoint.clone(), active);
     let service = Arc::new(Service::new(switcher, fs, session.kernel.clone()));
     server.serve(service.clone())?;
 
@@ -155,10 +155,10 @@ fn media(store: &Store, release: &Release, refused: Arc<Refused>) -> Result<Opti
     rustix::process::umask(rustix::fs::Mode::empty());
     store.make_layer()?;
     store.make_own_layer(&release.name)?;
-    let upper = Upper::open(store.media_home())?;
-    upper.sweep()?;
-    let rights = if store.settings().serve.acls { Rights::Lists } else { Rights::Modes };
-    let media = Media::new(scopes, upper, refused, rights);
+    let home = Home::open(store.media_home())?;
+    home.sweep()?;
+    let rights = if store.settings().serve.acls { Rights::Acls } else { Rights::Modes };
+    let media = Media::new(scopes, home, refused, rights);
     media.unreachable(release)?.iter().for_each(|warning| log::warn!("{warning}"));
     Ok(Some(media))
 }

@@ -1,7 +1,7 @@
 //! What the control socket answers.
 
-use super::drops::Outcome;
 use super::holders::holders;
+use super::invalidate::Outcome;
 use super::switch::{Switched, Switcher};
 use crate::control::protocol::{Request, decode_path, json_path};
 use crate::control::server::{Answer, Peer};
@@ -117,7 +117,7 @@ impl Service {
             .map(|(path, limit, used)| json!({ "path": json_path(path), "limit": limit, "used": used }))
             .collect();
         let mut degraded = Vec::new();
-        if let Some(bad) = self.fs.board.view().bad() {
+        if let Some(bad) = self.fs.epochs.load().bad() {
             degraded.push(bad.damaged("a page of it cannot be read").to_string());
         }
         if snapshot.tidy_pending {
@@ -147,8 +147,8 @@ impl Service {
     /// Lets what is hidden at a path show again.
     fn restore(&self, path: &[u8]) -> Result<Value> {
         let media = self.fs.media.as_ref().ok_or_else(|| Error::request("the store has no scopes"))?;
-        let view = self.fs.board.view();
-        let task = Task { view: &view, contents: &self.fs.descriptors, caller: Caller::ROOT };
+        let epoch = self.fs.epochs.load();
+        let task = Task { epoch: &epoch, contents: &self.fs.descriptors, caller: Caller::ROOT };
         let restored = media.restore(task, path)?;
         if let Some(kernel) = self.kernel.get() {
             for Restored { dir, name, .. } in &restored {
@@ -176,14 +176,14 @@ impl Service {
     fn scan(&self) -> Result<Vec<Digest>> {
         let kernel = self.kernel.get().ok_or_else(|| Error::failed("the mount is not there yet"))?;
         let mut held = BTreeSet::new();
-        for release in self.fs.board.releases() {
+        for release in self.fs.epochs.releases() {
             let manifest = &release.manifest;
             if manifest.is_bad() || self.is_there(&release)? {
                 continue;
             }
             for index in 0..manifest.len() {
                 let node = manifest.node(index)?;
-                if node.kind == Kind::File && kernel.asks(node.nodeid)? == Use::Held {
+                if node.kind == Kind::File && kernel.holds(node.nodeid)? == Use::Held {
                     held.insert(manifest.digest(index)?);
                 }
             }
@@ -211,12 +211,12 @@ impl Answer for Service {
         match request {
             Request::Status => Ok(self.status()),
             Request::Switch { release, message, uid } => {
-                let to = activate::Request { to: Some(release.parse()?), rollback: false };
+                let to = activate::Target { to: Some(release.parse()?), rollback: false };
                 self.switcher.switch(&to, message, asker(uid)).map(|switched| report(&switched))
             }
             Request::Rollback { release, message, uid } => {
                 let to = release.map(|name| name.parse()).transpose()?;
-                let request = activate::Request { to, rollback: true };
+                let request = activate::Target { to, rollback: true };
                 self.switcher.switch(&request, message, asker(uid)).map(|switched| report(&switched))
             }
             Request::Reload => self.reload(),

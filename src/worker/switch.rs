@@ -1,14 +1,14 @@
 //! The switch of a mounted store, in the four steps of docs/SEMANTICS.md:
 //! open the transition, drop what the kernel holds, swap, tidy.
 
-use super::drops::{Change, Dropper, Drops, Names, Outcome};
+use super::invalidate::{Invalidations, Invalidator, Outcome, Phase, ReleasePair};
 use super::{holders, mounts};
 use crate::error::{Error, Result};
 use crate::fault::{self, Skip};
-use crate::fs::{Fs, Release, Transition, View};
+use crate::fs::{Epoch, Fs, Release, Transition};
 use crate::store::Store;
 use crate::store::active::Active;
-use crate::store::active::activate::{self, Activation, Request};
+use crate::store::active::activate::{self, Activation, Target};
 use crate::store::journal::{Asker, Line};
 use crate::store::lock::Hold;
 use crate::store::settings::Settings;
@@ -48,9 +48,9 @@ pub struct Switcher {
     store: Store,
     settings: RwLock<Settings>,
     fs: Arc<Fs>,
-    dropper: Dropper,
+    invalidator: Invalidator,
     mountpoint: PathBuf,
-    /// Lock order: this one first, then the view lock.
+    /// Lock order: this one first, then the epoch lock.
     state: Mutex<State>,
 }
 
@@ -58,7 +58,7 @@ struct State {
     active: Active,
     switches: u64,
     /// What a stuck client kept the kernel from forgetting: the next switch begins with it.
-    leftover: Drops,
+    leftover: Invalidations,
 }
 
 /// What of the switcher's state is shown.
@@ -74,10 +74,10 @@ pub struct Snapshot {
 
 impl Switcher {
     /// For a mounted store whose active release is served by `fs`.
-    pub fn new(store: Store, fs: Arc<Fs>, dropper: Dropper, mountpoint: PathBuf, active: Active) -> Self {
+    pub fn new(store: Store, fs: Arc<Fs>, invalidator: Invalidator, mountpoint: PathBuf, active: Active) -> Self {
         let settings = RwLock::new(store.settings().clone());
-        let state = Mutex::new(State { active, switches: 0, leftover: Drops::default() });
-        Self { store, settings, fs, dropper, mountpoint, state }
+        let state = Mutex::new(State { active, switches: 0, leftover: Invalidations::default() });
+        Self { store, settings, fs, invalidator, mountpoint, state }
     }
 
     /// The store.
@@ -111,7 +111,7 @@ impl Switcher {
     }
 
     /// Switches, and notes it in the journal.
-    pub fn switch(&self, request: &Request, message: Option<String>, asker: Asker) -> Result<Switched> {
+    pub fn switch(&self, request: &Target, message: Option<String>, asker: Asker) -> Result<Switched> {
         let mut state = self.state.lock();
         let from = state.active.release.clone();
         let done = activate::target(&self.store, Some(&state.active), request)
@@ -142,36 +142,36 @@ impl Switcher {
     fn switch_to(&self, state: &mut State, name: &ReleaseName, rollback: bool) -> Result<Switched> {
         let begun = Instant::now();
         let settings = self.settings();
-        let view = self.fs.board.view();
-        if view.release.name == *name {
+        let epoch = self.fs.epochs.load();
+        if epoch.release.name == *name {
             return Ok(nothing_to_do(state, begun));
         }
         // Until it is active, it must not be removed.
         let _releases = self.store.lock_releases(Hold::Shared)?;
-        let new = self.open(&view, name)?;
+        let new = self.open(&epoch, name)?;
         self.fs.descriptors.objects().refresh();
         self.store.make_own_layer(name)?;
-        let old = view.release.clone();
+        let old = epoch.release.clone();
         let mut prepared = activate::prepare(
             &settings.switch,
             (&state.active, &old.manifest),
             (name, &new.manifest),
             rollback,
-            &view.stamps,
+            &epoch.stamps,
         )
-        .map_err(|error| way_out(error, &old, name))?;
+        .map_err(|error| advise(error, &old, name))?;
         prepared.write_stamps(&self.store)?;
         let Activation { active, changes, stamps, waited } = prepared;
         let scopes = self.fs.media.as_ref().map(|media| &media.scopes);
-        let change = Arc::new(Change::new(old, new, changes, scopes)?);
+        let change = Arc::new(ReleasePair::new(old, new, changes, scopes)?);
         let hidden = self.hidden(&change)?;
-        view.stamps.put(&stamps, active.switch);
+        epoch.stamps.put(&stamps, active.switch);
         let mut warnings = self.warn_of_mounts(&change)?;
         warnings.extend(self.warn_of_scopes(&change.new)?);
 
-        let swapped = self.steps(state, &view, &change, &active, &settings);
+        let swapped = self.steps(state, &epoch, &change, &active, &settings);
         if swapped.is_err() {
-            view.stamps.take_back(&stamps, active.switch);
+            epoch.stamps.take_back(&stamps, active.switch);
         }
         let (swap, tidy) = swapped?;
         let from = std::mem::replace(&mut state.active, active).release;
@@ -194,8 +194,8 @@ impl Switcher {
     fn steps(
         &self,
         state: &mut State,
-        view: &View,
-        change: &Arc<Change>,
+        epoch: &Epoch,
+        change: &Arc<ReleasePair>,
         active: &Active,
         settings: &Settings,
     ) -> Result<(Duration, Outcome)> {
@@ -204,21 +204,21 @@ impl Switcher {
 
         // 1. Open the transition.
         let transition = Arc::new(Transition::new(&change.changes, change.keys()?));
-        self.fs.board.hang(view.with_transition(Some(transition.clone())));
+        self.fs.epochs.publish(epoch.with_transition(Some(transition.clone())));
         fault::point("switch.opened");
 
         // 2. Drop what the kernel holds.
-        let mut drops = state.leftover.clone();
-        drops.changes.push((change.clone(), Names::Changed));
+        let mut list = state.leftover.clone();
+        list.changes.push((change.clone(), Phase::BeforeSwap));
         let dropped = match fault::skips(Skip::Drop) {
             true => Ok(Outcome::Done),
-            false => self.dropper.work_off(drops, barrier, limit),
+            false => self.invalidator.run(list, barrier, limit),
         };
         let forgotten = Instant::now();
         fault::point("switch.dropped");
         let recorded = match dropped {
             Ok(Outcome::Done) => {
-                state.leftover = Drops::default();
+                state.leftover = Invalidations::default();
                 // 3. Swap: on disk, then in memory.
                 self.store.set_active(active)
             }
@@ -226,29 +226,30 @@ impl Switcher {
             Err(error) => Err(error),
         };
         if let Err(error) = recorded {
-            self.fs.board.hang(view.with_transition(None));
+            self.fs.epochs.publish(epoch.with_transition(None));
             transition.gate.end();
             self.restore_active(&state.active);
-            // Names that were told in the transition are forgotten later; until then they hold for no time.
+            // Names that were sent in the transition are forgotten later; until then they hold for no time.
             if !state.leftover.changes.iter().any(|(other, _)| other.is_like(change)) {
-                state.leftover.changes.push((change.clone(), Names::Noted));
+                state.leftover.changes.push((change.clone(), Phase::AfterSwap));
             }
             state.leftover.entries.extend(noted(change, &transition));
             return Err(error);
         }
         fault::point("switch.recorded");
-        let next = view.after(active.switch, change.new.clone(), &change.changes);
+        let next = epoch.after(active.switch, change.new.clone(), &change.changes);
         transition.gate.close(settings.switch.settle(), forgotten);
-        let swap = self.fs.board.hang(next);
+        let swap = self.fs.epochs.publish(next);
         // Before the tidying: a lookup that waits keeps its directory's lock.
         transition.gate.end();
         fault::point("switch.swapped");
 
         // 4. Tidy.
-        let tidy = Drops { changes: vec![(change.clone(), Names::Noted)], entries: noted(change, &transition) };
+        let tidy =
+            Invalidations { changes: vec![(change.clone(), Phase::AfterSwap)], entries: noted(change, &transition) };
         let outcome = match fault::skips(Skip::Tidy) {
             true => Outcome::Done,
-            false => self.dropper.work_off(tidy.clone(), barrier, limit).unwrap_or_else(|error| {
+            false => self.invalidator.run(tidy.clone(), barrier, limit).unwrap_or_else(|error| {
                 log::error!("after the switch to {}: {error}", active.release);
                 Outcome::TimedOut
             }),
@@ -276,9 +277,9 @@ impl Switcher {
     }
 
     /// The release of this name: one that is mapped already, if it is still the same.
-    fn open(&self, view: &View, name: &ReleaseName) -> Result<Arc<Release>> {
+    fn open(&self, epoch: &Epoch, name: &ReleaseName) -> Result<Arc<Release>> {
         let manifest = self.store.manifest(name)?;
-        let known = view.earlier.iter().find(|release| {
+        let known = epoch.earlier.iter().find(|release| {
             release.name == *name && !release.manifest.is_bad() && release.manifest.identity() == manifest.identity()
         });
         Ok(known.cloned().unwrap_or_else(|| Arc::new(Release { name: name.clone(), manifest })))
@@ -299,11 +300,11 @@ impl Switcher {
     }
 
     /// How many changed names in scopes the writable layer hides.
-    fn hidden(&self, change: &Change) -> Result<usize> {
+    fn hidden(&self, change: &ReleasePair) -> Result<usize> {
         let Some(media) = &self.fs.media else { return Ok(0) };
         let mut hidden = 0;
         for path in change.scoped_paths()? {
-            hidden += usize::from(media.hides(&path)?);
+            hidden += usize::from(media.shadows(&path)?);
         }
         Ok(hidden)
     }
@@ -316,7 +317,7 @@ impl Switcher {
     }
 
     /// A file system mounted on a changed name is unmounted by the kernel when the name goes.
-    fn warn_of_mounts(&self, change: &Change) -> Result<Vec<String>> {
+    fn warn_of_mounts(&self, change: &ReleasePair) -> Result<Vec<String>> {
         let below = mounts::below(&self.mountpoint)?;
         if below.is_empty() {
             return Ok(Vec::new());
@@ -342,13 +343,13 @@ impl Switcher {
     }
 }
 
-/// The names that were told in the transition, as the kernel knows their directories.
-fn noted(change: &Change, transition: &Transition) -> Vec<(NodeId, Vec<u8>)> {
+/// The names that were sent in the transition, as the kernel knows their directories.
+fn noted(change: &ReleasePair, transition: &Transition) -> Vec<(NodeId, Vec<u8>)> {
     transition.noted().into_iter().map(|(dir, name)| (change.known_as(dir), name)).collect()
 }
 
 /// What to do when the release that is served cannot be compared with the next one any more.
-fn way_out(error: Error, served: &Release, next: &ReleaseName) -> Error {
+fn advise(error: Error, served: &Release, next: &ReleaseName) -> Error {
     match &error {
         Error::Damaged(text) if served.manifest.verify().is_err() => Error::damaged(format!(
             "{text}. It is the release that is served, so it can be left only without a mount: `verfs umount`, `verfs switch \

@@ -9,8 +9,8 @@ use std::sync::{Arc, LazyLock};
 use verfs::error::Error;
 use verfs::fs::media::{Caller, Changes, New, Permissions, Reading, Rights, Writing};
 use verfs::fs::refused::Refused;
-use verfs::fs::{Attr, Fs, Media, Position, Release, Type, View};
-use verfs::store::media::home::Upper;
+use verfs::fs::{Attr, Epoch, Fs, Media, Position, Release, Type};
+use verfs::store::media::home::Home;
 use verfs::store::media::layout::LAYOUT;
 use verfs::store::media::scope::Scope;
 use verfs::store::release::manifest::{BuildNode, Builder, Manifest};
@@ -112,13 +112,13 @@ impl Real {
     fn open(&mut self) {
         self.fs = None;
         let refused = Arc::new(Refused::default());
-        let upper = Upper::open(self.home.path()).expect("the writable layer");
+        let upper = Home::open(self.home.path()).expect("the writable layer");
         upper.sweep().expect("a clean work space");
         let scopes = [Scope::new("m", false, ""), Scope::new("p", true, "")];
         let media = Media::new(&scopes, upper, refused.clone(), Rights::Modes);
-        let view = View::new(self.switches, self.releases[self.active].clone(), Arc::default());
+        let epoch = Epoch::new(self.switches, self.releases[self.active].clone(), Arc::default());
         let store = fs::File::open(STORE.path()).expect("the store");
-        self.fs = Some(Fs::new(view, Objects::of(STORE.path()).expect("objects"), store, 16, Some(media), refused));
+        self.fs = Some(Fs::new(epoch, Objects::of(STORE.path()).expect("objects"), store, 16, Some(media), refused));
     }
 
     fn fs(&self) -> &Fs {
@@ -128,9 +128,9 @@ impl Real {
     /// A lookup that the kernel is told the answer of.
     fn look_up(&mut self, dir: NodeId, name: &[u8]) -> Result<Option<Attr>, Errno> {
         let fs = self.fs();
-        let entry = fs.lookup(&fs.board.view(), dir, name).map_err(errno)?;
+        let entry = fs.lookup(&fs.epochs.load(), dir, name).map_err(errno)?;
         if let Some(attr) = entry.attr {
-            fs.told(attr.node);
+            fs.count_lookup(attr.node);
             self.told.push(attr.node);
         }
         Ok(entry.attr)
@@ -164,7 +164,7 @@ impl Real {
 
     fn attributes(&self, node: NodeId) -> Result<Attr, Errno> {
         let fs = self.fs();
-        match fs.getattr(&fs.board.view(), node).map_err(errno) {
+        match fs.getattr(&fs.epochs.load(), node).map_err(errno) {
             Ok((attr, _)) => Ok(attr),
             // What a directory that is gone answers is not told apart: somebody may be in it, and is in nothing.
             Err(Errno::STALE) => Err(Errno::NOENT),
@@ -182,7 +182,7 @@ impl Real {
 
     fn seen(&self, attr: Attr) -> Result<Seen, Errno> {
         let fs = self.fs();
-        let view = fs.board.view();
+        let epoch = fs.epochs.load();
         let kind = match attr.kind {
             Type::Dir => Kind::Dir,
             Type::File => Kind::File,
@@ -200,7 +200,7 @@ impl Real {
             }
         };
         let links = if kind == Kind::Dir { 0 } else { attr.links };
-        let xattr = match fs.getxattr(&view, attr.node, XATTR).map_err(errno) {
+        let xattr = match fs.getxattr(&epoch, attr.node, XATTR).map_err(errno) {
             Ok(value) => Some(value),
             Err(Errno::NODATA) => None,
             Err(other) => return Err(other),
@@ -211,12 +211,12 @@ impl Real {
     fn list(&mut self, dir: NodeId, plus: bool) -> Result<(Names, BTreeMap<Path, NodeId>), Errno> {
         let (mut names, mut numbers) = (Names::new(), BTreeMap::new());
         let fs = self.fs();
-        let handle = fs.begin_listing(&fs.board.view(), dir).map_err(errno)?;
+        let handle = fs.begin_listing(&fs.epochs.load(), dir).map_err(errno)?;
         let mut told = Vec::new();
         let mut cookie = 0;
         loop {
             let from = Position { switch: handle, cookie };
-            let listed = match fs.list(&fs.board.view(), dir, from, 2, plus).map_err(errno) {
+            let listed = match fs.list(&fs.epochs.load(), dir, from, 2, plus).map_err(errno) {
                 Ok(listed) => listed,
                 Err(Errno::STALE) => return Err(Errno::NOENT),
                 Err(other) => return Err(other),
@@ -225,7 +225,7 @@ impl Real {
             cookie = last.cookie;
             for entry in listed.into_iter().filter(|entry| !matches!(&entry.name[..], b"." | b"..")) {
                 if plus {
-                    fs.told(entry.attr.node);
+                    fs.count_lookup(entry.attr.node);
                     told.push(entry.attr.node);
                 }
                 let kind = match entry.attr.kind {
@@ -271,7 +271,7 @@ impl Real {
         let entry =
             self.fs().make(caller(), dir, name, new, Permissions { mode: mode.into(), umask: 0 }).map_err(errno)?;
         let node = entry.attr.expect("what was made").node;
-        self.fs().told(node);
+        self.fs().count_lookup(node);
         self.told.push(node);
         Ok(Answer::Done)
     }
@@ -347,7 +347,7 @@ impl Real {
                 self.look_up(dir, name)?;
                 let entry = self.fs().link(who, node, dir, name).map_err(errno)?;
                 let attr = entry.attr.expect("what was linked");
-                self.fs().told(attr.node);
+                self.fs().count_lookup(attr.node);
                 self.told.push(attr.node);
                 assert_eq!(attr.node, node, "both names are one file's");
                 Ok(Answer::Done)
@@ -369,8 +369,12 @@ impl Real {
                 if *to != self.active {
                     self.active = *to;
                     self.switches += 1;
-                    let board = &self.fs().board;
-                    board.hang(board.view().after(self.switches, self.releases[*to].clone(), &ChangeSet::default()));
+                    let epochs = &self.fs().epochs;
+                    epochs.publish(epochs.load().after(
+                        self.switches,
+                        self.releases[*to].clone(),
+                        &ChangeSet::default(),
+                    ));
                 }
                 Ok(Answer::Done)
             }

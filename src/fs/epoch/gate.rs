@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Between two looks at whether everybody is through.
 const GLANCE: Duration = Duration::from_micros(250);
 
-type Request = Box<dyn FnOnce() + Send>;
+type Parked = Box<dyn FnOnce() + Send>;
 
 /// One gate belongs to one transition. Its lock is a leaf: nothing is taken or called under it.
 #[derive(Default)]
@@ -35,7 +35,7 @@ struct State {
     active: HashMap<u32, Instant>,
     /// When anybody passed.
     last: Option<Instant>,
-    waiting: Vec<(u32, Request)>,
+    waiting: Vec<(u32, Parked)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -51,7 +51,7 @@ enum Phase {
 
 impl Gate {
     /// Gives the request of a thread for a changed name back if it may be answered now; else keeps it for the end.
-    pub fn pass(&self, thread: u32, name: u64, request: Request) -> Option<Request> {
+    pub fn pass(&self, thread: u32, name: u64, request: Parked) -> Option<Parked> {
         let now = Instant::now();
         let mut state = self.0.lock();
         let within = |then: Option<Instant>, time: Duration| then.is_some_and(|then| now.duration_since(then) <= time);
@@ -131,7 +131,7 @@ mod tests {
     fn newcomers_wait_for_the_end_and_those_in_the_middle_pass() {
         let gate = Gate::default();
         let answered = Arc::new(AtomicU32::new(0));
-        let request = |number: u32| -> Request {
+        let request = |number: u32| -> Parked {
             let answered = answered.clone();
             Box::new(move || {
                 answered.fetch_add(number, Ordering::Relaxed);

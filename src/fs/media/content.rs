@@ -1,6 +1,6 @@
 //! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
 
-use super::listing::Shown;
+use super::listing::ListedEntry;
 use super::lookup::print_of;
 use super::nodes::{Backing, MediaNode, Print};
 use super::truncation::Truncations;
@@ -8,8 +8,8 @@ use super::writeback::Writeback;
 use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fs::attr::{Attr, Ttl};
-use crate::fs::{Answer, Descriptors};
-use crate::store::media::home::is_list;
+use crate::fs::{Contents, ReadBytes};
+use crate::store::media::home::is_acl;
 use crate::store::release::objects::{self, Content};
 use crate::sys::AsCaller;
 use crate::tree::{NodeId, Tree};
@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Descriptors of media files that are kept open.
+/// Contents of media files that are kept open.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// How long an idle one is kept: a file that is open for writing cannot be executed (ETXTBSY).
 const IDLE: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ struct Open {
 /// The descriptors.
 pub struct Files {
     open: Mutex<LruCache<(NodeId, bool), Open>>,
-    pub listings: Mutex<LruCache<u64, Arc<Vec<Shown>>>>,
+    pub listings: Mutex<LruCache<u64, Arc<Vec<ListedEntry>>>>,
     notice: std::sync::OnceLock<Notice>,
     truncations: Truncations,
     writeback: Writeback,
@@ -147,8 +147,8 @@ impl Media {
         let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
         let open = |held: &MediaNode| match (&held.backing, &held.orphan, held.paths.first()) {
             (Backing::Dir, ..) => Err(Errno::ISDIR.into()),
-            (_, Some(orphan), _) => self.upper.open_orphan(orphan, flags),
-            (Backing::Upper(id), None, Some(path)) => self.upper.open_file(path, *id, flags),
+            (_, Some(orphan), _) => self.home.open_orphan(orphan, flags),
+            (Backing::Upper(id), None, Some(path)) => self.home.open_file(path, *id, flags),
             _ => Err(Errno::STALE.into()),
         };
         let file = Arc::new(self.while_names_move(node, held, open)?);
@@ -159,7 +159,7 @@ impl Media {
     }
 
     /// What a node's content is read from.
-    pub fn source(&self, descriptors: &Descriptors, node: NodeId) -> Result<Source> {
+    pub fn source(&self, descriptors: &Contents, node: NodeId) -> Result<Source> {
         if let Some(file) = self.opened(node, false) {
             return Ok(Source::Upper(file));
         }
@@ -183,15 +183,15 @@ impl Media {
     }
 
     /// Reads from a file.
-    pub fn read(&self, descriptors: &Descriptors, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<Answer> {
+    pub fn read(&self, descriptors: &Contents, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<ReadBytes> {
         let source = self.source(descriptors, node)?;
         let truncations = &self.files.truncations;
-        truncations.asks(node, how.thread);
+        truncations.note_request(node, how.thread);
         let mut bytes = match &source {
             Source::Upper(file) => {
                 let bytes = read_to(file, offset, len as usize)?;
                 match !how.direct && bytes.len() >= READ_ON && is_held_twice(file) {
-                    true => Answer::held_twice(bytes, file.clone(), offset),
+                    true => ReadBytes::held_twice(bytes, file.clone(), offset),
                     false => bytes.into(),
                 }
             }
@@ -236,7 +236,7 @@ impl Media {
         if how.drop_privileges {
             drop_privileges(&file)?;
         }
-        if how.sync || self.upper.tells_late() {
+        if how.sync || self.home.tells_late() {
             rustix::fs::fdatasync(&*file)?;
         }
         change.done(&*file)?;
@@ -246,10 +246,10 @@ impl Media {
         Ok(done as u32)
     }
 
-    /// Says that a change of ours begins; it is over when what this gives is dropped.
+    /// Layers that a change of ours begins; it is over when what this gives is dropped.
     fn begin_change(&self, node: NodeId) -> OwnChange<'_> {
         self.files.truncations.end(node);
-        if let Some(held) = self.table.lock().get_mut(node) {
+        if let Some(held) = self.nodes.lock().get_mut(node) {
             held.changing += 1;
         }
         OwnChange { media: self, node, print: None }
@@ -297,7 +297,7 @@ impl Media {
     }
 
     /// lseek(2) with SEEK_DATA and SEEK_HOLE.
-    pub fn seek(&self, descriptors: &Descriptors, node: NodeId, offset: i64, whence: i32) -> Result<i64> {
+    pub fn seek(&self, descriptors: &Contents, node: NodeId, offset: i64, whence: i32) -> Result<i64> {
         match self.source(descriptors, node)? {
             Source::Release(content) => Ok(content.seek(offset, whence)?),
             Source::Upper(file) => {
@@ -310,7 +310,7 @@ impl Media {
 
     /// fsync(2) and fdatasync(2); a file of a release is on disk.
     pub fn fsync(&self, node: NodeId, data_only: bool) -> Result<()> {
-        match self.table.lock().get(node).ok_or(Errno::STALE)?.backing {
+        match self.nodes.lock().get(node).ok_or(Errno::STALE)?.backing {
             Backing::Upper(_) => {}
             _ => return Ok(()),
         }
@@ -323,15 +323,15 @@ impl Media {
     /// fsync(2) of a directory.
     pub fn fsync_dir(&self, node: NodeId) -> Result<()> {
         let path = self.dir_path(node)?;
-        self.upper.sync_dir(&path)
+        self.home.sync_dir(&path)
     }
 
     /// What is behind a node in the upper layer: to change its attributes, or to read a symlink.
     pub(super) fn handle(&self, node: NodeId) -> Result<OwnedFd> {
         self.while_names_move(node, self.node(node)?, |held| match (&held.backing, &held.orphan, held.paths.first()) {
-            (Backing::Upper(_), Some(orphan), _) => self.upper.open_orphan_path(orphan),
-            (Backing::Upper(id), None, Some(path)) => self.upper.open_path(path, *id),
-            (Backing::Dir, _, Some(path)) => self.upper.open_dir_path(path),
+            (Backing::Upper(_), Some(orphan), _) => self.home.open_orphan_path(orphan),
+            (Backing::Upper(id), None, Some(path)) => self.home.open_path(path, *id),
+            (Backing::Dir, _, Some(path)) => self.home.open_dir_path(path),
             _ => Err(Errno::STALE.into()),
         })
     }
@@ -357,7 +357,7 @@ impl Media {
             rustix::fs::utimensat(&handle, "", times, AtFlags::EMPTY_PATH)?;
         }
         change.done(&handle)?;
-        self.getattr(task.view, node)
+        self.getattr(task.epoch, node)
     }
 
     fn truncate(&self, task: Task<'_>, node: NodeId, size: u64) -> Result<()> {
@@ -387,7 +387,7 @@ impl Media {
 
     /// All of them.
     pub fn xattrs(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let backing = self.table.lock().get(node).ok_or(Errno::STALE)?.backing.clone();
+        let backing = self.nodes.lock().get(node).ok_or(Errno::STALE)?.backing.clone();
         if let Backing::Lower { release, index, .. } = backing {
             return release.manifest.xattrs(index);
         }
@@ -404,7 +404,7 @@ impl Media {
 
     /// The attributes that are kept: the user's, and access lists if they decide.
     fn check_attribute(&self, name: &[u8]) -> Result<()> {
-        match name.starts_with(b"user.") || self.rights == Rights::Lists && is_list(name) {
+        match name.starts_with(b"user.") || self.rights == Rights::Acls && is_acl(name) {
             true => Ok(()),
             false => Err(Error::Errno(Errno::OPNOTSUPP)),
         }
@@ -438,7 +438,7 @@ impl OwnChange<'_> {
 
 impl Drop for OwnChange<'_> {
     fn drop(&mut self) {
-        if let Some(held) = self.media.table.lock().get_mut(self.node) {
+        if let Some(held) = self.media.nodes.lock().get_mut(self.node) {
             held.changing -= 1;
             // Of two at once, or of one that failed half-way, neither can say how the file looks.
             held.print = self.print.filter(|_| held.changing == 0);

@@ -1,4 +1,4 @@
-//! Answers under way: what keeps a node from being forgotten between the look at its name and the count of the reply
+//! InFlight under way: what keeps a node from being forgotten between the look at its name and the count of the reply
 //! that names it.
 //!
 //! A FORGET takes away what earlier replies told. An answer that is being made may tell the same node anew: the kernel
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// More than there are threads that answer (`serve.threads` is at most 256).
 const SLOTS: usize = 512;
 
-/// The answers under way, by when they began.
-pub struct Answers {
+/// The answers in flight, by when they began.
+pub struct InFlight {
     clock: AtomicU64,
     /// The time at which an answer began; 0 where there is none.
     begun: [AtomicU64; SLOTS],
@@ -20,23 +20,23 @@ pub struct Answers {
 
 /// An answer under way, until it is dropped.
 #[must_use]
-pub struct Answering<'a>(&'a AtomicU64);
+pub struct AnswerGuard<'a>(&'a AtomicU64);
 
-impl Default for Answers {
+impl Default for InFlight {
     fn default() -> Self {
         Self { clock: AtomicU64::new(1), begun: [const { AtomicU64::new(0) }; SLOTS] }
     }
 }
 
-impl std::fmt::Debug for Answers {
+impl std::fmt::Debug for InFlight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Answers")
+        f.write_str("InFlight")
     }
 }
 
-impl Answers {
+impl InFlight {
     /// An answer begins: it has looked at nothing yet.
-    pub fn begin(&self) -> Answering<'_> {
+    pub fn begin(&self) -> AnswerGuard<'_> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         thread_local! {
             /// Where this thread looks for a free slot first.
@@ -47,7 +47,7 @@ impl Answers {
         loop {
             let slot = &self.begun[at % SLOTS];
             if slot.compare_exchange(0, now, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
-                return Answering(slot);
+                return AnswerGuard(slot);
             }
             at += 1;
         }
@@ -65,7 +65,7 @@ impl Answers {
     }
 }
 
-impl Drop for Answering<'_> {
+impl Drop for AnswerGuard<'_> {
     fn drop(&mut self) {
         self.0.store(0, Ordering::SeqCst);
     }
@@ -77,15 +77,15 @@ mod tests {
 
     #[test]
     fn the_oldest_answer_is_that_which_began_first_and_has_not_ended() {
-        let answers = Answers::default();
-        assert_eq!(answers.oldest(), u64::MAX);
-        let first = answers.begin();
-        let between = answers.now();
-        let second = answers.begin();
-        assert!(answers.oldest() < between);
+        let in_flight = InFlight::default();
+        assert_eq!(in_flight.oldest(), u64::MAX);
+        let first = in_flight.begin();
+        let between = in_flight.now();
+        let second = in_flight.begin();
+        assert!(in_flight.oldest() < between);
         drop(first);
-        assert!(answers.oldest() >= between && answers.oldest() < answers.now());
+        assert!(in_flight.oldest() >= between && in_flight.oldest() < in_flight.now());
         drop(second);
-        assert_eq!(answers.oldest(), u64::MAX);
+        assert_eq!(in_flight.oldest(), u64::MAX);
     }
 }

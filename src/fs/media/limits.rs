@@ -88,14 +88,14 @@ impl Usage {
 
 /// A change that may grow or shrink a file of a scope with a limit: what came of it is counted at the end.
 #[must_use]
-pub struct Growth<'a> {
+pub struct UsageGuard<'a> {
     pub usage: &'a Usage,
     pub scope: ScopeId,
     pub file: Arc<File>,
     pub before: i64,
 }
 
-impl Drop for Growth<'_> {
+impl Drop for UsageGuard<'_> {
     fn drop(&mut self) {
         if let Ok(stat) = rustix::fs::fstat(&*self.file) {
             self.usage.add(self.scope, disk_bytes(&stat) - self.before);

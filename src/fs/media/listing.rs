@@ -3,14 +3,14 @@
 use super::Media;
 use crate::error::Result;
 use crate::fs::attr::{Attr, Ttl, Type};
-use crate::fs::epoch::View;
+use crate::fs::epoch::Epoch;
 use crate::fs::listing::Listed;
 use crate::store::media::home::{docroot_path, split};
 use crate::tree::NodeId;
 use std::sync::Arc;
 
 /// An entry of a listing that is kept.
-pub struct Shown {
+pub struct ListedEntry {
     cookie: u64,
     number: NodeId,
     kind: Type,
@@ -21,23 +21,23 @@ impl Media {
     /// Up to `most` entries of a directory whose cookies are greater than `after`; with attributes for READDIRPLUS.
     pub fn list(
         &self,
-        view: &View,
+        epoch: &Epoch,
         dir: NodeId,
         handle: u64,
         after: u64,
         most: usize,
         plus: bool,
     ) -> Result<Vec<Listed>> {
-        let names = self.names(view);
+        let names = self.names(epoch);
         let path = self.dir_path(dir)?;
         let kept = if after == 0 { None } else { self.files.listings.lock().get(&handle).cloned() };
         let whole = match kept {
             Some(whole) => whole,
             None => {
-                let mut whole: Vec<Shown> = names
+                let mut whole: Vec<ListedEntry> = names
                     .entries(&path)?
                     .into_iter()
-                    .map(|(number, kind, name)| Shown { cookie: cookie(&name), number, kind, name })
+                    .map(|(number, kind, name)| ListedEntry { cookie: cookie(&name), number, kind, name })
                     .collect();
                 whole.sort_unstable_by_key(|shown| shown.cookie);
                 let whole = Arc::new(whole);
@@ -55,7 +55,7 @@ impl Media {
         }
         let from = whole.partition_point(|shown| shown.cookie <= after);
         let dots = listed.len();
-        for Shown { cookie, number, kind, name } in &whole[from..] {
+        for ListedEntry { cookie, number, kind, name } in &whole[from..] {
             if listed.len() - dots == most {
                 break;
             }

@@ -1,4 +1,4 @@
-//! What names in scopes stand for: the layers are looked at, and the table gives the node.
+//! What names in scopes stand for: the layers are looked at, and the table of nodes gives the node.
 
 use super::nodes::{Backing, Print, media_of, pure_of_file, release_node};
 use super::{Looked, Lower, Names};
@@ -6,8 +6,8 @@ use crate::error::{Errno, Result};
 use crate::fs::attr::{Attr, Entry, Ttl, Type};
 use crate::fs::epoch::Release;
 use crate::store::active::stamps::Stamp;
-use crate::store::media::home::{FileId, docroot_path, split, upper_kind};
-use crate::tree::union::{Place, Says, Shown, Upper as UpperKind};
+use crate::store::media::home::{FileId, Whiteout, docroot_path, split, upper_kind};
+use crate::tree::union::{Layers, Name, Shown, UpperKind};
 use crate::tree::{Kind, NodeId, Owner, Tree};
 use rustix::fs::{FileType, Stat};
 use std::sync::Arc;
@@ -21,37 +21,40 @@ impl Names<'_> {
 
     /// What the layers have at a path.
     pub(super) fn look(&self, path: &[u8]) -> Result<Looked> {
-        let (stat, beneath_leaf) = self.media.upper.find(path)?;
-        let (whiteout, hidden) = self.media.upper.whiteout(path)?;
-        let lower = match self.release_of(path).filter(|_| !hidden && !beneath_leaf) {
+        let (stat, beneath_leaf) = self.media.home.find(path)?;
+        let whiteout = self.media.home.whiteout(path)?;
+        let lower = match self.release_of(path).filter(|_| whiteout != Whiteout::Above && !beneath_leaf) {
             Some(release) => match release.manifest.find_path(docroot_path(path).1)? {
                 Some(index) => Some(Lower { release: release.clone(), index, node: release.manifest.node(index)? }),
                 None => None,
             },
             None => None,
         };
-        let says =
-            Says { upper: stat.as_ref().map(upper_kind), whiteout, lower: lower.as_ref().map(|lower| lower.node.kind) };
-        Ok(Looked { says, stat, lower })
+        let layers = Layers {
+            upper: stat.as_ref().map(upper_kind),
+            whiteout: whiteout == Whiteout::Here,
+            lower: lower.as_ref().map(|lower| lower.node.kind),
+        };
+        Ok(Looked { layers, stat, lower })
     }
 
     /// The release that shows through at a path: the active one, or the one whose own layer it is.
     pub(super) fn release_of(&self, path: &[u8]) -> Option<&Arc<Release>> {
         match docroot_path(path).0 {
-            None => Some(&self.view.release),
-            Some(name) => self.view.named(name),
+            None => Some(&self.epoch.release),
+            Some(name) => self.epoch.named(name),
         }
     }
 
-    pub(super) fn place<'p>(&self, path: &'p [u8]) -> Result<Place<'p>> {
-        Ok(Place { path, says: self.look(path)?.says })
+    pub(super) fn name<'p>(&self, path: &'p [u8]) -> Result<Name<'p>> {
+        Ok(Name { path, layers: self.look(path)?.layers })
     }
 
     /// What a path stands for, with the TTLs that hold for it.
     pub(super) fn entry(&self, path: &[u8]) -> Result<Entry> {
         let attr = self.resolve(path)?;
         let (dir, name) = split(docroot_path(path).1);
-        let entry_ttl = match self.view.changes(NodeId::of_dir(dir), name) {
+        let entry_ttl = match self.epoch.changes(NodeId::of_dir(dir), name) {
             true => Ttl::Zero,
             false => self.ttl(path)?,
         };
@@ -62,25 +65,25 @@ impl Names<'_> {
     }
 
     fn is_there(&self, path: &[u8]) -> Result<bool> {
-        Ok(self.look(path)?.says.shown() != Shown::Nothing)
+        Ok(self.look(path)?.layers.shown() != Shown::Nothing)
     }
 
     /// How long what is said of a path may be believed: not at all in the layer of a release that is not active.
     fn ttl(&self, path: &[u8]) -> Result<Ttl> {
         match docroot_path(path).0 {
-            Some(release) if release != self.view.release.name.as_str().as_bytes() => Ok(Ttl::Zero),
+            Some(release) if release != self.epoch.release.name.as_str().as_bytes() => Ok(Ttl::Zero),
             _ => Ok(self.media.scopes.rules(self.media.scopes.of(path)?).ttl),
         }
     }
 
     pub(super) fn ttl_of_attr(&self, node: NodeId, path: &[u8]) -> Result<Ttl> {
-        if self.view.is_uncertain(release_node(node)) { Ok(Ttl::Zero) } else { self.ttl(path) }
+        if self.epoch.is_uncertain(release_node(node)) { Ok(Ttl::Zero) } else { self.ttl(path) }
     }
 
     /// The node at a path, and its attributes.
     pub(super) fn resolve(&self, path: &[u8]) -> Result<Option<Attr>> {
         let looked = self.look(path)?;
-        let (backing, pure) = match (looked.says.shown(), &looked.stat, &looked.lower) {
+        let (backing, pure) = match (looked.layers.shown(), &looked.stat, &looked.lower) {
             (Shown::Nothing, ..) => return Ok(None),
             (Shown::Upper(UpperKind::Leaf), Some(stat), _) => {
                 let id = FileId::of(stat);
@@ -94,13 +97,13 @@ impl Names<'_> {
             _ => (Backing::Dir, media_of(NodeId::of_dir(path))),
         };
         let scope = self.media.scopes.of(path)?;
-        let mut table = self.media.table.lock();
-        let node = table.settle(path, scope, backing, pure);
-        let orphan = table.found_again(node);
-        drop(table);
+        let mut nodes = self.media.nodes.lock();
+        let node = nodes.settle(path, scope, backing, pure);
+        let orphan = nodes.found_again(node);
+        drop(nodes);
         if let Some(orphan) = orphan {
             // Its name among the orphans would count as a link.
-            self.media.upper.drop_orphan(&orphan);
+            self.media.home.drop_orphan(&orphan);
             return self.attr(node, path, &self.look(path)?).map(Some);
         }
         self.attr(node, path, &looked).map(Some)
@@ -110,25 +113,25 @@ impl Names<'_> {
     /// was removed there and the disk gave its number to a new file.
     fn check_names(&self, path: &[u8], id: FileId, stat: &Stat) -> Result<()> {
         let (node, names) = {
-            let table = self.media.table.lock();
-            let Some(node) = table.elsewhere(id, path) else { return Ok(()) };
-            (node, table.get(node).map_or(Vec::new(), |held| held.paths.clone()))
+            let nodes = self.media.nodes.lock();
+            let Some(node) = nodes.elsewhere(id, path) else { return Ok(()) };
+            (node, nodes.get(node).map_or(Vec::new(), |held| held.paths.clone()))
         };
         let mut gone = Vec::new();
         for name in names {
-            if self.media.upper.stat(&name)?.is_none_or(|stat| FileId::of(&stat) != id) {
+            if self.media.home.stat(&name)?.is_none_or(|stat| FileId::of(&stat) != id) {
                 gone.push(name);
             }
         }
-        let mut table = self.media.table.lock();
-        let Some(held) = table.get(node) else { return Ok(()) };
+        let mut nodes = self.media.nodes.lock();
+        let Some(held) = nodes.get(node) else { return Ok(()) };
         if held.orphan.is_none()
             && gone.len() == held.paths.len()
             && !held.print.is_some_and(|was| same_content(was, stat))
         {
-            table.lose_file(node);
+            nodes.lose_file(node);
         }
-        gone.iter().for_each(|name| table.lose_name(node, name));
+        gone.iter().for_each(|name| nodes.lose_name(node, name));
         Ok(())
     }
 
@@ -136,7 +139,7 @@ impl Names<'_> {
         match (&looked.stat, &looked.lower) {
             (Some(stat), lower) => {
                 let mut attr = attr_of_stat(node, stat);
-                if let (Type::Dir, Some(lower), false) = (attr.kind, lower, looked.says.whiteout)
+                if let (Type::Dir, Some(lower), false) = (attr.kind, lower, looked.layers.whiteout)
                     && lower.node.kind == Kind::Dir
                 {
                     // A merged directory changed when the later of its layers did.
@@ -158,16 +161,16 @@ impl Names<'_> {
     /// A file of a release in a scope keeps its write bits: it can be written to, by being copied up.
     fn lower_attr(&self, manifest: &crate::store::release::manifest::Manifest, index: u32) -> Result<Attr> {
         let node = manifest.node(index)?;
-        Ok(Attr { mode: node.mode, ..Attr::of(&node, self.view.mtime(&node)) })
+        Ok(Attr { mode: node.mode, ..Attr::of(&node, self.epoch.mtime(&node)) })
     }
 
     pub(super) fn backing(&self, node: NodeId) -> Result<Backing> {
-        Ok(self.media.table.lock().get(node).ok_or(Errno::STALE)?.backing.clone())
+        Ok(self.media.nodes.lock().get(node).ok_or(Errno::STALE)?.backing.clone())
     }
 
     /// The attributes of a node, wherever it is now.
     pub(super) fn attr_of(&self, node: NodeId) -> Result<Attr> {
-        let held = self.media.table.lock().get(node).cloned().ok_or(Errno::STALE)?;
+        let held = self.media.nodes.lock().get(node).cloned().ok_or(Errno::STALE)?;
         match (&held.backing, held.paths.first(), &held.orphan) {
             (Backing::Dir, Some(path), _) => match self.attr(node, path, &self.look(path)?)? {
                 attr if attr.kind == Type::Dir => Ok(attr),
@@ -178,8 +181,8 @@ impl Names<'_> {
             (Backing::Lower { release, index, .. }, ..) => {
                 Ok(Attr { node, ..self.lower_attr(&release.manifest, *index)? })
             }
-            (Backing::Upper(_), _, Some(orphan)) => Ok(attr_of_stat(node, &self.media.upper.stat_orphan(orphan)?)),
-            (Backing::Upper(id), Some(path), None) => match self.media.upper.stat(path)? {
+            (Backing::Upper(_), _, Some(orphan)) => Ok(attr_of_stat(node, &self.media.home.stat_orphan(orphan)?)),
+            (Backing::Upper(id), Some(path), None) => match self.media.home.stat(path)? {
                 Some(stat) if FileId::of(&stat) == *id => {
                     self.notice(node, path, &stat);
                     Ok(attr_of_stat(node, &stat))
@@ -197,14 +200,14 @@ impl Names<'_> {
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
             return;
         }
-        let mut table = self.media.table.lock();
-        let Some(held) = table.get_mut(node).filter(|held| held.changing == 0) else { return };
+        let mut nodes = self.media.nodes.lock();
+        let Some(held) = nodes.get_mut(node).filter(|held| held.changing == 0) else { return };
         if held.print == Some(print_of(stat)) {
             return;
         }
-        // The look may be older than our last change. With the table locked no change of ours can begin, so this
+        // The look may be older than our last change. With the nodes locked no change of ours can begin, so this
         // one tells.
-        let Ok(Some(now)) = self.media.upper.stat(path) else { return };
+        let Ok(Some(now)) = self.media.home.stat(path) else { return };
         let before = held.print.replace(print_of(&now));
         if before.is_some_and(|before| before != print_of(&now)) {
             self.media.files.changed_behind(node);

@@ -1,7 +1,7 @@
 //! The writable layer, as the mount serves it.
 //!
 //! **Locks.** `names` orders everything that looks at names or changes them, disk work included; no handler that
-//! holds it waits for the kernel. `table` is taken inside it, for an instant. Neither is taken under the view lock.
+//! holds it waits for the kernel. `nodes` is taken inside it, for an instant. Neither is taken under the epoch lock.
 
 mod content;
 mod inflight;
@@ -16,25 +16,25 @@ mod truncation;
 mod writeback;
 
 pub use content::{Changes, Reading, Source, Writing};
-pub use inflight::Answering;
+pub use inflight::AnswerGuard;
 pub use mutate::{New, Permissions};
 pub use nodes::{is_media, media_of, release_node};
 pub use scopes::{ScopeId, Scopes};
 pub use shadow::{How, Restored};
 
 use super::attr::{Attr, Entry, Ttl};
-use super::contents::Descriptors;
-use super::epoch::{Release, View};
+use super::contents::Contents;
+use super::epoch::{Epoch, Release};
 use super::refused::{Refused, Why};
 use crate::error::{Errno, Result};
-use crate::store::media::home::{Orphan, Upper, docroot_path, split};
+use crate::store::media::home::{Home, Orphan, docroot_path, split};
 use crate::store::media::scope::Scope;
-use crate::tree::union::Says;
+use crate::tree::union::Layers;
 use crate::tree::{Kind, Node, NodeId, Tree};
 use content::Files;
-use inflight::Answers;
-use limits::{Growth, Usage, disk_bytes};
-use nodes::{Backing, MediaNode, Table};
+use inflight::InFlight;
+use limits::{Usage, UsageGuard, disk_bytes};
+use nodes::{Backing, MediaNode, Nodes};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::Stat;
 use std::fs::File;
@@ -59,10 +59,10 @@ impl Caller {
 /// A change that is asked for: what it is seen against, and in whose name it is done.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
-    /// The view that it is seen against.
-    pub view: &'a View,
+    /// The epoch that it is seen against.
+    pub epoch: &'a Epoch,
     /// The contents of releases, for copies.
-    pub contents: &'a Descriptors,
+    pub contents: &'a Contents,
     /// Who asks.
     pub caller: Caller,
 }
@@ -73,7 +73,7 @@ pub enum Rights {
     /// Modes.
     Modes,
     /// Modes and access lists (POSIX ACLs).
-    Lists,
+    Acls,
 }
 
 /// The scopes of a mount.
@@ -81,10 +81,10 @@ pub enum Rights {
 pub struct Media {
     /// Where they are and what holds in them.
     pub scopes: Scopes,
-    upper: Upper,
+    home: Home,
     names: Mutex<()>,
-    table: Mutex<Table>,
-    answers: Arc<Answers>,
+    nodes: Mutex<Nodes>,
+    in_flight: Arc<InFlight>,
     files: Files,
     refused: Arc<Refused>,
     usage: Usage,
@@ -94,13 +94,13 @@ pub struct Media {
 /// Held while names are looked at or changed.
 struct Names<'a> {
     media: &'a Media,
-    view: &'a View,
+    epoch: &'a Epoch,
     _guard: MutexGuard<'a, ()>,
 }
 
 /// What is at a path: what the layers say, and what they say it of.
 struct Looked {
-    says: Says,
+    layers: Layers,
     stat: Option<Stat>,
     lower: Option<Lower>,
 }
@@ -114,14 +114,14 @@ struct Lower {
 
 impl Media {
     /// Serves these scopes; what is refused there is noted.
-    pub fn new(scopes: &[Scope], upper: Upper, refused: Arc<Refused>, rights: Rights) -> Self {
-        let table = Table::default();
+    pub fn new(scopes: &[Scope], home: Home, refused: Arc<Refused>, rights: Rights) -> Self {
+        let nodes = Nodes::default();
         Self {
             scopes: Scopes::new(scopes),
-            upper,
+            home,
             names: Mutex::new(()),
-            answers: table.answers.clone(),
-            table: Mutex::new(table),
+            in_flight: nodes.in_flight.clone(),
+            nodes: Mutex::new(nodes),
             files: Files::default(),
             refused,
             usage: Usage::default(),
@@ -130,8 +130,8 @@ impl Media {
     }
 
     /// Whether access lists decide.
-    pub fn uses_lists(&self) -> bool {
-        self.rights == Rights::Lists
+    pub fn uses_acls(&self) -> bool {
+        self.rights == Rights::Acls
     }
 
     /// What keeps scopes from being reached in a release, each a sentence.
@@ -181,10 +181,10 @@ impl Media {
 
     /// Before a change of a file up to this length: whether it may grow, and what counts the growth. Nothing without
     /// a limit.
-    fn grow(&self, node: NodeId, caller: Caller, file: &Arc<File>, end: u64) -> Result<Option<Growth<'_>>> {
+    fn grow(&self, node: NodeId, caller: Caller, file: &Arc<File>, end: u64) -> Result<Option<UsageGuard<'_>>> {
         let (scope, path) = {
-            let table = self.table.lock();
-            let held = table.get(node).ok_or(Errno::STALE)?;
+            let nodes = self.nodes.lock();
+            let held = nodes.get(node).ok_or(Errno::STALE)?;
             (held.scope, held.paths.first().cloned())
         };
         let Some(limit) = self.scopes.rules(scope).limit else { return Ok(None) };
@@ -194,25 +194,25 @@ impl Media {
             let path = path.unwrap_or_else(|| self.scopes.path(scope).to_vec());
             return self.refuse(&path, caller, Why::Limit);
         }
-        Ok(Some(Growth { usage: &self.usage, scope, file: file.clone(), before: disk_bytes(&stat) }))
+        Ok(Some(UsageGuard { usage: &self.usage, scope, file: file.clone(), before: disk_bytes(&stat) }))
     }
 
     /// Nobody can reach an unlinked file any more.
     fn let_go(&self, scope: ScopeId, orphan: &Orphan) {
         if self.scopes.rules(scope).limit.is_some()
-            && let Ok(stat) = self.upper.stat_orphan(orphan)
+            && let Ok(stat) = self.home.stat_orphan(orphan)
             && stat.st_nlink == 0
         {
             self.usage.add(scope, -disk_bytes(&stat));
         }
-        self.upper.drop_orphan(orphan);
+        self.home.drop_orphan(orphan);
     }
 
     /// Measures what scopes with a limit take on disk, where that is due.
     pub fn measure(&self) {
         self.usage.measure(&self.scopes, |scope| match self.scopes.is_per_release(scope) {
-            false => self.upper.disk_usage(self.scopes.path(scope)),
-            true => self.upper.own_disk_usage(self.scopes.path(scope)),
+            false => self.home.disk_usage(self.scopes.path(scope)),
+            true => self.home.own_disk_usage(self.scopes.path(scope)),
         });
     }
 
@@ -225,18 +225,18 @@ impl Media {
         self.scopes.ids().filter_map(limit).collect()
     }
 
-    fn names<'a>(&'a self, view: &'a View) -> Names<'a> {
-        Names { media: self, view, _guard: self.names.lock() }
+    fn names<'a>(&'a self, epoch: &'a Epoch) -> Names<'a> {
+        Names { media: self, epoch, _guard: self.names.lock() }
     }
 
     /// Files of releases that the kernel holds in scopes: the release, and their number there.
     pub fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
-        self.table.lock().held_of_releases()
+        self.nodes.lock().held_of_releases()
     }
 
     /// What is known of a node.
     fn node(&self, node: NodeId) -> Result<MediaNode> {
-        self.table.lock().get(node).cloned().ok_or_else(|| Errno::STALE.into())
+        self.nodes.lock().get(node).cloned().ok_or_else(|| Errno::STALE.into())
     }
 
     /// The path of a directory node.
@@ -246,37 +246,37 @@ impl Media {
 
     /// A path of a node; `None` if it has none any more.
     fn path(&self, node: NodeId) -> Result<Option<Vec<u8>>> {
-        let table = self.table.lock();
-        let held = table.get(node).ok_or(Errno::STALE)?;
+        let nodes = self.nodes.lock();
+        let held = nodes.get(node).ok_or(Errno::STALE)?;
         Ok(held.paths.first().cloned())
     }
 
     /// What a name in a directory of a scope stands for.
-    pub fn lookup(&self, view: &View, dir: NodeId, name: &[u8]) -> Result<Entry> {
-        let names = self.names(view);
+    pub fn lookup(&self, epoch: &Epoch, dir: NodeId, name: &[u8]) -> Result<Entry> {
+        let names = self.names(epoch);
         let path = names.below(dir, name)?;
         names.entry(&path)
     }
 
     /// The top of a scope.
-    pub fn lookup_top(&self, view: &View, scope: ScopeId) -> Result<Entry> {
-        self.names(view).entry(&self.scopes.top_path(scope, &view.release.name))
+    pub fn lookup_top(&self, epoch: &Epoch, scope: ScopeId) -> Result<Entry> {
+        self.names(epoch).entry(&self.scopes.top_path(scope, &epoch.release.name))
     }
 
     /// The kernel was told of a node by a reply that is being sent.
-    pub fn told(&self, node: NodeId) {
-        self.table.lock().told(node);
+    pub fn count_lookup(&self, node: NodeId) {
+        self.nodes.lock().count_lookup(node);
     }
 
     /// An answer begins that may tell the kernel of nodes. Until this is dropped, after the reply, none is forgotten
     /// that was looked up for it.
-    pub fn answering(&self) -> Answering<'_> {
-        self.answers.begin()
+    pub fn answering(&self) -> AnswerGuard<'_> {
+        self.in_flight.begin()
     }
 
     /// The kernel forgot a node.
     pub fn forget(&self, node: NodeId, times: u64) {
-        let many = self.table.lock().forget(node, times);
+        let many = self.nodes.lock().forget(node, times);
         // Many at once, while others are answered, are left to the next time.
         if !many {
             self.sweep();
@@ -286,7 +286,7 @@ impl Media {
     /// Lets go of what the kernel forgot.
     pub fn sweep(&self) {
         let mut orphans = Vec::new();
-        self.table.lock().sweep(|node, scope, orphan| {
+        self.nodes.lock().sweep(|node, scope, orphan| {
             self.files.forget(node);
             orphans.extend(orphan.map(|orphan| (scope, orphan)));
         });
@@ -294,16 +294,16 @@ impl Media {
     }
 
     /// The attributes of a node.
-    pub fn getattr(&self, view: &View, node: NodeId) -> Result<(Attr, Ttl)> {
-        let names = self.names(view);
+    pub fn getattr(&self, epoch: &Epoch, node: NodeId) -> Result<(Attr, Ttl)> {
+        let names = self.names(epoch);
         let attr = names.attr_of(node)?;
         let path = self.path(node)?;
         Ok((attr, path.map_or(Ok(Ttl::Zero), |path| names.ttl_of_attr(node, &path))?))
     }
 
     /// A symlink's target.
-    pub fn readlink(&self, view: &View, node: NodeId) -> Result<Vec<u8>> {
-        let backing = self.names(view).backing(node)?;
+    pub fn readlink(&self, epoch: &Epoch, node: NodeId) -> Result<Vec<u8>> {
+        let backing = self.names(epoch).backing(node)?;
         match backing {
             Backing::Lower { release, index, .. } => Ok(release.manifest.target(index)?.to_vec()),
             // Of the very symlink, which may have lost its name to another one.

@@ -1,4 +1,4 @@
-//! Changes of names: each asks `tree::union` for a plan and carries it out, on disk and in the table.
+//! Changes of names: each asks `tree::union` for a plan and carries it out, on disk and in the table of nodes.
 
 use super::limits::disk_bytes;
 use super::nodes::{Backing, MediaNode};
@@ -7,7 +7,7 @@ use crate::error::{Errno, Error, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
 use crate::fs::epoch::Release;
-use crate::store::media::home::{Copy, FileId, Orphan, docroot_path, ends, gives_lists, split};
+use crate::store::media::home::{Copy, FileId, Orphan, Whiteout, docroot_path, ends, has_default_acl, split};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
 use crate::tree::{EntryName, Kind, Node, NodeId, Tree};
@@ -30,7 +30,7 @@ pub enum New<'a> {
 }
 
 /// What a plan needs beside the layers.
-enum Given<'a> {
+enum Material<'a> {
     /// Nothing.
     Nothing,
     /// What makes the new entry, in its directory and by its name.
@@ -51,13 +51,13 @@ pub struct Permissions {
 impl Media {
     /// Makes a new entry in the caller's name.
     pub fn make(&self, task: Task<'_>, dir: NodeId, name: &[u8], new: New<'_>, mode: Permissions) -> Result<Entry> {
-        let names = self.names(task.view);
+        let names = self.names(task.epoch);
         let path = names.new_below(dir, name)?;
         self.may_make(&path, task.caller)?;
         self.may_take(&path, task.caller, 1)?;
-        let plan = union::create(names.place(&path)?)?;
+        let plan = union::create(names.name(&path)?)?;
         let make = |dir: &OwnedFd, name: &[u8]| {
-            let inherits = self.rights == Rights::Lists && gives_lists(dir);
+            let inherits = self.rights == Rights::Acls && has_default_acl(dir);
             let mode = Mode::from_raw_mode(mode.mode & 0o7777 & !if inherits { 0 } else { mode.umask });
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             match new {
@@ -71,12 +71,12 @@ impl Media {
                 New::Socket => rustix::fs::mknodat(dir, name, FileType::Socket, mode, 0),
             }
         };
-        names.carry_out(task, plan, Given::New(&make))?;
-        if let Some(stat) = self.upper.stat(&path)? {
+        names.carry_out(task, plan, Material::New(&make))?;
+        if let Some(stat) = self.home.stat(&path)? {
             // The number of a file that was removed behind the mount may come back with a new one.
-            let mut table = self.table.lock();
-            if let Some(node) = table.elsewhere(FileId::of(&stat), &path) {
-                table.lose_file(node);
+            let mut nodes = self.nodes.lock();
+            if let Some(node) = nodes.elsewhere(FileId::of(&stat), &path) {
+                nodes.lose_file(node);
             }
         }
         names.made(&path)
@@ -84,22 +84,22 @@ impl Media {
 
     /// unlink(2).
     pub fn unlink(&self, task: Task<'_>, dir: NodeId, name: &[u8]) -> Result<()> {
-        let names = self.names(task.view);
+        let names = self.names(task.epoch);
         let path = names.below_checked(dir, name)?;
-        names.carry_out(task, union::unlink(names.place(&path)?)?, Given::Nothing)
+        names.carry_out(task, union::unlink(names.name(&path)?)?, Material::Nothing)
     }
 
     /// rmdir(2). The top of a scope stays.
     pub fn rmdir(&self, task: Task<'_>, dir: NodeId, name: &[u8]) -> Result<()> {
-        let names = self.names(task.view);
+        let names = self.names(task.epoch);
         let path = names.below_checked(dir, name)?;
         let empty = names.is_empty(&path)?;
-        names.carry_out(task, union::rmdir(names.place(&path)?, empty)?, Given::Nothing)
+        names.carry_out(task, union::rmdir(names.name(&path)?, empty)?, Material::Nothing)
     }
 
     /// rename(2).
     pub fn rename(&self, task: Task<'_>, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
-        let names = self.names(task.view);
+        let names = self.names(task.epoch);
         let from = names.below_checked(from.0, from.1)?;
         let to = names.new_below(to.0, to.1)?;
         names.same_scope(&from, &to)?;
@@ -107,11 +107,11 @@ impl Media {
         if onto == Onto::Exchange {
             self.may_make(&from, task.caller)?;
             // Before anything is copied up for it.
-            if !self.upper.can_exchange() {
+            if !self.home.can_exchange() {
                 return Err(Errno::INVAL.into());
             }
         }
-        let (source, target) = (names.place(&from)?, names.place(&to)?);
+        let (source, target) = (names.name(&from)?, names.name(&to)?);
         let same_file = match (names.look(&from)?.stat, names.look(&to)?.stat) {
             (Some(a), Some(b)) => FileId::of(&a) == FileId::of(&b),
             _ => false,
@@ -121,23 +121,23 @@ impl Media {
             return Ok(());
         }
         let empty = names.is_empty(&to)?;
-        names.carry_out(task, union::rename(source, target, onto, empty)?, Given::Nothing)
+        names.carry_out(task, union::rename(source, target, onto, empty)?, Material::Nothing)
     }
 
     /// link(2).
     pub fn link(&self, task: Task<'_>, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Entry> {
-        let names = self.names(task.view);
+        let names = self.names(task.epoch);
         let from = self.path(node)?.ok_or(Errno::NOENT)?;
         let to = names.new_below(dir, name)?;
         names.same_scope(&from, &to)?;
         self.may_make(&to, task.caller)?;
-        let source = names.place(&from)?;
-        if matches!(source.says.shown(), union::Shown::Lower(_)) {
+        let source = names.name(&from)?;
+        if matches!(source.layers.shown(), union::Shown::Lower(_)) {
             // It is copied up, and through its new name it could then be changed.
             self.may_make(&from, task.caller)?;
         }
-        let plan = union::link(source, names.place(&to)?)?;
-        names.carry_out(task, plan, Given::Nothing)?;
+        let plan = union::link(source, names.name(&to)?)?;
+        names.carry_out(task, plan, Material::Nothing)?;
         names.made(&to)
     }
 
@@ -150,7 +150,7 @@ impl Media {
             Backing::Dir => None,
             Backing::Lower { release, index, node: was } => {
                 let shown = match held.paths.first() {
-                    Some(path) => self.names(task.view).shown(path, *was)?,
+                    Some(path) => self.names(task.epoch).shown(path, *was)?,
                     None => None,
                 };
                 if let Some(path) = held.paths.first() {
@@ -161,7 +161,7 @@ impl Media {
                 self.copy(task, held.paths.first(), &release, index, keep)?
             }
         };
-        let names = self.names(task.view);
+        let names = self.names(task.epoch);
         let held = self.node(node)?;
         match (&held.backing, held.paths.first()) {
             (Backing::Upper(_), _) => Ok(()),
@@ -172,8 +172,8 @@ impl Media {
                 self.bring_up_nameless(node, &held, copy)
             }
             (_, Some(path)) => {
-                let plan = union::bring_up(names.place(path)?)?;
-                names.carry_out(task, plan, copy.map_or(Given::Nothing, Given::Copy))
+                let plan = union::bring_up(names.name(path)?)?;
+                names.carry_out(task, plan, copy.map_or(Material::Nothing, Material::Copy))
             }
             (Backing::Lower { .. }, None) => Err(Errno::STALE.into()),
         }
@@ -197,9 +197,9 @@ impl Media {
         if let Some(path) = path {
             self.may_take(path, task.caller, len)?;
         }
-        node.mtime = task.view.mtime(&node).as_nanos();
+        node.mtime = task.epoch.mtime(&node).as_nanos();
         let object = task.contents.open(manifest.digest(index)?, node.size)?;
-        self.upper.copy(&node, &object, &manifest.xattrs(index)?, len).map(Some).map_err(|error| match error {
+        self.home.copy(&node, &object, &manifest.xattrs(index)?, len).map(Some).map_err(|error| match error {
             Error::Errno(Errno::IO) => task.contents.unreadable(&object, Errno::IO),
             error => error,
         })
@@ -208,14 +208,14 @@ impl Media {
     /// Brings a file up whose name has moved on.
     fn bring_up_nameless(&self, node: NodeId, held: &MediaNode, copy: Option<Copy<'_>>) -> Result<()> {
         let orphan = copy.ok_or(Errno::STALE)?.orphan()?;
-        let stat = self.upper.stat_orphan(&orphan)?;
+        let stat = self.home.stat_orphan(&orphan)?;
         self.usage.add(held.scope, disk_bytes(&stat));
-        let mut table = self.table.lock();
-        table.copied_up(node, FileId::of(&stat));
-        if let Some(held) = table.get_mut(node) {
+        let mut nodes = self.nodes.lock();
+        nodes.copied_up(node, FileId::of(&stat));
+        if let Some(held) = nodes.get_mut(node) {
             held.orphan = Some(orphan);
         }
-        drop(table);
+        drop(nodes);
         self.files.close(node);
         Ok(())
     }
@@ -233,7 +233,7 @@ impl Names<'_> {
     /// does not come back because somebody is still in it.
     fn new_below(&self, dir: NodeId, name: &[u8]) -> Result<Vec<u8>> {
         let path = self.below_checked(dir, name)?;
-        let above = self.look(split(&path).0)?.says.shown();
+        let above = self.look(split(&path).0)?.layers.shown();
         if above.is_dir() { Ok(path) } else { Err(Errno::NOENT.into()) }
     }
 
@@ -253,7 +253,7 @@ impl Names<'_> {
     /// This file of a release, if the path still shows it.
     fn shown(&self, path: &[u8], node: NodeId) -> Result<Option<Lower>> {
         let looked = self.look(path)?;
-        let lower = matches!(looked.says.shown(), union::Shown::Lower(_));
+        let lower = matches!(looked.layers.shown(), union::Shown::Lower(_));
         Ok(looked.lower.filter(|now| lower && now.node.nodeid == node))
     }
 
@@ -267,32 +267,32 @@ impl Names<'_> {
 
     /// Carries a plan out that only takes away.
     pub(super) fn give_up(&self, task: Task<'_>, plan: Plan) -> Result<()> {
-        self.carry_out(task, plan, Given::Nothing)
+        self.carry_out(task, plan, Material::Nothing)
     }
 
-    fn carry_out(&self, task: Task<'_>, plan: Plan, mut given: Given<'_>) -> Result<()> {
-        let upper = &self.media.upper;
+    fn carry_out(&self, task: Task<'_>, plan: Plan, mut material: Material<'_>) -> Result<()> {
+        let home = &self.media.home;
         for step in &plan {
             fault::point("media.step");
             match step {
                 Step::MakeDirs(path) => self.make_dirs(path)?,
-                Step::CopyUp(path) => match std::mem::replace(&mut given, Given::Nothing) {
-                    Given::Copy(copy) => {
+                Step::CopyUp(path) => match std::mem::replace(&mut material, Material::Nothing) {
+                    Material::Copy(copy) => {
                         copy.place(path)?;
                         self.note_copy(path)?;
                     }
                     other => {
-                        given = other;
+                        material = other;
                         self.copy_up(task, path)?;
                     }
                 },
                 Step::Place(path) => {
-                    let Given::New(make) = &given else { return Err(Errno::INVAL.into()) };
-                    let (dir, name) = upper.parent_of(path)?;
+                    let Material::New(make) = &material else { return Err(Errno::INVAL.into()) };
+                    let (dir, name) = home.parent_of(path)?;
                     make(&dir, &name)?;
                 }
                 step => {
-                    let kept = upper.apply(step)?;
+                    let kept = home.apply(step)?;
                     self.note(step, kept)?;
                 }
             }
@@ -304,12 +304,12 @@ impl Names<'_> {
     fn make_dirs(&self, path: &[u8]) -> Result<()> {
         for end in ends(path) {
             let dir = &path[..end];
-            if self.media.upper.stat(dir)?.is_some() {
+            if self.media.home.stat(dir)?.is_some() {
                 continue;
             }
             let lower = self.look(dir)?.lower;
             let like = lower.as_ref().map(|lower| &lower.node).filter(|node| node.kind == Kind::Dir);
-            self.media.upper.make_dir(dir, like)?;
+            self.media.home.make_dir(dir, like)?;
         }
         Ok(())
     }
@@ -320,8 +320,8 @@ impl Names<'_> {
         match self.media.copy(task, Some(path), &release, index, None)? {
             Some(copy) => copy.place(path)?,
             None if node.kind == Kind::Symlink => {
-                node.mtime = self.view.mtime(&node).as_nanos();
-                self.media.upper.copy_up_symlink(path, &node, release.manifest.target(index)?)?;
+                node.mtime = self.epoch.mtime(&node).as_nanos();
+                self.media.home.copy_up_symlink(path, &node, release.manifest.target(index)?)?;
             }
             None => return Err(Errno::ISDIR.into()),
         }
@@ -330,58 +330,58 @@ impl Names<'_> {
 
     /// What is at a path was copied up: its node stays.
     fn note_copy(&self, path: &[u8]) -> Result<()> {
-        let stat = self.media.upper.stat(path)?.ok_or(Errno::NOENT)?;
+        let stat = self.media.home.stat(path)?.ok_or(Errno::NOENT)?;
         self.media.usage.add(self.media.scopes.of(path)?, disk_bytes(&stat));
-        let mut table = self.media.table.lock();
-        if let Some(held) = table.at(path) {
-            table.copied_up(held, FileId::of(&stat));
+        let mut nodes = self.media.nodes.lock();
+        if let Some(held) = nodes.at(path) {
+            nodes.copied_up(held, FileId::of(&stat));
             self.media.files.close(held);
         }
         Ok(())
     }
 
-    /// Notes in the table what a step did to names.
+    /// Notes in the table of nodes what a step did to names.
     fn note(&self, step: &Step, kept: Option<Orphan>) -> Result<()> {
         let bare = match step {
-            Step::Whiteout(path) => self.media.upper.stat(path)?.is_none(),
+            Step::Whiteout(path) => self.media.home.stat(path)?.is_none(),
             _ => false,
         };
-        let mut table = self.media.table.lock();
+        let mut nodes = self.media.nodes.lock();
         // A leaf that lost a name stays reachable for those who have it open; one that nobody knows goes.
         let mut drop_now = kept;
-        let mut lose = |table: &mut super::Table, path: &[u8]| {
-            let Some(node) = table.at(path) else { return };
-            if let Some(held) = table.get_mut(node)
+        let mut lose = |nodes: &mut super::Nodes, path: &[u8]| {
+            let Some(node) = nodes.at(path) else { return };
+            if let Some(held) = nodes.get_mut(node)
                 && held.paths.len() == 1
                 && held.orphan.is_none()
                 && let Some(orphan) = drop_now.take()
             {
                 held.orphan = Some(orphan);
             }
-            table.lose_name(node, path);
+            nodes.lose_name(node, path);
         };
         match step {
-            Step::Unlink(path) | Step::Rmdir(path) => lose(&mut table, path),
-            Step::Whiteout(path) if bare => lose(&mut table, path),
+            Step::Unlink(path) | Step::Rmdir(path) => lose(&mut nodes, path),
+            Step::Whiteout(path) if bare => lose(&mut nodes, path),
             Step::Whiteout(_) | Step::Unhide(_) => {}
             Step::Link(from, to) => {
-                if let Some(node) = table.at(from) {
-                    table.give_name(node, to);
+                if let Some(node) = nodes.at(from) {
+                    nodes.give_name(node, to);
                 }
             }
             Step::Rename(from, to, Onto::Exchange) => {
                 let aside = b"\0exchange";
-                table.moved(from, aside);
-                table.moved(to, from);
-                table.moved(aside, to);
+                nodes.moved(from, aside);
+                nodes.moved(to, from);
+                nodes.moved(aside, to);
             }
             Step::Rename(from, to, _) => {
-                lose(&mut table, to);
-                table.moved(from, to);
+                lose(&mut nodes, to);
+                nodes.moved(from, to);
             }
             Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(_) => {}
         }
-        drop(table);
+        drop(nodes);
         if let (Some(orphan), Step::Unlink(path) | Step::Rename(_, path, _)) = (drop_now, step) {
             self.media.let_go(self.media.scopes.of(path)?, &orphan);
         }
@@ -390,8 +390,8 @@ impl Names<'_> {
 
     /// The number under which a release's entry is listed: its node's where it has one.
     fn number_of_lower(&self, path: &[u8], lower: &Node) -> NodeId {
-        let table = self.media.table.lock();
-        let held = table.at(path).and_then(|node| Some((node, &table.get(node)?.backing)));
+        let nodes = self.media.nodes.lock();
+        let held = nodes.at(path).and_then(|node| Some((node, &nodes.get(node)?.backing)));
         match (held, lower.kind) {
             (Some((node, Backing::Dir)), Kind::Dir) => node,
             (Some((node, Backing::Lower { node: was, .. })), _) if *was == lower.nodeid => node,
@@ -403,15 +403,14 @@ impl Names<'_> {
     /// The visible names of a directory: number for d_ino, type, name.
     pub(super) fn entries(&self, path: &[u8]) -> Result<Vec<(NodeId, crate::fs::attr::Type, Vec<u8>)>> {
         use crate::fs::attr::Type;
-        let upper = &self.media.upper;
+        let home = &self.media.home;
         let mut found = std::collections::BTreeMap::new();
-        let (opaque, hidden) = upper.whiteout(path)?;
-        if let (false, false, Some(release)) = (opaque, hidden, self.release_of(path))
+        if let (Whiteout::None, Some(release)) = (home.whiteout(path)?, self.release_of(path))
             && let manifest = &release.manifest
             && let Some(index) = manifest.find_path(docroot_path(path).1)?
             && manifest.node(index)?.kind == Kind::Dir
         {
-            let whited = upper.whiteouts_in(path)?;
+            let whited = home.whiteouts_in(path)?;
             for child in manifest.children(index)? {
                 let (name, node) = (manifest.name(child)?, manifest.node(child)?);
                 if !whited.contains(name) {
@@ -420,19 +419,19 @@ impl Names<'_> {
                 }
             }
         }
-        let listed = upper.list(path)?;
-        let table = self.media.table.lock();
+        let listed = home.list(path)?;
+        let nodes = self.media.nodes.lock();
         for (name, id, kind) in listed {
             let whole = [path, &name[..]].join(&b'/');
             let (number, kind) = match kind {
                 FileType::Directory => (super::media_of(NodeId::of_dir(&whole)), Type::Dir),
-                FileType::Symlink => (table.number_of_file(id), Type::Symlink),
-                FileType::Fifo => (table.number_of_file(id), Type::Fifo),
-                FileType::Socket => (table.number_of_file(id), Type::Socket),
-                FileType::RegularFile => (table.number_of_file(id), Type::File),
-                _ => (table.number_of_file(id), Type::Device),
+                FileType::Symlink => (nodes.number_of_file(id), Type::Symlink),
+                FileType::Fifo => (nodes.number_of_file(id), Type::Fifo),
+                FileType::Socket => (nodes.number_of_file(id), Type::Socket),
+                FileType::RegularFile => (nodes.number_of_file(id), Type::File),
+                _ => (nodes.number_of_file(id), Type::Device),
             };
-            found.insert(name, (table.at(&whole).unwrap_or(number), kind));
+            found.insert(name, (nodes.at(&whole).unwrap_or(number), kind));
         }
         Ok(found.into_iter().map(|(name, (number, kind))| (number, kind, name)).collect())
     }

@@ -2,9 +2,9 @@
 //!
 //! The number of a media node has bit 63 set. It is a pure function where it can be: of a directory that of its path,
 //! of a release's file in a scope that of its release node, of an upper file a hash of its device and inode. A node
-//! keeps its number when its file is copied up or its name moves; then the table alone knows.
+//! keeps its number when its file is copied up or its name moves; then this table alone knows.
 
-use super::inflight::Answers;
+use super::inflight::InFlight;
 use super::scopes::ScopeId;
 use crate::fs::epoch::Release;
 use crate::store::media::home::{FileId, Orphan};
@@ -85,18 +85,18 @@ pub struct MediaNode {
 
 /// All of them.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct Nodes {
     nodes: HashMap<NodeId, MediaNode>,
     by_path: BTreeMap<Vec<u8>, NodeId>,
     by_file: HashMap<FileId, NodeId>,
     serial: u64,
     /// Those under way may tell of a node that the kernel forgot.
-    pub answers: Arc<Answers>,
+    pub in_flight: Arc<InFlight>,
     /// Nodes that the kernel forgot.
     forgotten: Vec<NodeId>,
 }
 
-impl Table {
+impl Nodes {
     pub fn get(&self, node: NodeId) -> Option<&MediaNode> {
         self.nodes.get(&node)
     }
@@ -154,7 +154,7 @@ impl Table {
         };
         self.give_name(node, path);
         if let Some(held) = self.nodes.get_mut(&node) {
-            held.touched = self.answers.now();
+            held.touched = self.in_flight.now();
         }
         node
     }
@@ -214,7 +214,7 @@ impl Table {
             held.paths.retain(|known| known != path);
             held.print = None;
             if held.paths.is_empty() && held.lookups == 0 {
-                held.touched = held.touched.max(self.answers.now());
+                held.touched = held.touched.max(self.in_flight.now());
                 self.forgotten.push(node);
             }
         }
@@ -251,7 +251,7 @@ impl Table {
     }
 
     /// The kernel was told of the node once more.
-    pub fn told(&mut self, node: NodeId) {
+    pub fn count_lookup(&mut self, node: NodeId) {
         if let Some(held) = self.nodes.get_mut(&node) {
             held.lookups += 1;
         }
@@ -262,7 +262,7 @@ impl Table {
         let Some(held) = self.nodes.get_mut(&node) else { return false };
         held.lookups = held.lookups.saturating_sub(times);
         if held.lookups == 0 {
-            held.touched = held.touched.max(self.answers.now());
+            held.touched = held.touched.max(self.in_flight.now());
             self.forgotten.push(node);
         }
         self.forgotten.len() > MANY && !self.forgotten.len().is_multiple_of(MANY)
@@ -284,7 +284,7 @@ impl Table {
     /// Lets go of nodes that the kernel does not hold and that no answer under way can tell it of. Gives them, and what
     /// else is kept of them, to `gone`, before their numbers can be given away.
     pub fn sweep(&mut self, mut gone: impl FnMut(NodeId, ScopeId, Option<Orphan>)) {
-        let oldest = self.answers.oldest();
+        let oldest = self.in_flight.oldest();
         for node in std::mem::take(&mut self.forgotten) {
             match self.nodes.get_mut(&node) {
                 Some(held) if held.lookups == 0 && held.touched < oldest => {

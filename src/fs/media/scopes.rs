@@ -25,7 +25,7 @@ pub struct Rules {
 }
 
 #[derive(Debug)]
-struct Scope {
+struct ScopePlace {
     path: Vec<u8>,
     per_release: bool,
 }
@@ -33,7 +33,7 @@ struct Scope {
 /// All of them.
 #[derive(Debug)]
 pub struct Scopes {
-    all: Vec<Scope>,
+    all: Vec<ScopePlace>,
     /// Tops of scopes, by directory and name.
     tops: HashMap<(NodeId, Vec<u8>), ScopeId>,
     rules: RwLock<Vec<Arc<Rules>>>,
@@ -42,9 +42,10 @@ pub struct Scopes {
 impl Scopes {
     /// Those that verfs.toml declares.
     pub fn new(declared: &[Declared]) -> Self {
-        let scope = |scope: &Declared| Scope { path: scope.path.clone().into_bytes(), per_release: scope.per_release };
-        let all: Vec<Scope> = declared.iter().map(scope).collect();
-        let top = |(number, scope): (usize, &Scope)| {
+        let scope =
+            |scope: &Declared| ScopePlace { path: scope.path.clone().into_bytes(), per_release: scope.per_release };
+        let all: Vec<ScopePlace> = declared.iter().map(scope).collect();
+        let top = |(number, scope): (usize, &ScopePlace)| {
             let (dir, name) = split(&scope.path);
             ((NodeId::of_dir(dir), name.to_vec()), ScopeId(number))
         };

@@ -2,9 +2,9 @@
 
 use super::{Media, Names, Task};
 use crate::error::{Error, Result};
-use crate::fs::epoch::View;
-use crate::store::media::home::{docroot_path, split, upper_kind};
-use crate::tree::union::{self, Place, Shown, Upper};
+use crate::fs::epoch::Epoch;
+use crate::store::media::home::{Whiteout, docroot_path, split, upper_kind};
+use crate::tree::union::{self, Name, Shown, UpperKind};
 use crate::tree::{Kind, NodeId};
 use std::collections::BTreeSet;
 
@@ -30,17 +30,17 @@ pub struct Restored {
 
 impl Media {
     /// Whether the writable layer hides what a release has at this path.
-    pub fn hides(&self, path: &[u8]) -> Result<bool> {
-        let (whiteout, hidden) = self.upper.whiteout(path)?;
-        Ok(whiteout || hidden || self.upper.stat(path)?.is_some_and(|stat| upper_kind(&stat) == Upper::Leaf))
+    pub fn shadows(&self, path: &[u8]) -> Result<bool> {
+        Ok(self.home.whiteout(path)? != Whiteout::None
+            || self.home.stat(path)?.is_some_and(|stat| upper_kind(&stat) == UpperKind::Leaf))
     }
 
     /// The release's entries that the writable layer hides; of a directory that is hidden whole, only itself.
-    pub fn shadowed(&self, view: &View) -> Result<Vec<(Vec<u8>, How)>> {
-        let names = self.names(view);
+    pub fn shadowed(&self, epoch: &Epoch) -> Result<Vec<(Vec<u8>, How)>> {
+        let names = self.names(epoch);
         let mut found = Vec::new();
         for scope in self.scopes.ids() {
-            names.hidden_below(&self.scopes.top_path(scope, &view.release.name), &mut |at, how| {
+            names.shadowed_below(&self.scopes.top_path(scope, &epoch.release.name), &mut |at, how| {
                 found.push((docroot_path(at.path).1.to_vec(), how));
                 Ok(())
             })?;
@@ -51,31 +51,31 @@ impl Media {
     /// Drops what hides the release's entry at a path of the docroot, and below it.
     pub fn restore(&self, task: Task<'_>, path: &[u8]) -> Result<Vec<Restored>> {
         let shown = path.escape_ascii();
-        let names = self.names(task.view);
+        let names = self.names(task.epoch);
         let Ok(scope) = self.scopes.of(path) else {
             return Err(Error::request(format!("{shown} lies in no scope, so nothing hides the release there")));
         };
-        let top = self.scopes.top_path(scope, &task.view.release.name);
+        let top = self.scopes.top_path(scope, &task.epoch.release.name);
         let whole = [&top[..], &path[self.scopes.path(scope).len()..]].concat();
         let mut hidden = Vec::new();
-        let place = names.place(&whole)?;
-        if place.says.lower.is_none() {
+        let place = names.name(&whole)?;
+        if place.layers.lower.is_none() {
             return Err(Error::request(format!(
                 "release {} has nothing at {shown}, or a directory above it was removed: then restore that",
-                task.view.release.name
+                task.epoch.release.name
             )));
         }
         if let Some(how) = hides(place) {
             hidden.push((whole.clone(), how));
         }
-        names.hidden_below(&whole, &mut |at, how| {
+        names.shadowed_below(&whole, &mut |at, how| {
             hidden.push((at.path.to_vec(), how));
             Ok(())
         })?;
         let mut restored = Vec::new();
         for (path, _) in hidden {
             let own = names.entries(&path)?.is_empty();
-            let plan = union::restore(names.place(&path)?, own).map_err(|_| {
+            let plan = union::restore(names.name(&path)?, own).map_err(|_| {
                 Error::request(format!(
                     "{} is a directory with files of its own in place of the release's file: remove it first",
                     docroot_path(&path).1.escape_ascii()
@@ -83,7 +83,7 @@ impl Media {
             })?;
             names.give_up(task, plan)?;
             let (dir, name) = split(&path);
-            let known = self.table.lock().at(dir);
+            let known = self.nodes.lock().at(dir);
             restored.push(Restored {
                 path: docroot_path(&path).1.to_vec(),
                 dir: known.unwrap_or_else(|| super::media_of(NodeId::of_dir(dir))),
@@ -95,29 +95,29 @@ impl Media {
 }
 
 /// How the release's entry at a place is hidden by the place itself.
-fn hides(at: Place<'_>) -> Option<How> {
-    match (at.says.lower?, at.says.upper) {
-        (_, None) => at.says.whiteout.then_some(How::Removed),
-        (Kind::Dir, Some(Upper::Dir)) if !at.says.whiteout => None,
+fn hides(at: Name<'_>) -> Option<How> {
+    match (at.layers.lower?, at.layers.upper) {
+        (_, None) => at.layers.whiteout.then_some(How::Removed),
+        (Kind::Dir, Some(UpperKind::Dir)) if !at.layers.whiteout => None,
         (_, Some(_)) => Some(How::Replaced),
     }
 }
 
 impl Names<'_> {
     /// Every hidden name below a directory, those above first.
-    fn hidden_below(&self, dir: &[u8], found: &mut impl FnMut(Place<'_>, How) -> Result<()>) -> Result<()> {
-        if self.place(dir)?.says.shown() != Shown::Merged {
+    fn shadowed_below(&self, dir: &[u8], found: &mut impl FnMut(Name<'_>, How) -> Result<()>) -> Result<()> {
+        if self.name(dir)?.layers.shown() != Shown::Merged {
             return Ok(());
         }
-        let upper = &self.media.upper;
-        let mut names: BTreeSet<Vec<u8>> = upper.whiteouts_in(dir)?.into_iter().collect();
-        names.extend(upper.list(dir)?.into_iter().map(|(name, ..)| name));
+        let home = &self.media.home;
+        let mut names: BTreeSet<Vec<u8>> = home.whiteouts_in(dir)?.into_iter().collect();
+        names.extend(home.list(dir)?.into_iter().map(|(name, ..)| name));
         for name in names {
             let path = [dir, &name[..]].join(&b'/');
-            let place = self.place(&path)?;
+            let place = self.name(&path)?;
             match hides(place) {
                 Some(how) => found(place, how)?,
-                None => self.hidden_below(&path, found)?,
+                None => self.shadowed_below(&path, found)?,
             }
         }
         Ok(())

@@ -39,7 +39,7 @@ const STARVED: Duration = Duration::from_millis(200);
 const READERS: usize = 256;
 
 /// A truncation.
-struct Cut {
+struct Truncation {
     /// The new length, the old one, and what was between them; nothing if it was too much.
     from: u64,
     to: u64,
@@ -51,7 +51,7 @@ struct Cut {
     answered: bool,
 }
 
-impl Cut {
+impl Truncation {
     fn is_over(&self) -> bool {
         self.answered || self.begun.elapsed() > if self.is_kept() && self.from == 0 { EMPTIED } else { SHORTENED }
     }
@@ -74,7 +74,7 @@ impl Cut {
 /// Those that may be under way.
 #[derive(Default)]
 pub struct Truncations {
-    cuts: Mutex<HashMap<NodeId, Cut>>,
+    under_way: Mutex<HashMap<NodeId, Truncation>>,
     /// How many there are: most reads need not take the lock.
     count: AtomicUsize,
     /// The last reads that met the end of a file: of which node, for which thread, when.
@@ -88,15 +88,15 @@ impl Truncations {
         if size >= to {
             return Ok(());
         }
-        let in_all: usize = self.cuts.lock().values().map(|cut| cut.kept.len()).sum();
+        let in_all: usize = self.under_way.lock().values().map(|truncation| truncation.kept.len()).sum();
         let kept = match to - size {
             len if len <= MOST_OF_ONE && in_all < MOST_OF_ALL => super::content::read_to(file, size, len as usize)?,
             _ => Vec::new(),
         };
-        let cut = Cut { from: size, to, kept, thread, begun: Instant::now(), answered: false };
-        let mut cuts = self.cuts.lock();
-        cuts.insert(node, cut);
-        self.count.store(cuts.len(), Ordering::Release);
+        let truncation = Truncation { from: size, to, kept, thread, begun: Instant::now(), answered: false };
+        let mut under_way = self.under_way.lock();
+        under_way.insert(node, truncation);
+        self.count.store(under_way.len(), Ordering::Release);
         Ok(())
     }
 
@@ -116,26 +116,26 @@ impl Truncations {
     }
 
     /// This thread asks for something of the node: so it has the answer to what it asked before.
-    pub fn asks(&self, node: NodeId, thread: u32) {
+    pub fn note_request(&self, node: NodeId, thread: u32) {
         if self.count.load(Ordering::Acquire) > 0
-            && let Some(cut) = self.cuts.lock().get_mut(&node)
+            && let Some(truncation) = self.under_way.lock().get_mut(&node)
         {
-            cut.answered |= cut.thread == thread;
+            truncation.answered |= truncation.thread == thread;
         }
     }
 
     /// Lets go of those that were answered long ago.
     pub fn forget_old(&self) {
-        self.remove(|_, cut| cut.begun.elapsed() > EMPTIED);
+        self.remove(|_, truncation| truncation.begun.elapsed() > EMPTIED);
     }
 
-    fn remove(&self, which: impl Fn(NodeId, &Cut) -> bool) -> bool {
+    fn remove(&self, which: impl Fn(NodeId, &Truncation) -> bool) -> bool {
         if self.count.load(Ordering::Acquire) == 0 {
             return false;
         }
-        let mut cuts = self.cuts.lock();
-        cuts.retain(|node, cut| !which(*node, cut));
-        self.count.swap(cuts.len(), Ordering::AcqRel) != cuts.len()
+        let mut under_way = self.under_way.lock();
+        under_way.retain(|node, truncation| !which(*node, truncation));
+        self.count.swap(under_way.len(), Ordering::AcqRel) != under_way.len()
     }
 
     /// What a read of `at..end` gets that met the end of the file at `at`.
@@ -152,9 +152,9 @@ impl Truncations {
     fn taken(&self, node: NodeId, at: u64, end: u64) -> Vec<u8> {
         while self.count.load(Ordering::Acquire) > 0 {
             {
-                let cuts = self.cuts.lock();
-                let Some(cut) = cuts.get(&node).filter(|cut| !cut.is_over()) else { break };
-                if let Some(bytes) = cut.beyond(at, end) {
+                let under_way = self.under_way.lock();
+                let Some(truncation) = under_way.get(&node).filter(|truncation| !truncation.is_over()) else { break };
+                if let Some(bytes) = truncation.beyond(at, end) {
                     return bytes;
                 }
             }

@@ -36,35 +36,35 @@ pub struct Writeback {
 /// What was written in a row.
 #[derive(Debug)]
 struct Run {
-    told: u64,
+    flushed_to: u64,
     end: u64,
     /// Whether the thread knows of it.
     waits: bool,
-    /// Open for reading, since a step was told: that keeps the inode, and with it an error of the disk's, for the fsync.
+    /// Open for reading, since a step was flushed_to: that keeps the inode, and with it an error of the disk's, for the fsync.
     file: Option<Arc<File>>,
     used: Instant,
 }
 
 impl Run {
     fn new(begin: u64) -> Self {
-        Self { told: begin, end: begin, waits: false, file: None, used: Instant::now() }
+        Self { flushed_to: begin, end: begin, waits: false, file: None, used: Instant::now() }
     }
 
     /// A write from `begin` to `end`; true if a step is complete that nobody waits to write out.
     fn grow(&mut self, begin: u64, end: u64) -> bool {
         if begin != self.end {
-            (self.told, self.end) = (begin, begin);
+            (self.flushed_to, self.end) = (begin, begin);
         }
         self.end = end;
         self.used = Instant::now();
-        !self.waits && self.end - self.told >= STEP
+        !self.waits && self.end - self.flushed_to >= STEP
     }
 
     /// What is to be written out now.
     fn take(&mut self) -> Range<u64> {
-        let from = self.told.saturating_sub(BACK);
+        let from = self.flushed_to.saturating_sub(BACK);
         self.waits = false;
-        self.told = self.end;
+        self.flushed_to = self.end;
         from..self.end
     }
 }

@@ -6,7 +6,7 @@ use crate::store::Store;
 use crate::store::active::Active;
 use crate::store::active::stamps::{Stamp, Stamps};
 use crate::store::release::manifest::Manifest;
-use crate::store::settings::Switch;
+use crate::store::settings::SwitchSettings;
 use crate::tree::{ChangeSet, NodeId, ReleaseName, Tree, change_set};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// What is to become active, and how.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct Target {
     /// The release, or for a rollback without a name `None`: the one before.
     pub to: Option<ReleaseName>,
     /// Whether it was asked for as a rollback.
@@ -36,7 +36,7 @@ pub struct Activation {
 }
 
 /// Decides which release is meant; an error if it cannot be.
-pub fn target(store: &Store, active: Option<&Active>, request: &Request) -> Result<ReleaseName> {
+pub fn target(store: &Store, active: Option<&Active>, request: &Target) -> Result<ReleaseName> {
     if let Some(name) = &request.to {
         return Ok(name.clone());
     }
@@ -82,7 +82,7 @@ pub fn first(name: &ReleaseName) -> Activation {
 
 /// Computes the change set and the stamps, waiting for a second of its own where the content changes.
 pub fn prepare(
-    settings: &Switch,
+    settings: &SwitchSettings,
     from: (&Active, &Manifest),
     to: (&ReleaseName, &Manifest),
     rollback: bool,

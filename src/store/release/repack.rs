@@ -5,7 +5,7 @@ use crate::fault;
 use crate::store::Store;
 use crate::store::durable::{Dir, free_bytes};
 use crate::store::release::import::Staging;
-use crate::store::release::objects::{Content, Objects, PACKS, Pack, Place};
+use crate::store::release::objects::{Content, Extent, Objects, PACKS, Pack};
 use crate::tree::Digest;
 use std::collections::HashSet;
 use std::fs;
@@ -18,15 +18,15 @@ const MANY: usize = 16;
 /// Bytes that are read before they are written.
 const BATCH: u64 = 4 << 20;
 
-struct Plan {
+struct PackPlan {
     pack: Arc<Pack>,
-    keep: Vec<(Digest, Place)>,
+    keep: Vec<(Digest, Extent)>,
     drop: Vec<Digest>,
 }
 
-impl Plan {
+impl PackPlan {
     fn kept_bytes(&self) -> u64 {
-        self.keep.iter().map(|(_, place)| u64::from(place.len)).sum()
+        self.keep.iter().map(|(_, extent)| u64::from(extent.len)).sum()
     }
 
     /// Whether what is freed is worth what is copied.
@@ -42,15 +42,15 @@ impl Plan {
 pub fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -> Result<HashSet<Digest>> {
     let mut plans = Vec::new();
     for pack in objects.packs() {
-        let mut plan = Plan { pack: pack.clone(), keep: Vec::new(), drop: Vec::new() };
-        pack.each(|digest, place| match keep(digest) {
-            true => plan.keep.push((digest, place)),
+        let mut plan = PackPlan { pack: pack.clone(), keep: Vec::new(), drop: Vec::new() };
+        pack.each(|digest, extent| match keep(digest) {
+            true => plan.keep.push((digest, extent)),
             false => plan.drop.push(digest),
         })?;
         plans.push(plan);
     }
     // One alone would only be copied.
-    let is_small = |plan: &Plan| plan.kept_bytes() <= CHEAP / 4;
+    let is_small = |plan: &PackPlan| plan.kept_bytes() <= CHEAP / 4;
     let merge = plans.len() > MANY && plans.iter().filter(|plan| is_small(plan)).count() > 1;
     let (chosen, left): (Vec<_>, Vec<_>) =
         plans.into_iter().partition(|plan| plan.is_worth_it() || merge && is_small(plan));
@@ -61,7 +61,7 @@ pub fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -
 
     let (mut chosen, empty): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|plan| !plan.keep.is_empty());
     remove(objects, &empty)?;
-    let need = chosen.iter().map(Plan::kept_bytes).sum();
+    let need = chosen.iter().map(PackPlan::kept_bytes).sum();
     if free_bytes(store.root())? < need {
         log::warn!(
             "the disk of {} has no room for {need} bytes, so {} packs stay as they are; free some space and run gc again",
@@ -92,15 +92,15 @@ pub fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -
 
 /// Copies what is kept of a pack, in its order. What is damaged must not get a new place under its old hash: it is left
 /// out if a file of its own is used instead.
-fn copy(objects: &Objects, plan: &mut Plan, staging: &Staging) -> Result<()> {
+fn copy(objects: &Objects, plan: &mut PackPlan, staging: &Staging) -> Result<()> {
     let path = plan.pack.path().display().to_string();
-    plan.keep.sort_unstable_by_key(|(_, place)| place.offset);
+    plan.keep.sort_unstable_by_key(|(_, extent)| extent.offset);
     let (mut batch, mut size) = (Vec::new(), 0);
-    for (digest, place) in &plan.keep {
-        let content = Content::of_pack(*digest, &plan.pack, *place);
-        let bytes = content.read(0, place.len as usize).context(|| format!("reading the pack {path}"))?;
+    for (digest, extent) in &plan.keep {
+        let content = Content::of_pack(*digest, &plan.pack, *extent);
+        let bytes = content.read(0, extent.len as usize).context(|| format!("reading the pack {path}"))?;
         if Digest::of(&bytes) != *digest {
-            if objects.has_own(*digest, place.len.into()) {
+            if objects.has_own(*digest, extent.len.into()) {
                 continue;
             }
             return Err(Error::damaged(format!(
@@ -119,8 +119,8 @@ fn copy(objects: &Objects, plan: &mut Plan, staging: &Staging) -> Result<()> {
     staging.take(batch)
 }
 
-fn remove(objects: &Objects, plans: &[Plan]) -> Result<()> {
-    for Plan { pack, .. } in plans {
+fn remove(objects: &Objects, plans: &[PackPlan]) -> Result<()> {
+    for PackPlan { pack, .. } in plans {
         let what = || format!("removing {}", pack.path().display());
         // A pack of the same contents in the same order has the same name: what is there now may be a new one.
         if !pack.is_still_there() {

@@ -12,7 +12,7 @@ use crate::error::{Errno, Result};
 
 /// What an entry of the upper layer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Upper {
+pub enum UpperKind {
     /// A directory.
     Dir,
     /// Anything else: a file, a symlink, a fifo, a socket.
@@ -21,9 +21,9 @@ pub enum Upper {
 
 /// What the layers say of one name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Says {
+pub struct Layers {
     /// The writable layer's entry.
-    pub upper: Option<Upper>,
+    pub upper: Option<UpperKind>,
     /// Whether a whiteout stands at the very name.
     pub whiteout: bool,
     /// The release's entry, unless something above the name hides it.
@@ -36,7 +36,7 @@ pub enum Shown {
     /// Nothing.
     Nothing,
     /// The writable layer's entry alone.
-    Upper(Upper),
+    Upper(UpperKind),
     /// Directories of both layers, as one.
     Merged,
     /// The release's entry.
@@ -46,15 +46,15 @@ pub enum Shown {
 impl Shown {
     /// Whether it is a directory, of whichever layer.
     pub fn is_dir(self) -> bool {
-        matches!(self, Self::Merged | Self::Upper(Upper::Dir) | Self::Lower(Kind::Dir))
+        matches!(self, Self::Merged | Self::Upper(UpperKind::Dir) | Self::Lower(Kind::Dir))
     }
 }
 
-impl Says {
+impl Layers {
     /// What shows.
     pub fn shown(self) -> Shown {
         match (self.upper, self.below()) {
-            (Some(Upper::Dir), Some(Kind::Dir)) => Shown::Merged,
+            (Some(UpperKind::Dir), Some(Kind::Dir)) => Shown::Merged,
             (Some(upper), _) => Shown::Upper(upper),
             (None, Some(kind)) => Shown::Lower(kind),
             (None, None) => Shown::Nothing,
@@ -73,11 +73,11 @@ impl Says {
 
 /// A name, and what the layers say of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct Name<'a> {
     /// Path in the docroot.
     pub path: &'a [u8],
     /// What the layers say there.
-    pub says: Says,
+    pub layers: Layers,
 }
 
 /// How a rename treats what is at its target.
@@ -122,16 +122,16 @@ fn parent(path: &[u8]) -> Vec<u8> {
 }
 
 /// A new entry. A whiteout at its name stays: it keeps the release's entry hidden when the new one goes again.
-pub fn create(at: Place<'_>) -> Result<Plan> {
-    match at.says.shown() {
+pub fn create(at: Name<'_>) -> Result<Plan> {
+    match at.layers.shown() {
         Shown::Nothing => Ok(vec![Step::MakeDirs(parent(at.path)), Step::Place(at.path.to_vec())]),
         _ => Err(Errno::EXIST.into()),
     }
 }
 
 /// The entry in the upper layer, so that it can be changed there.
-pub fn bring_up(at: Place<'_>) -> Result<Plan> {
-    match at.says.shown() {
+pub fn bring_up(at: Name<'_>) -> Result<Plan> {
+    match at.layers.shown() {
         Shown::Nothing => Err(Errno::NOENT.into()),
         Shown::Upper(_) | Shown::Merged => Ok(Vec::new()),
         Shown::Lower(Kind::Dir) => Ok(vec![Step::MakeDirs(at.path.to_vec())]),
@@ -140,12 +140,12 @@ pub fn bring_up(at: Place<'_>) -> Result<Plan> {
 }
 
 /// unlink(2).
-pub fn unlink(at: Place<'_>) -> Result<Plan> {
-    if at.says.is_dir() {
+pub fn unlink(at: Name<'_>) -> Result<Plan> {
+    if at.layers.is_dir() {
         return Err(Errno::ISDIR.into());
     }
     let mut plan = hide(at);
-    match at.says.shown() {
+    match at.layers.shown() {
         Shown::Nothing => return Err(Errno::NOENT.into()),
         Shown::Upper(_) => plan.push(Step::Unlink(at.path.to_vec())),
         Shown::Lower(_) | Shown::Merged => {}
@@ -154,27 +154,27 @@ pub fn unlink(at: Place<'_>) -> Result<Plan> {
 }
 
 /// rmdir(2); `empty` is whether the directory shows no entry.
-pub fn rmdir(at: Place<'_>, empty: bool) -> Result<Plan> {
-    match at.says.shown() {
+pub fn rmdir(at: Name<'_>, empty: bool) -> Result<Plan> {
+    match at.layers.shown() {
         Shown::Nothing => return Err(Errno::NOENT.into()),
-        _ if !at.says.is_dir() => return Err(Errno::NOTDIR.into()),
+        _ if !at.layers.is_dir() => return Err(Errno::NOTDIR.into()),
         _ if !empty => return Err(Errno::NOTEMPTY.into()),
         _ => {}
     }
     let mut plan = hide(at);
-    if at.says.upper.is_some() {
+    if at.layers.upper.is_some() {
         plan.push(Step::Rmdir(at.path.to_vec()));
     }
     Ok(plan)
 }
 
 /// link(2): a second name for a leaf.
-pub fn link(from: Place<'_>, to: Place<'_>) -> Result<Plan> {
-    if from.says.is_dir() {
+pub fn link(from: Name<'_>, to: Name<'_>) -> Result<Plan> {
+    if from.layers.is_dir() {
         return Err(Errno::PERM.into());
     }
     let mut plan = bring_up(from)?;
-    if to.says.shown() != Shown::Nothing {
+    if to.layers.shown() != Shown::Nothing {
         return Err(Errno::EXIST.into());
     }
     plan.push(Step::MakeDirs(parent(to.path)));
@@ -183,8 +183,8 @@ pub fn link(from: Place<'_>, to: Place<'_>) -> Result<Plan> {
 }
 
 /// rename(2) and renameat2(2); `empty` is whether the target is a directory that shows no entry.
-pub fn rename(from: Place<'_>, to: Place<'_>, onto: Onto, empty: bool) -> Result<Plan> {
-    let (source, target) = (from.says.shown(), to.says.shown());
+pub fn rename(from: Name<'_>, to: Name<'_>, onto: Onto, empty: bool) -> Result<Plan> {
+    let (source, target) = (from.layers.shown(), to.layers.shown());
     if source == Shown::Nothing {
         return Err(Errno::NOENT.into());
     }
@@ -198,7 +198,7 @@ pub fn rename(from: Place<'_>, to: Place<'_>, onto: Onto, empty: bool) -> Result
     match onto {
         Onto::Nothing if target != Shown::Nothing => return Err(Errno::EXIST.into()),
         Onto::Exchange if target == Shown::Nothing => return Err(Errno::NOENT.into()),
-        Onto::Replace if target != Shown::Nothing => match (from.says.is_dir(), to.says.is_dir()) {
+        Onto::Replace if target != Shown::Nothing => match (from.layers.is_dir(), to.layers.is_dir()) {
             (false, true) => return Err(Errno::ISDIR.into()),
             (true, false) => return Err(Errno::NOTDIR.into()),
             (true, true) if !empty => return Err(Errno::NOTEMPTY.into()),
@@ -217,7 +217,7 @@ pub fn rename(from: Place<'_>, to: Place<'_>, onto: Onto, empty: bool) -> Result
     if onto == Onto::Exchange {
         plan.extend(bring_up(to)?);
         // A directory that comes here must not show what the release has in one of the same name.
-        if from.says.is_dir() && to.says.below() == Some(Kind::Dir) {
+        if from.layers.is_dir() && to.layers.below() == Some(Kind::Dir) {
             plan.extend(hide(to));
         }
     }
@@ -226,24 +226,24 @@ pub fn rename(from: Place<'_>, to: Place<'_>, onto: Onto, empty: bool) -> Result
 }
 
 /// Lets the release's entry show again; `empty` is whether the upper directory here has no entry of its own.
-pub fn restore(at: Place<'_>, empty: bool) -> Result<Plan> {
-    let Some(lower) = at.says.lower else { return Err(Errno::NOENT.into()) };
+pub fn restore(at: Name<'_>, empty: bool) -> Result<Plan> {
+    let Some(lower) = at.layers.lower else { return Err(Errno::NOENT.into()) };
     let mut plan = Plan::new();
-    if at.says.whiteout {
+    if at.layers.whiteout {
         plan.push(Step::Unhide(at.path.to_vec()));
     }
-    match at.says.upper {
-        Some(Upper::Leaf) => plan.push(Step::Unlink(at.path.to_vec())),
-        Some(Upper::Dir) if lower != Kind::Dir && !empty => return Err(Errno::NOTEMPTY.into()),
-        Some(Upper::Dir) if lower != Kind::Dir => plan.push(Step::Rmdir(at.path.to_vec())),
-        Some(Upper::Dir) | None => {}
+    match at.layers.upper {
+        Some(UpperKind::Leaf) => plan.push(Step::Unlink(at.path.to_vec())),
+        Some(UpperKind::Dir) if lower != Kind::Dir && !empty => return Err(Errno::NOTEMPTY.into()),
+        Some(UpperKind::Dir) if lower != Kind::Dir => plan.push(Step::Rmdir(at.path.to_vec())),
+        Some(UpperKind::Dir) | None => {}
     }
     Ok(plan)
 }
 
 /// A whiteout, if the release has something to hide here.
-fn hide(at: Place<'_>) -> Plan {
-    match at.says.below() {
+fn hide(at: Name<'_>) -> Plan {
+    match at.layers.below() {
         Some(_) => vec![Step::Whiteout(at.path.to_vec())],
         None => Vec::new(),
     }

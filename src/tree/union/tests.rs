@@ -1,4 +1,4 @@
-//! Random operations and switches on layers in memory, against the same operations on one plain map; and after
+//! Random operations and switches on world in memory, against the same operations on one plain map; and after
 //! every prefix of every plan each name shows the old or the new state.
 
 use super::*;
@@ -16,7 +16,7 @@ enum Item {
 type Map = BTreeMap<Path, Item>;
 
 #[derive(Clone, Debug, Default)]
-struct Layers {
+struct World {
     upper: Map,
     whiteouts: BTreeSet<Path>,
     lower: Map,
@@ -30,13 +30,13 @@ fn below(path: &[u8], other: &[u8]) -> bool {
     path.strip_prefix(other).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
-impl Layers {
-    fn says(&self, path: &[u8]) -> Says {
+impl World {
+    fn layers(&self, path: &[u8]) -> Layers {
         let hidden = above(path)
             .iter()
             .any(|up| self.whiteouts.contains(up) || matches!(self.upper.get(up), Some(Item::Leaf(_))));
-        Says {
-            upper: self.upper.get(path).map(|item| if *item == Item::Dir { Upper::Dir } else { Upper::Leaf }),
+        Layers {
+            upper: self.upper.get(path).map(|item| if *item == Item::Dir { UpperKind::Dir } else { UpperKind::Leaf }),
             whiteout: self.whiteouts.contains(path),
             lower: self
                 .lower
@@ -49,7 +49,7 @@ impl Layers {
     fn visible(&self) -> Map {
         let mut shown = Map::new();
         for path in self.upper.keys().chain(self.lower.keys()) {
-            let item = match self.says(path).shown() {
+            let item = match self.layers(path).shown() {
                 Shown::Nothing => continue,
                 Shown::Upper(_) | Shown::Merged => self.upper[path],
                 Shown::Lower(_) => self.lower[path],
@@ -172,70 +172,70 @@ fn plainly(map: &Map, operation: &Operation, content: u32) -> Option<Map> {
                 },
                 _ => {}
             }
-            let mut layers = Layers { upper: map, ..Layers::default() };
-            layers.step(&Step::Rename(from.clone(), to.clone(), *onto), Item::Dir);
-            map = layers.upper;
+            let mut world = World { upper: map, ..World::default() };
+            world.step(&Step::Rename(from.clone(), to.clone(), *onto), Item::Dir);
+            map = world.upper;
         }
         Operation::Restore(_) | Operation::Switch(_) => return None,
     }
     Some(map)
 }
 
-fn plan(layers: &Layers, operation: &Operation) -> Result<Plan> {
-    let shown = layers.visible();
-    fn at<'a>(layers: &Layers, path: &'a Path) -> Place<'a> {
-        Place { path, says: layers.says(path) }
+fn plan(world: &World, operation: &Operation) -> Result<Plan> {
+    let shown = world.visible();
+    fn at<'a>(world: &World, path: &'a Path) -> Name<'a> {
+        Name { path, layers: world.layers(path) }
     }
     let empty = |path: &Path| !shown.keys().any(|other| below(other, path));
     match operation {
-        Operation::Create(path) | Operation::Mkdir(path) => create(at(layers, path)),
-        Operation::Write(path) => bring_up(at(layers, path)),
-        Operation::Unlink(path) => unlink(at(layers, path)),
-        Operation::Rmdir(path) => rmdir(at(layers, path), empty(path)),
-        Operation::Link(from, to) => link(at(layers, from), at(layers, to)),
-        Operation::Rename(from, to, onto) => rename(at(layers, from), at(layers, to), *onto, empty(to)),
-        Operation::Restore(path) => restore(at(layers, path), empty_above(layers, path)),
+        Operation::Create(path) | Operation::Mkdir(path) => create(at(world, path)),
+        Operation::Write(path) => bring_up(at(world, path)),
+        Operation::Unlink(path) => unlink(at(world, path)),
+        Operation::Rmdir(path) => rmdir(at(world, path), empty(path)),
+        Operation::Link(from, to) => link(at(world, from), at(world, to)),
+        Operation::Rename(from, to, onto) => rename(at(world, from), at(world, to), *onto, empty(to)),
+        Operation::Restore(path) => restore(at(world, path), empty_above(world, path)),
         Operation::Switch(_) => Ok(Vec::new()),
     }
 }
 
-fn empty_above(layers: &Layers, path: &Path) -> bool {
-    !layers.upper.keys().any(|other| below(other, path))
+fn empty_above(world: &World, path: &Path) -> bool {
+    !world.upper.keys().any(|other| below(other, path))
 }
 
 /// What shows when nothing of the upper layer hides the release's entry at a path any more.
-fn restored(layers: &Layers, path: &Path) -> Option<Map> {
-    let mut layers = layers.clone();
-    let lower = layers.says(path).lower?;
-    layers.whiteouts.remove(path);
-    match layers.upper.get(path) {
+fn restored(world: &World, path: &Path) -> Option<Map> {
+    let mut world = world.clone();
+    let lower = world.layers(path).lower?;
+    world.whiteouts.remove(path);
+    match world.upper.get(path) {
         Some(Item::Dir) if lower == Kind::Dir => {}
-        Some(Item::Dir) if !empty_above(&layers, path) => return None,
+        Some(Item::Dir) if !empty_above(&world, path) => return None,
         _ => {
-            layers.upper.remove(path);
+            world.upper.remove(path);
         }
     }
-    Some(layers.visible())
+    Some(world.visible())
 }
 
 fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCaseError> {
-    let mut layers = Layers { lower: start, ..Layers::default() };
+    let mut world = World { lower: start, ..World::default() };
     for (number, operation) in operations.iter().enumerate() {
         let content = 1000 + number as u32;
         if let Operation::Switch(lower) = operation {
-            layers.lower = lower.clone();
+            world.lower = lower.clone();
             // What the upper layer holds stays, whatever the release is.
-            let shown = layers.visible();
+            let shown = world.visible();
             for (path, item) in
-                layers.upper.iter().filter(|(path, _)| above(path).iter().all(|up| layers.upper.contains_key(up)))
+                world.upper.iter().filter(|(path, _)| above(path).iter().all(|up| world.upper.contains_key(up)))
             {
                 prop_assert_eq!(shown.get(path), Some(item));
             }
             continue;
         }
-        let old = layers.visible();
+        let old = world.visible();
         let expected = match operation {
-            Operation::Restore(path) => restored(&layers, path),
+            Operation::Restore(path) => restored(&world, path),
             other => plainly(&old, other, content),
         };
         let parents_ok = |path: &Path| parent(path).is_empty() || old.get(&parent(path)) == Some(&Item::Dir);
@@ -253,7 +253,7 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
         if !reachable {
             continue;
         }
-        let planned = plan(&layers, operation);
+        let planned = plan(&world, operation);
         let Some(mut new) = expected else {
             if !matches!(operation, Operation::Write(path) if old.get(path) == Some(&Item::Dir)) {
                 prop_assert!(planned.is_err(), "{:?} should fail: {:?}", operation, planned);
@@ -277,8 +277,8 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
             _ => None,
         };
         for (done, step) in planned.iter().enumerate() {
-            layers.step(step, made);
-            let now = layers.visible();
+            world.step(step, made);
+            let now = world.visible();
             for path in old.keys().chain(new.keys()).chain(now.keys()) {
                 let (was, is, will) = (old.get(path), now.get(path), new.get(path));
                 prop_assert!(
@@ -292,10 +292,10 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
                 );
             }
         }
-        prop_assert_eq!(&layers.visible(), &new, "{:?}: {:?}", operation, planned);
+        prop_assert_eq!(&world.visible(), &new, "{:?}: {:?}", operation, planned);
         if let Some(path) = write {
             // Links of one leaf are separate items here: only this one is written to.
-            layers.upper.insert(path.clone(), Item::Leaf(content));
+            world.upper.insert(path.clone(), Item::Leaf(content));
         }
     }
     Ok(())
@@ -364,20 +364,20 @@ fn a_directory_exchanged_with_a_leaf_over_a_release_directory_shows_nothing_of_t
 
 #[test]
 fn whiteout_comes_before_the_upper_entry_goes() {
-    let says = Says { upper: Some(Upper::Leaf), whiteout: false, lower: Some(Kind::File) };
-    let plan = unlink(Place { path: b"a/b", says }).expect("there");
+    let layers = Layers { upper: Some(UpperKind::Leaf), whiteout: false, lower: Some(Kind::File) };
+    let plan = unlink(Name { path: b"a/b", layers }).expect("there");
     assert_eq!(plan, [Step::Whiteout(b"a/b".to_vec()), Step::Unlink(b"a/b".to_vec())]);
 }
 
 #[test]
 fn unlink_of_release_file_leaves_whiteout() {
-    let says = Says { lower: Some(Kind::File), ..Says::default() };
-    assert_eq!(unlink(Place { path: b"a", says }).expect("there"), [Step::Whiteout(b"a".to_vec())]);
+    let layers = Layers { lower: Some(Kind::File), ..Layers::default() };
+    assert_eq!(unlink(Name { path: b"a", layers }).expect("there"), [Step::Whiteout(b"a".to_vec())]);
 }
 
 #[test]
 fn renaming_a_release_directory_crosses_a_device() {
-    let from = Place { path: b"a", says: Says { lower: Some(Kind::Dir), ..Says::default() } };
-    let to = Place { path: b"b", says: Says::default() };
+    let from = Name { path: b"a", layers: Layers { lower: Some(Kind::Dir), ..Layers::default() } };
+    let to = Name { path: b"b", layers: Layers::default() };
     assert_eq!(rename(from, to, Onto::Replace, true).expect_err("a release's directory").errno(), Errno::XDEV);
 }

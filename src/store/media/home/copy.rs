@@ -1,6 +1,6 @@
 //! Copies of a release's files on their way up.
 
-use super::{Orphan, Upper};
+use super::{Home, Orphan};
 use crate::error::{Errno, Result};
 use crate::store::release::objects::Content;
 use crate::tree::{Node, Owner};
@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 /// A copy of a release's file in the work space. If it gets no name it goes.
 #[derive(Debug)]
 pub struct Copy<'a> {
-    upper: &'a Upper,
+    home: &'a Home,
     /// Empty once it has a name elsewhere.
     temporary: Vec<u8>,
 }
@@ -19,13 +19,13 @@ pub struct Copy<'a> {
 impl Copy<'_> {
     /// Gives it its name.
     pub fn place(mut self, path: &[u8]) -> Result<()> {
-        self.upper.take_place(&std::mem::take(&mut self.temporary), path)
+        self.home.take_place(&std::mem::take(&mut self.temporary), path)
     }
 
     /// Makes it an orphan at once: the name of its file has moved on.
     pub fn orphan(mut self) -> Result<Orphan> {
-        let number = self.upper.next_orphan();
-        rustix::fs::renameat(&self.upper.tmp, &self.temporary[..], &self.upper.orphans, number.to_string())?;
+        let number = self.home.next_orphan();
+        rustix::fs::renameat(&self.home.tmp, &self.temporary[..], &self.home.orphans, number.to_string())?;
         self.temporary.clear();
         Ok(Orphan::Named(number))
     }
@@ -34,19 +34,19 @@ impl Copy<'_> {
 impl Drop for Copy<'_> {
     fn drop(&mut self) {
         if !self.temporary.is_empty() {
-            let _ = rustix::fs::unlinkat(&self.upper.tmp, &self.temporary[..], AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.home.tmp, &self.temporary[..], AtFlags::empty());
         }
     }
 }
 
-impl Upper {
+impl Home {
     /// Copies a file of a release: its first `keep` bytes, its mode, owner, times and attributes. The copy has no name
     /// yet.
     pub fn copy(&self, node: &Node, object: &Content, xattrs: &[(Vec<u8>, Vec<u8>)], keep: u64) -> Result<Copy<'_>> {
         let temporary = self.temporary();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o600))?);
-        let copy = Copy { upper: self, temporary };
+        let copy = Copy { home: self, temporary };
         fill(&file, object, node.size.min(keep), keep >= node.size)?;
         for (name, value) in xattrs {
             rustix::fs::fsetxattr(&file, &name[..], value, rustix::fs::XattrFlags::empty())?;

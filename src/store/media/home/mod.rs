@@ -19,12 +19,13 @@ mod xattrs;
 pub use copy::Copy;
 pub use orphans::Orphan;
 pub use path::{docroot_path, ends, in_own_layer, split};
-pub use xattrs::{gives_lists, is_list, set_xattr, xattrs};
+pub use whiteouts::Whiteout;
+pub use xattrs::{has_default_acl, is_acl, set_xattr, xattrs};
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::fault;
 use crate::tree::Node;
-use crate::tree::union::{Onto, Step, Upper as UpperKind};
+use crate::tree::union::{Onto, Step, UpperKind};
 use copy::dress;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use std::borrow::Cow;
@@ -73,7 +74,7 @@ impl FileId {
 
 /// The directories of the writable layer.
 #[derive(Debug)]
-pub struct Upper {
+pub struct Home {
     media: OwnedFd,
     whiteouts: OwnedFd,
     own: OwnedFd,
@@ -94,7 +95,7 @@ fn or_here(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"." } else { path }
 }
 
-impl Upper {
+impl Home {
     /// Opens the writable layer in this directory.
     pub fn open(home: &Path) -> Result<Self> {
         let open = |name: &str| {

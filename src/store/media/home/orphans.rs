@@ -1,7 +1,7 @@
 //! Leaves that lost their last name and may be open: kept by a name in `orphans/`, or where the disk has no room for one
 //! by a descriptor.
 
-use super::Upper;
+use super::Home;
 use crate::error::{Context, Errno, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use std::fs::File;
@@ -20,7 +20,7 @@ pub enum Orphan {
     Gone,
 }
 
-impl Upper {
+impl Home {
     /// Opens an orphan.
     pub fn open_orphan(&self, orphan: &Orphan, flags: OFlags) -> Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -47,7 +47,7 @@ impl Upper {
         }
     }
 
-    /// As [`Upper::open_path`], of an orphan.
+    /// As [`Home::open_path`], of an orphan.
     pub fn open_orphan_path(&self, orphan: &Orphan) -> Result<OwnedFd> {
         self.open_orphan(orphan, OFlags::PATH).map(OwnedFd::from)
     }

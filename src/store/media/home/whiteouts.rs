@@ -1,22 +1,33 @@
 //! Whiteouts: an empty file hides the release's entry of its name and all below it.
 
-use super::{In, Upper, absent, ends, or_here, remove_all, split};
+use super::{Home, In, absent, ends, or_here, remove_all, split};
 use crate::error::{Errno, Error, Result};
 use crate::fault;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use std::collections::HashSet;
 
-impl Upper {
-    /// Whether a whiteout stands at the path, and whether one above it hides all below.
-    pub fn whiteout(&self, path: &[u8]) -> Result<(bool, bool)> {
+/// What hides the release's entry at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whiteout {
+    /// Nothing.
+    None,
+    /// A whiteout of the very name.
+    Here,
+    /// A whiteout of a directory above it.
+    Above,
+}
+
+impl Home {
+    /// What hides the release's entry at a path.
+    pub fn whiteout(&self, path: &[u8]) -> Result<Whiteout> {
         let (dir, name) = split(path);
         let found = self
             .dir(In::Whiteouts, dir)
             .and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
         match found {
-            Ok(stat) => Ok((FileType::from_raw_mode(stat.st_mode).is_file(), false)),
-            Err(Errno::NOTDIR) => Ok((false, true)),
-            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => Ok((false, false)),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(Whiteout::Here),
+            Err(Errno::NOTDIR) => Ok(Whiteout::Above),
+            Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => Ok(Whiteout::None),
             Err(error) => Err(Error::io("reading a whiteout", error)),
         }
     }

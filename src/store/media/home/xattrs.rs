@@ -4,16 +4,16 @@ use crate::error::Errno;
 use std::os::fd::OwnedFd;
 
 /// The names under which access lists are kept (acl(5)): who may, and what is handed down in a directory.
-const LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// Whether an extended attribute is an access list.
-pub fn is_list(name: &[u8]) -> bool {
-    LISTS.contains(&name)
+pub fn is_acl(name: &[u8]) -> bool {
+    ACLS.contains(&name)
 }
 
 /// Whether a directory hands an access list down to what is made in it.
-pub fn gives_lists(dir: &OwnedFd) -> bool {
-    rustix::fs::getxattr(proc_link(dir), LISTS[1], &mut [0; 1 << 12][..]).is_ok_and(|len| len > 0)
+pub fn has_default_acl(dir: &OwnedFd) -> bool {
+    rustix::fs::getxattr(proc_link(dir), ACLS[1], &mut [0; 1 << 12][..]).is_ok_and(|len| len > 0)
 }
 
 /// The user's extended attributes of what an O_PATH descriptor stands for, and its access lists.
@@ -26,7 +26,7 @@ pub fn xattrs(handle: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         Err(error) => return Err(error),
     };
     let mut found = Vec::new();
-    for name in names[..len].split(|b| *b == 0).filter(|name| name.starts_with(b"user.") || is_list(name)) {
+    for name in names[..len].split(|b| *b == 0).filter(|name| name.starts_with(b"user.") || is_acl(name)) {
         let mut value = vec![0; 1 << 16];
         let len = rustix::fs::getxattr(&link, name, &mut value[..])?;
         value.truncate(len);

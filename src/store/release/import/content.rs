@@ -4,7 +4,7 @@
 
 use super::staging::{PACKED, Staging};
 use super::stat_cache::{Readings, StatCache};
-use super::walk::{Look, Walk, xattrs};
+use super::walk::{Fingerprint, Walk, xattrs};
 use super::{Progress, show};
 use crate::error::{Context, Error, Result};
 use crate::store::release::sparse;
@@ -47,7 +47,7 @@ pub fn stage(walk: &mut Walk, cache: &StatCache, staging: &Staging, progress: &d
         );
         taken?;
         for (number, mut outcome) in chunk.iter().zip(outcomes?) {
-            if let Outcome::Read { digest, new: bytes, .. } = &mut outcome {
+            if let FileReading::Read { digest, new: bytes, .. } = &mut outcome {
                 new.extend(bytes.take().map(|bytes| (*digest, bytes)));
             }
             read.push((*number, outcome));
@@ -58,13 +58,13 @@ pub fn stage(walk: &mut Walk, cache: &StatCache, staging: &Staging, progress: &d
     let mut unreadable = Vec::new();
     for (number, outcome) in read {
         match outcome {
-            Outcome::Read { digest, told, xattrs, new: _ } => {
+            FileReading::Read { digest, trusted, xattrs, new: _ } => {
                 let found = &mut walk.found[number];
-                (found.node.digest, found.told) = (digest, told && xattrs.is_empty());
+                (found.node.digest, found.trusted) = (digest, trusted && xattrs.is_empty());
                 found.node.xattrs = xattrs;
             }
-            Outcome::Changed => changed.push(walk.path(number)),
-            Outcome::Unreadable(error) => unreadable.push(format!("{} ({error})", show(&walk.path(number)))),
+            FileReading::Changed => changed.push(walk.path(number)),
+            FileReading::Unreadable(error) => unreadable.push(format!("{} ({error})", show(&walk.path(number)))),
         }
     }
     if !unreadable.is_empty() {
@@ -77,11 +77,11 @@ pub fn stage(walk: &mut Walk, cache: &StatCache, staging: &Staging, progress: &d
     Ok(changed)
 }
 
-enum Outcome {
+enum FileReading {
     Read {
         digest: Digest,
         /// The look tells it the next time.
-        told: bool,
+        trusted: bool,
         xattrs: crate::store::release::manifest::Xattrs,
         /// A small content that the store lacks.
         new: Option<Vec<u8>>,
@@ -96,45 +96,45 @@ fn read_file(
     readings: Option<&Readings>,
     staging: &Staging,
     progress: &dyn Progress,
-) -> Result<Outcome> {
+) -> Result<FileReading> {
     let (found, path) = (&walk.found[number], walk.path(number));
     for _ in 0..TRIES {
         let file = match walk.open(&path, OFlags::empty()) {
             Ok(fd) => File::from(fd),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
-                return Ok(Outcome::Changed);
+                return Ok(FileReading::Changed);
             }
-            Err(error) => return Ok(Outcome::Unreadable(error)),
+            Err(error) => return Ok(FileReading::Unreadable(error)),
         };
         let what = || format!("reading {}", show(&path));
         let stat = rustix::fs::fstat(&file).context(what)?;
         if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
-            return Ok(Outcome::Changed);
+            return Ok(FileReading::Changed);
         }
         let size = stat.st_size as u64;
-        let told = readings.is_some_and(|readings| readings.settle(&found.look, &file));
+        let trusted = readings.is_some_and(|readings| readings.settle(&found.look, &file));
         let read =
             if size <= SMALL { copy_small(&file, size, staging) } else { copy_large(&file, size, staging, progress) };
         let read = match read {
             Ok(read) => read,
             Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EIO) => {
-                return Ok(Outcome::Unreadable(rustix::io::Errno::IO));
+                return Ok(FileReading::Unreadable(rustix::io::Errno::IO));
             }
             Err(error) => return Err(error),
         };
-        let look = Look::of(&rustix::fs::fstat(&file).context(what)?);
-        if let (Some((digest, new)), true) = (read, look == Look::of(&stat)) {
+        let look = Fingerprint::of(&rustix::fs::fstat(&file).context(what)?);
+        if let (Some((digest, new)), true) = (read, look == Fingerprint::of(&stat)) {
             if size <= SMALL {
                 progress.read(size);
             }
             // Mode and owner stay those of the walk: had they changed, the look at the end would differ.
             return Ok(match look == found.look {
-                true => Outcome::Read { digest, told, xattrs: xattrs(&file).context(what)?, new },
-                false => Outcome::Changed,
+                true => FileReading::Read { digest, trusted, xattrs: xattrs(&file).context(what)?, new },
+                false => FileReading::Changed,
             });
         }
     }
-    Ok(Outcome::Changed)
+    Ok(FileReading::Changed)
 }
 
 /// The hash of a file, and its bytes if they are still to be written.

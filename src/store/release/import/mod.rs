@@ -33,7 +33,7 @@ const ROUNDS: usize = 3;
 
 /// How `add` goes about it.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct AddOptions {
     /// Owner of everything in the release, instead of the source's.
     pub owner: Option<Owner>,
     /// Modes of files and of directories, instead of the source's.
@@ -78,7 +78,7 @@ pub fn add(
     store: &Store,
     name: &ReleaseName,
     source: &Path,
-    options: &Options,
+    options: &AddOptions,
     progress: &dyn Progress,
 ) -> Result<Summary> {
     let begun = Instant::now();
@@ -156,7 +156,7 @@ fn check_source(store: &Store, source: &Path) -> Result<PathBuf> {
 fn read_source(
     store: &Store,
     source: &Path,
-    options: &Options,
+    options: &AddOptions,
     cache: &StatCache,
     staging: &Staging,
     progress: &dyn Progress,
@@ -164,7 +164,7 @@ fn read_source(
     let mut changed = Vec::new();
     for _ in 0..ROUNDS {
         let mut walk = walk::walk(source, options)?;
-        cache.tell(&mut walk, staging);
+        cache.trust(&mut walk, staging);
         let files = walk.found.iter().filter(|found| found.is_read());
         progress.total(files.clone().count() as u64, files.map(|found| found.node.size).sum());
         if !options.skip_space_check {
@@ -220,7 +220,7 @@ fn check_space(store: &Store, walk: &Walk) -> Result<()> {
 }
 
 /// Owner and mode as the options say.
-fn apply(walk: &mut Walk, options: &Options) {
+fn apply(walk: &mut Walk, options: &AddOptions) {
     for found in &mut walk.found {
         let node = &mut found.node;
         if let Some(owner) = options.owner {

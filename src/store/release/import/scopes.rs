@@ -42,7 +42,7 @@ fn add_dir(walk: &mut Walk, parent: u32, name: &[u8]) -> u32 {
     let top = &walk.found[0];
     let mut node = BuildNode::new(name, Kind::Dir, top.node.mode);
     (node.owner, node.mtime) = (top.node.owner, top.node.mtime);
-    walk.found.push(Found { parent, node, look: top.look, blocks_bytes: 0, known: false, told: false });
+    walk.found.push(Found { parent, node, look: top.look, blocks_bytes: 0, known: false, trusted: false });
     walk.found.len() as u32 - 1
 }
 

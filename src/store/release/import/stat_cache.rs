@@ -25,7 +25,7 @@
 //! content of that hash and length.
 
 use super::staging::Staging;
-use super::walk::{Look, Walk};
+use super::walk::{Fingerprint, Walk};
 use crate::error::Context;
 use crate::store::Store;
 use crate::tree::{Digest, Kind};
@@ -48,7 +48,7 @@ const HEAD: usize = 40;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Record {
+struct CacheRecord {
     dev: U64,
     ino: U64,
     size: I64,
@@ -57,8 +57,8 @@ struct Record {
     digest: [u8; 32],
 }
 
-impl Record {
-    fn new(look: &Look, digest: Digest) -> Self {
+impl CacheRecord {
+    fn new(look: &Fingerprint, digest: Digest) -> Self {
         let time = |(seconds, nanos): (i64, i64)| [I64::new(seconds), I64::new(nanos)];
         Self {
             dev: look.dev.into(),
@@ -91,22 +91,23 @@ impl StatCache {
         Self { head, bytes: if ours { noted } else { Vec::new() } }
     }
 
-    fn records(&self) -> &[Record] {
+    fn records(&self) -> &[CacheRecord] {
         let bytes = self.bytes.get(HEAD..).unwrap_or_default();
-        <[Record]>::ref_from_prefix_with_elems(bytes, bytes.len() / size_of::<Record>()).map_or(&[], |(all, _)| all)
+        <[CacheRecord]>::ref_from_prefix_with_elems(bytes, bytes.len() / size_of::<CacheRecord>())
+            .map_or(&[], |(all, _)| all)
     }
 
     /// Gives the files of a walk that are known their digests.
-    pub fn tell(&self, walk: &mut Walk, staging: &Staging) {
+    pub fn trust(&self, walk: &mut Walk, staging: &Staging) {
         let records = self.records();
         walk.found.par_iter_mut().filter(|found| found.node.kind == Kind::File).for_each(|found| {
-            let like = Record::new(&found.look, found.node.digest);
+            let like = CacheRecord::new(&found.look, found.node.digest);
             let Ok(at) = records.binary_search_by(|record| record.order(&like)) else { return };
             let digest = Digest(records[at].digest);
-            let same = Record { digest: like.digest, ..records[at] }.as_bytes() == like.as_bytes();
+            let same = CacheRecord { digest: like.digest, ..records[at] }.as_bytes() == like.as_bytes();
             if same && staging.knows(digest, found.node.size) {
                 found.node.digest = digest;
-                (found.known, found.told) = (true, true);
+                (found.known, found.trusted) = (true, true);
             }
         });
     }
@@ -115,19 +116,20 @@ impl StatCache {
 /// What is to be noted for the next `add`.
 pub struct Notes {
     head: [u8; HEAD],
-    records: Vec<Record>,
+    records: Vec<CacheRecord>,
 }
 
 impl Notes {
     /// Of the files whose looks tell their contents. `None` if that is what the cache has.
     pub fn of(walk: &Walk, cache: &StatCache) -> Option<Self> {
         let head = cache.head?;
-        let told = || walk.found.par_iter().filter(|found| found.told);
-        if told().all(|found| found.known) && told().count() == cache.records().len() {
+        let trusted = || walk.found.par_iter().filter(|found| found.trusted);
+        if trusted().all(|found| found.known) && trusted().count() == cache.records().len() {
             return None;
         }
-        let mut records: Vec<Record> = told().map(|found| Record::new(&found.look, found.node.digest)).collect();
-        records.par_sort_unstable_by(Record::order);
+        let mut records: Vec<CacheRecord> =
+            trusted().map(|found| CacheRecord::new(&found.look, found.node.digest)).collect();
+        records.par_sort_unstable_by(CacheRecord::order);
         Some(Self { head, records })
     }
 
@@ -193,7 +195,7 @@ impl Readings {
     }
 
     /// Whether what is read from the file from now on is what this look tells for good.
-    pub fn settle(&self, look: &Look, file: &File) -> bool {
+    pub fn settle(&self, look: &Fingerprint, file: &File) -> bool {
         let old = look.ctime < (self.began.0 - RACY.as_secs() as i64, self.began.1);
         if old && look.dev == self.dev {
             // Waits for a write that is under way; where the data begins does not matter.

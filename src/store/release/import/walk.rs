@@ -1,6 +1,6 @@
 //! The parallel walk over a source: what is there, and whether it is still the same later.
 
-use super::{Options, show};
+use super::{AddOptions, show};
 use crate::error::{Context, Error, Result};
 use crate::store::release::manifest::{BuildNode, Xattrs};
 use crate::tree::{EntryName, Kind, Owner, path_in};
@@ -17,7 +17,7 @@ const VCS: [&[u8]; 3] = [b".git", b".hg", b".svn"];
 
 /// What tells a file that changed from one that did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct Fingerprint {
     pub dev: u64,
     pub ino: u64,
     pub size: i64,
@@ -28,7 +28,7 @@ pub struct Look {
     pub ctime: (i64, i64),
 }
 
-impl Look {
+impl Fingerprint {
     pub fn of(stat: &Stat) -> Self {
         Self {
             dev: stat.st_dev,
@@ -49,13 +49,13 @@ pub struct Found {
     /// As it will stand in the manifest; content and mtime are settled later.
     pub node: BuildNode,
     /// How it looked when it was found.
-    pub look: Look,
+    pub look: Fingerprint,
     /// Bytes that it takes on disk, holes left out.
     pub blocks_bytes: u64,
     /// Its content is known by its look, and not read.
     pub known: bool,
     /// Its look tells its content the next time (see stat_cache.rs).
-    pub told: bool,
+    pub trusted: bool,
 }
 
 impl Found {
@@ -80,7 +80,7 @@ struct Refused {
 }
 
 /// Walks a source, a level at a time, the directories of a level in parallel.
-pub fn walk(source: &Path, options: &Options) -> Result<Walk> {
+pub fn walk(source: &Path, options: &AddOptions) -> Result<Walk> {
     let root = File::open(source).context(|| format!("opening {}", source.display()))?;
     let stat = rustix::fs::fstat(&root).context(|| format!("reading {}", source.display()))?;
     let root = OwnedFd::from(root);
@@ -116,13 +116,13 @@ pub fn walk(source: &Path, options: &Options) -> Result<Walk> {
 
 #[derive(Default)]
 struct Listing {
-    dir: Option<(Look, Xattrs)>,
+    dir: Option<(Fingerprint, Xattrs)>,
     entries: Vec<Found>,
     special: Vec<String>,
     unreadable: Vec<String>,
 }
 
-fn list(walk: &Walk, dir: u32, options: &Options) -> Listing {
+fn list(walk: &Walk, dir: u32, options: &AddOptions) -> Listing {
     let path = walk.path(dir as usize);
     let mut listing = Listing::default();
     if let Err(error) = list_into(walk, dir, &path, options, &mut listing)
@@ -133,9 +133,15 @@ fn list(walk: &Walk, dir: u32, options: &Options) -> Listing {
     listing
 }
 
-fn list_into(walk: &Walk, dir: u32, path: &[u8], options: &Options, listing: &mut Listing) -> rustix::io::Result<()> {
+fn list_into(
+    walk: &Walk,
+    dir: u32,
+    path: &[u8],
+    options: &AddOptions,
+    listing: &mut Listing,
+) -> rustix::io::Result<()> {
     let fd = walk.open(path, OFlags::DIRECTORY)?;
-    listing.dir = Some((Look::of(&rustix::fs::fstat(&fd)?), xattrs(&fd)?));
+    listing.dir = Some((Fingerprint::of(&rustix::fs::fstat(&fd)?), xattrs(&fd)?));
     let mut names = Vec::new();
     for entry in Dir::read_from(&fd)? {
         names.push(entry?.file_name().to_owned());
@@ -198,7 +204,7 @@ fn found(name: &[u8], parent: u32, kind: Kind, stat: &Stat) -> Found {
         node.size = stat.st_size as u64;
     }
     let blocks_bytes = (stat.st_blocks as u64).saturating_mul(512);
-    Found { parent, node, look: Look::of(stat), blocks_bytes, known: false, told: false }
+    Found { parent, node, look: Fingerprint::of(stat), blocks_bytes, known: false, trusted: false }
 }
 
 impl Walk {
@@ -232,7 +238,7 @@ impl Walk {
             let differs = |found: &&Found| {
                 let name = if found.node.name.is_empty() { b"." } else { &found.node.name[..] };
                 let stat = dir.as_ref().map(|dir| rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW));
-                !matches!(stat, Ok(Ok(stat)) if Look::of(&stat) == found.look)
+                !matches!(stat, Ok(Ok(stat)) if Fingerprint::of(&stat) == found.look)
             };
             siblings.iter().filter(differs).map(|found| path_in(&path, &found.node.name)).collect()
         };

@@ -1,6 +1,6 @@
 //! Makes a manifest of a tree in memory.
 
-use super::format::{self, HEADER_LEN, Header, Record, SECTIONS};
+use super::format::{self, HEADER_LEN, Header, NodeRecord, SECTIONS};
 use super::{Manifest, Xattrs};
 use crate::error::{Error, Result};
 use crate::tree::{Digest, Kind, NodeId, Owner, Tree, path_in};
@@ -156,9 +156,9 @@ impl Builder {
         (parents, paths)
     }
 
-    fn records(&self, order: &[u32]) -> Result<(Vec<Record>, Tables)> {
+    fn records(&self, order: &[u32]) -> Result<(Vec<NodeRecord>, Tables)> {
         let mut tables = Tables::default();
-        let mut records: Vec<Record> = Vec::with_capacity(order.len());
+        let mut records: Vec<NodeRecord> = Vec::with_capacity(order.len());
         let (parents, paths) = self.parents(order);
         let nodeids: Vec<NodeId> = order
             .par_iter()
@@ -179,12 +179,12 @@ impl Builder {
                 Kind::Dir => {
                     let len = node.children.len() as u32;
                     first_child += len;
-                    Record::range_field(first_child - len, len)
+                    NodeRecord::range_field(first_child - len, len)
                 }
                 Kind::File => U64::new(node.size),
-                Kind::Symlink => Record::range_field(tables.heap(&node.target)?, node.target.len() as u32),
+                Kind::Symlink => NodeRecord::range_field(tables.heap(&node.target)?, node.target.len() as u32),
             };
-            records.push(Record {
+            records.push(NodeRecord {
                 nodeid: U64::new(nodeids[at].0),
                 size,
                 mtime: I64::new(node.mtime),
@@ -201,7 +201,7 @@ impl Builder {
     }
 
     /// From the last level to the root: a directory's entries stand on the level behind it.
-    fn digests(&self, order: &[u32], levels: &[usize], records: &[Record], tables: &Tables) -> Vec<[u8; 32]> {
+    fn digests(&self, order: &[u32], levels: &[usize], records: &[NodeRecord], tables: &Tables) -> Vec<[u8; 32]> {
         let mut digests = vec![[0; 32]; records.len()];
         let xattr_hashes: Vec<Digest> =
             tables.xattr_list.iter().map(|set| Digest::of(&format::encode_xattr_set(set))).collect();
@@ -305,7 +305,7 @@ impl Tables {
 }
 
 /// Node numbers sorted by nodeid. Two nodes with one nodeid are refused: the kernel would take them for one.
-fn index(records: &[Record]) -> Result<Vec<U32>> {
+fn index(records: &[NodeRecord]) -> Result<Vec<U32>> {
     let mut index: Vec<(u64, u32)> =
         records.iter().zip(0..).map(|(record, number)| (record.nodeid.get(), number)).collect();
     index.par_sort_unstable();

@@ -26,7 +26,7 @@ pub const VERSION: u32 = 1;
 /// A node, as it lies in the file.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct Record {
+pub struct NodeRecord {
     pub nodeid: U64,
     /// A file's size; a directory's or symlink's range.
     pub size: U64,
@@ -40,9 +40,9 @@ pub struct Record {
     pub xattr: U16,
 }
 
-const _: () = assert!(size_of::<Record>() == 40);
+const _: () = assert!(size_of::<NodeRecord>() == 40);
 
-impl Record {
+impl NodeRecord {
     /// The size field as a range: first, length.
     pub fn range(&self) -> (u32, u32) {
         let both = self.size.get();

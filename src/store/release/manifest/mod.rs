@@ -27,7 +27,7 @@ use crate::error::{Context, Errno, Error, Result};
 use crate::store::release::search::among_hashes;
 use crate::sys::Mapped;
 use crate::tree::{Digest, Kind, Node, NodeId, Owner, Tree};
-use format::{Header, Record, Section};
+use format::{Header, NodeRecord, Section};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -152,11 +152,11 @@ impl Manifest {
         &self.bytes.get()[self.header.range(section)]
     }
 
-    fn record(&self, index: u32) -> Result<Record> {
-        let at = index as usize * size_of::<Record>();
+    fn record(&self, index: u32) -> Result<NodeRecord> {
+        let at = index as usize * size_of::<NodeRecord>();
         self.section(Section::Records)
-            .get(at..at + size_of::<Record>())
-            .and_then(|bytes| Record::read_from_bytes(bytes).ok())
+            .get(at..at + size_of::<NodeRecord>())
+            .and_then(|bytes| NodeRecord::read_from_bytes(bytes).ok())
             .ok_or_else(|| self.damaged("a node number is out of range"))
     }
 

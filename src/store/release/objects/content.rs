@@ -1,6 +1,6 @@
 //! A content that is open for reading: an object of its own, or a range of a pack.
 
-use super::pack::{Pack, Place};
+use super::pack::{Extent, Pack};
 use crate::error::Errno;
 use crate::tree::Digest;
 use rustix::fs::{Advice, SeekFrom};
@@ -35,10 +35,10 @@ impl Content {
         Self { digest, file: Arc::new(file), start: 0, len, packed: false }
     }
 
-    /// What lies at a place of a pack.
-    pub fn of_pack(digest: Digest, pack: &Pack, place: Place) -> Self {
+    /// What lies at an extent of a pack.
+    pub fn of_pack(digest: Digest, pack: &Pack, extent: Extent) -> Self {
         let file = pack.file().clone();
-        Self { digest, file, start: place.offset, len: place.len.into(), packed: true }
+        Self { digest, file, start: extent.offset, len: extent.len.into(), packed: true }
     }
 
     /// Its hash.

@@ -7,7 +7,7 @@ mod content;
 mod pack;
 
 pub use content::{Content, LARGE, let_go, seek};
-pub use pack::{Pack, PackWriter, Place};
+pub use pack::{Extent, Pack, PackWriter};
 
 use crate::error::{Context, Error, Result};
 use crate::tree::Digest;
@@ -106,7 +106,7 @@ impl Objects {
 
     /// Whether the content is there with this length. Packs that others added meanwhile are not looked for.
     pub fn has(&self, digest: Digest, len: u64) -> bool {
-        let packed = matches!(self.packed(digest), Ok(Some((_, place))) if u64::from(place.len) == len);
+        let packed = matches!(self.packed(digest), Ok(Some((_, extent))) if u64::from(extent.len) == len);
         packed || self.has_own(digest, len)
     }
 
@@ -115,13 +115,13 @@ impl Objects {
         fs::metadata(self.path(digest)).is_ok_and(|meta| meta.is_file() && meta.len() == len)
     }
 
-    fn packed(&self, digest: Digest) -> Result<Option<(Arc<Pack>, Place)>> {
+    fn packed(&self, digest: Digest) -> Result<Option<(Arc<Pack>, Extent)>> {
         let known = self.known();
         let mut failed = None;
         for pack in &known.packs {
             match pack.find(digest) {
                 Ok(None) => {}
-                Ok(Some(place)) => return Ok(Some((pack.clone(), place))),
+                Ok(Some(extent)) => return Ok(Some((pack.clone(), extent))),
                 Err(error) => failed = Some(error),
             }
         }
@@ -155,8 +155,8 @@ impl Objects {
             }
         };
         match found {
-            Some((pack, place)) if u64::from(place.len) == len => Ok(Content::of_pack(digest, &pack, place)),
-            Some((_, place)) => Err(self.of_another_length(digest, place.len.into(), len)),
+            Some((pack, extent)) if u64::from(extent.len) == len => Ok(Content::of_pack(digest, &pack, extent)),
+            Some((_, extent)) => Err(self.of_another_length(digest, extent.len.into(), len)),
             None => Err(self.missing(digest)),
         }
     }

@@ -28,7 +28,7 @@ const VERSION: u32 = 1;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Record {
+struct PackRecord {
     digest: [u8; 32],
     offset: U64,
     len: U32,
@@ -46,14 +46,14 @@ struct Footer {
     hash: [u8; 32],
 }
 
-const RECORD: usize = size_of::<Record>();
+const RECORD: usize = size_of::<PackRecord>();
 const FOOTER: usize = size_of::<Footer>();
 const _: () = assert!(RECORD == 48 && FOOTER == 64);
 
-impl Record {
-    fn new(digest: Digest, place: Place) -> Self {
+impl PackRecord {
+    fn new(digest: Digest, extent: Extent) -> Self {
         let mut record =
-            Self { digest: digest.0, offset: U64::new(place.offset), len: U32::new(place.len), check: U32::new(0) };
+            Self { digest: digest.0, offset: U64::new(extent.offset), len: U32::new(extent.len), check: U32::new(0) };
         record.check = record.sum();
         record
     }
@@ -66,7 +66,7 @@ impl Record {
 
 /// Where a content lies in its pack, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Extent {
     /// Where it begins.
     pub offset: u64,
     /// Its length.
@@ -139,19 +139,19 @@ impl Pack {
     }
 
     /// Where the content of this hash lies, if it is here.
-    pub fn find(&self, digest: Digest) -> Result<Option<Place>> {
+    pub fn find(&self, digest: Digest) -> Result<Option<Extent>> {
         let records = self.records()?;
         let share = digest.0.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
         let found = among_hashes(records.len(), share, |number| Ok(records[number].digest.cmp(&digest.0)))?;
-        let place = found.map(|number| self.place(&records[number])).transpose();
+        let extent = found.map(|number| self.place(&records[number])).transpose();
         if self.map.is_bad() {
             return Err(damaged(&self.path, "a page of it cannot be read"));
         }
-        place
+        extent
     }
 
     /// Every content.
-    pub fn each(&self, mut content: impl FnMut(Digest, Place)) -> Result<()> {
+    pub fn each(&self, mut content: impl FnMut(Digest, Extent)) -> Result<()> {
         for record in self.records()? {
             content(Digest(record.digest), self.place(record)?);
         }
@@ -171,18 +171,18 @@ impl Pack {
         Ok(())
     }
 
-    fn records(&self) -> Result<&[Record]> {
+    fn records(&self) -> Result<&[PackRecord]> {
         let bytes = &self.map[self.at..self.at + self.count * RECORD];
-        <[Record]>::ref_from_bytes(bytes).map_err(|_| damaged(&self.path, "its records are cut off"))
+        <[PackRecord]>::ref_from_bytes(bytes).map_err(|_| damaged(&self.path, "its records are cut off"))
     }
 
-    fn place(&self, record: &Record) -> Result<Place> {
-        let place = Place { offset: record.offset.get(), len: record.len.get() };
-        let end = place.offset.checked_add(place.len.into());
+    fn place(&self, record: &PackRecord) -> Result<Extent> {
+        let extent = Extent { offset: record.offset.get(), len: record.len.get() };
+        let end = extent.offset.checked_add(extent.len.into());
         if record.check != record.sum() || end.is_none_or(|end| end > self.at as u64) {
             return Err(damaged(&self.path, "a record of it is not what was written"));
         }
-        Ok(place)
+        Ok(extent)
     }
 }
 
@@ -199,7 +199,7 @@ pub struct PackWriter {
     path: PathBuf,
     out: BufWriter<File>,
     at: u64,
-    places: HashMap<Digest, Place>,
+    places: HashMap<Digest, Extent>,
 }
 
 impl PackWriter {
@@ -226,7 +226,7 @@ impl PackWriter {
             return Ok(false);
         }
         self.out.write_all(bytes).context(|| format!("writing {}", self.path.display()))?;
-        self.places.insert(digest, Place { offset: self.at, len: bytes.len() as u32 });
+        self.places.insert(digest, Extent { offset: self.at, len: bytes.len() as u32 });
         self.at += bytes.len() as u64;
         Ok(true)
     }
@@ -234,7 +234,8 @@ impl PackWriter {
     /// Ends it; gives the name that it is to have.
     pub fn finish(mut self) -> Result<(PathBuf, Digest)> {
         let what = || format!("writing {}", self.path.display());
-        let mut records: Vec<Record> = self.places.iter().map(|(digest, place)| Record::new(*digest, *place)).collect();
+        let mut records: Vec<PackRecord> =
+            self.places.iter().map(|(digest, extent)| PackRecord::new(*digest, *extent)).collect();
         records.sort_unstable_by_key(|record| record.digest);
         let mut footer = Footer {
             magic: *MAGIC,
@@ -266,9 +267,9 @@ mod tests {
             writer.append(Digest::of(bytes), bytes).expect("append");
         }
         let (path, name) = writer.finish().expect("finish");
-        let place = dir.join(name.to_hex());
-        fs::rename(path, &place).expect("rename");
-        place
+        let extent = dir.join(name.to_hex());
+        fs::rename(path, &extent).expect("rename");
+        extent
     }
 
     proptest! {
@@ -284,9 +285,9 @@ mod tests {
             let whole = fs::read(&path).expect("read");
             let pack = Pack::open(&path).expect("open");
             for bytes in &contents {
-                let place = pack.find(Digest::of(bytes)).expect("sound").expect("there");
-                let start = place.offset as usize;
-                prop_assert_eq!(&whole[start..start + place.len as usize], &bytes[..]);
+                let extent = pack.find(Digest::of(bytes)).expect("sound").expect("there");
+                let start = extent.offset as usize;
+                prop_assert_eq!(&whole[start..start + extent.len as usize], &bytes[..]);
             }
             prop_assert_eq!(pack.find(Digest::of(b"not there, and too long for a coincidence")).expect("sound"), None);
             pack.verify().expect("sound");
@@ -305,9 +306,9 @@ mod tests {
             if let Ok(pack) = Pack::open(&other) {
                 prop_assert!(pack.verify().is_err());
                 for bytes in &contents {
-                    if let Ok(Some(place)) = pack.find(Digest::of(bytes)) {
-                        let start = place.offset as usize;
-                        prop_assert_eq!(&whole[start..start + place.len as usize], &bytes[..]);
+                    if let Ok(Some(extent)) = pack.find(Digest::of(bytes)) {
+                        let start = extent.offset as usize;
+                        prop_assert_eq!(&whole[start..start + extent.len as usize], &bytes[..]);
                     }
                 }
             }

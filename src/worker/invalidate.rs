@@ -26,7 +26,7 @@ const MOST_STUCK: usize = 8;
 
 /// A switch from one release to another, and in what they differ.
 #[derive(Debug)]
-pub struct Change {
+pub struct ReleasePair {
     /// The release being left.
     pub old: Arc<Release>,
     /// The release coming.
@@ -39,7 +39,7 @@ pub struct Change {
     tops: Vec<(NodeId, Vec<u8>)>,
 }
 
-impl Change {
+impl ReleasePair {
     /// With these scopes. A shared scope's own name stands for the scope in every release, so it never changes.
     pub fn new(old: Arc<Release>, new: Arc<Release>, changes: ChangeSet, scopes: Option<&Scopes>) -> Result<Self> {
         let mut change = Self { old, new, changes, scoped: HashSet::new(), tops: Vec::new() };
@@ -111,20 +111,20 @@ impl Change {
 
 /// A list of things that the kernel is to forget: first the locks, then names, then attributes.
 #[derive(Clone, Debug, Default)]
-pub struct Drops {
+pub struct Invalidations {
     /// The switch whose directories' locks are passed, and whether its own names are dropped too.
-    pub changes: Vec<(Arc<Change>, Names)>,
+    pub changes: Vec<(Arc<ReleasePair>, Phase)>,
     /// Further names.
     pub entries: Vec<(NodeId, Vec<u8>)>,
 }
 
 /// Which names and attributes of a change are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Names {
+pub enum Phase {
     /// Step 2: the changed names, changed directories and nodes that get another mtime.
-    Changed,
+    BeforeSwap,
     /// Step 4: no names beside those that were noted; changed directories, old and new nodes of changed files.
-    Noted,
+    AfterSwap,
 }
 
 /// How it ended.
@@ -138,37 +138,37 @@ pub enum Outcome {
 
 /// Works lists off.
 #[derive(Debug)]
-pub struct Dropper {
+pub struct Invalidator {
     kernel: Arc<OnceLock<Kernel>>,
     mountpoint: PathBuf,
     stuck: Arc<AtomicUsize>,
 }
 
-impl Dropper {
+impl Invalidator {
     /// For the mount at this place.
     pub fn new(kernel: Arc<OnceLock<Kernel>>, mountpoint: PathBuf) -> Self {
         Self { kernel, mountpoint, stuck: Arc::default() }
     }
 
     /// Works a list off; gives up when nothing moved for `limit`.
-    pub fn work_off(&self, drops: Drops, barrier: Barrier, limit: Duration) -> Result<Outcome> {
+    pub fn run(&self, list: Invalidations, barrier: Barrier, limit: Duration) -> Result<Outcome> {
         if self.stuck.load(Ordering::Relaxed) >= MOST_STUCK {
             return Ok(Outcome::TimedOut);
         }
-        let given_up = Arc::new(AtomicBool::new(false));
-        let told = Arc::new(AtomicUsize::new(0));
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let progress = Arc::new(AtomicUsize::new(0));
         let (done, result) = channel();
-        let worker = Worker {
+        let running = Running {
             kernel: self.kernel.clone(),
             mountpoint: self.mountpoint.clone(),
             barrier: barrier.on_this_kernel(),
-            given_up: given_up.clone(),
-            told: told.clone(),
+            cancelled: cancelled.clone(),
+            progress: progress.clone(),
         };
         let stuck = self.stuck.clone();
         stuck.fetch_add(1, Ordering::Relaxed);
         let spawned = std::thread::Builder::new().name("verfs-drops".into()).spawn(move || {
-            let outcome = worker.run(&drops);
+            let outcome = running.run(&list);
             stuck.fetch_sub(1, Ordering::Relaxed);
             // Nobody listens any more if the limit passed.
             let _ = done.send(outcome);
@@ -186,11 +186,11 @@ impl Dropper {
                     return Err(Error::failed("the thread that tells the kernel died"));
                 }
             }
-            let now = told.load(Ordering::Relaxed);
+            let now = progress.load(Ordering::Relaxed);
             if now != seen {
                 (seen, moved) = (now, Instant::now());
             } else if moved.elapsed() >= limit {
-                given_up.store(true, Ordering::Relaxed);
+                cancelled.store(true, Ordering::Relaxed);
                 return Ok(Outcome::TimedOut);
             }
         }
@@ -215,51 +215,51 @@ fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-struct Worker {
+struct Running {
     kernel: Arc<OnceLock<Kernel>>,
     mountpoint: PathBuf,
     barrier: Barrier,
-    given_up: Arc<AtomicBool>,
-    /// How many things the kernel was told: by it the one who waits sees that the list moves on.
-    told: Arc<AtomicUsize>,
+    cancelled: Arc<AtomicBool>,
+    /// How many things the kernel was told; the waiting thread watches it grow.
+    progress: Arc<AtomicUsize>,
 }
 
-impl Worker {
-    fn run(&self, drops: &Drops) -> Result<()> {
+impl Running {
+    fn run(&self, list: &Invalidations) -> Result<()> {
         let kernel = self.kernel.get().ok_or_else(|| Error::failed("the mount is not there yet"))?;
         if !fault::skips(Skip::Barrier) {
-            for (change, _) in &drops.changes {
+            for (change, _) in &list.changes {
                 self.pass_locks(kernel, change)?;
             }
         }
-        for (dir, name) in &drops.entries {
-            self.go_on()?;
+        for (dir, name) in &list.entries {
+            self.check_cancelled()?;
             kernel.drop_entry(*dir, name)?;
         }
-        for (change, names) in &drops.changes {
+        for (change, names) in &list.changes {
             self.drop_change(kernel, change, *names)?;
         }
         Ok(())
     }
 
-    fn drop_change(&self, kernel: &Kernel, change: &Change, names: Names) -> Result<()> {
+    fn drop_change(&self, kernel: &Kernel, change: &ReleasePair, names: Phase) -> Result<()> {
         let changes = &change.changes;
-        if names == Names::Changed {
+        if names == Phase::BeforeSwap {
             for (dir, name) in &change.tops {
-                self.go_on()?;
+                self.check_cancelled()?;
                 kernel.drop_entry(*dir, name)?;
             }
             for ChangedEntry { dir, side, index } in &changes.entries {
-                self.go_on()?;
+                self.check_cancelled()?;
                 kernel.drop_entry(change.known_as(*dir), change.release(*side).manifest.name(*index)?)?;
             }
         }
         let leaves = match names {
-            Names::Changed => &changes.stamped,
-            Names::Noted => &changes.leaves,
+            Phase::BeforeSwap => &changes.stamped,
+            Phase::AfterSwap => &changes.leaves,
         };
         for node in changes.dirs.iter().map(|dir| dir.node).chain(leaves.iter().copied()) {
-            self.go_on()?;
+            self.check_cancelled()?;
             kernel.drop_attributes(node)?;
             if !change.scoped.is_empty() {
                 kernel.drop_attributes(media_of(node))?;
@@ -269,7 +269,7 @@ impl Worker {
     }
 
     /// The barrier: the lock of each changed directory and of its parent, taken and let go.
-    fn pass_locks(&self, kernel: &Kernel, change: &Change) -> Result<()> {
+    fn pass_locks(&self, kernel: &Kernel, change: &ReleasePair) -> Result<()> {
         let mut dirs = Vec::new();
         for dir in &change.changes.dirs {
             let manifest = &change.release(dir.at.0).manifest;
@@ -289,7 +289,7 @@ impl Worker {
             if !passed.insert(node) {
                 continue;
             }
-            self.go_on()?;
+            self.check_cancelled()?;
             match (&root, place) {
                 // A directory that cannot be reached by its path now gets the notification after all: what is said of
                 // it has TTL 0.
@@ -300,9 +300,9 @@ impl Worker {
         Ok(())
     }
 
-    fn go_on(&self) -> Result<()> {
-        self.told.fetch_add(1, Ordering::Relaxed);
-        match self.given_up.load(Ordering::Relaxed) {
+    fn check_cancelled(&self) -> Result<()> {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+        match self.cancelled.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(Error::failed("given up after the time limit")),
         }
