@@ -29,6 +29,17 @@ pub enum Error {
     Damaged(String),
     /// A plain answer to the kernel, such as ENOENT: no fault of anybody's, never logged.
     Errno(Errno),
+    /// A write outside the scopes: EROFS to the kernel. Another thing than a disk that was remounted read-only.
+    Refused,
+    /// A call on a disk failed while the mount was served. Exit code 1.
+    Disk {
+        /// What was being done, as a verb: "reading".
+        operation: &'static str,
+        /// The path that it was done to, as far as it is known.
+        path: Vec<u8>,
+        /// What the disk said.
+        errno: Errno,
+    },
 }
 
 impl Error {
@@ -52,6 +63,11 @@ impl Error {
         Self::Io { context: context.into(), source: source.into() }
     }
 
+    /// What the kernel is to be told; no fault.
+    pub fn answer(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+
     /// The process's exit code for this error.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -63,7 +79,8 @@ impl Error {
     /// The number that the kernel is given for this error.
     pub fn errno(&self) -> Errno {
         match self {
-            Self::Errno(errno) => *errno,
+            Self::Errno(errno) | Self::Disk { errno, .. } => *errno,
+            Self::Refused => Errno::ROFS,
             Self::Io { source, .. } => source.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error),
             // Not EINVAL: a request of the kernel's is never malformed by its user.
             Self::Request(_) | Self::Failed(_) | Self::Damaged(_) => Errno::IO,
@@ -80,7 +97,7 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         match self {
             Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            Self::Errno(errno) => *errno == Errno::NOENT,
+            Self::Errno(errno) | Self::Disk { errno, .. } => *errno == Errno::NOENT,
             _ => false,
         }
     }
@@ -92,6 +109,8 @@ impl fmt::Display for Error {
             Self::Request(text) | Self::Failed(text) | Self::Damaged(text) => f.write_str(text),
             Self::Io { context, source } => write!(f, "{context}: {source}"),
             Self::Errno(errno) => write!(f, "{errno}"),
+            Self::Refused => f.write_str("the path lies in no scope, so it cannot be written"),
+            Self::Disk { operation, path, errno } => write!(f, "{operation} {}: {errno}", path.escape_ascii()),
         }
     }
 }
@@ -120,6 +139,21 @@ pub trait Context<T> {
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T> {
         self.map_err(|source| Error::io(what(), source))
+    }
+}
+
+/// Keeps what was being done on a disk, and to what, with an error of the disk's.
+pub trait OnDisk<T> {
+    /// `path` is called only on an error.
+    fn on_disk<P: Into<Vec<u8>>>(self, operation: &'static str, path: impl FnOnce() -> P) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> OnDisk<T> for std::result::Result<T, E> {
+    fn on_disk<P: Into<Vec<u8>>>(self, operation: &'static str, path: impl FnOnce() -> P) -> Result<T> {
+        self.map_err(|error| {
+            let errno = error.into().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+            Error::Disk { operation, path: path().into(), errno }
+        })
     }
 }
 
