@@ -1,5 +1,6 @@
 //! What the kernel is told of a node, and how long it may believe it.
 
+use super::mount::LookupRef;
 use crate::store::active::stamps::Stamp;
 use crate::tree::{Kind, Node, NodeId, Owner};
 use std::time::Duration;
@@ -95,7 +96,7 @@ impl Attr {
 }
 
 /// The answer to a lookup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Entry {
     /// `None`: the name stands for nothing.
     pub attr: Option<Attr>,
@@ -103,4 +104,6 @@ pub struct Entry {
     pub entry_ttl: Ttl,
     /// How long the attributes may be believed.
     pub attr_ttl: Ttl,
+    /// The lookup that the kernel is to count, of a node in a scope.
+    pub lookup: Option<LookupRef>,
 }

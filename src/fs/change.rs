@@ -3,14 +3,10 @@
 use super::Fs;
 use super::attr::{Attr, Entry, Ttl, Type};
 use super::epoch::Epoch;
-use super::media::{Caller, Changes, Media, New, Permissions, Source, Task, Writing, is_media};
+use super::media::{Caller, Changes, Media, New, Permissions, Source, Task, Writing};
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Handles of listings in scopes: past every number of a switch.
-static LISTINGS: AtomicU64 = AtomicU64::new(1 << 32);
 
 impl Fs {
     fn task<'a>(&'a self, epoch: &'a Epoch, caller: Caller) -> Task<'a> {
@@ -19,8 +15,8 @@ impl Fs {
 
     /// The handle of a listing that begins.
     pub fn begin_listing(&self, epoch: &Epoch, dir: NodeId) -> Result<u64> {
-        if is_media(dir) {
-            return Ok(LISTINGS.fetch_add(1, Ordering::Relaxed));
+        if let Some(media) = self.media_of(dir) {
+            return Ok(media.begin_listing());
         }
         epoch.find(dir).map(|_| u64::from(epoch.switch))
     }
@@ -65,7 +61,7 @@ impl Fs {
 
     /// rename(2) and renameat2(2). Into a scope and out of one is another device's.
     pub fn rename(&self, caller: Caller, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
-        if is_media(from.0) != is_media(to.0) {
+        if from.0.is_scoped() != to.0.is_scoped() {
             return Err(Errno::XDEV.into());
         }
         let media = self.writable(caller, from.0, from.1)?;
@@ -75,7 +71,7 @@ impl Fs {
     /// link(2).
     pub fn link(&self, caller: Caller, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Entry> {
         let media = self.writable(caller, dir, name)?;
-        if !is_media(node) {
+        if !node.is_scoped() {
             return Err(Errno::XDEV.into());
         }
         media.link(self.task(&self.epochs.load(), caller), node, dir, name)
@@ -102,7 +98,7 @@ impl Fs {
     /// copy_file_range(2), from anywhere into a scope.
     pub fn copy_range(&self, caller: Caller, from: (NodeId, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
         let media = self.writable(caller, to.0, b"")?;
-        let source = match is_media(from.0) {
+        let source = match from.0.is_scoped() {
             true => media.source(&self.descriptors, from.0)?,
             false => Source::Release(self.open_content(from.0)?),
         };
@@ -117,7 +113,7 @@ impl Fs {
 
     /// fsync(2); what a release holds is on disk.
     pub fn fsync(&self, node: NodeId, data_only: bool) -> Result<()> {
-        match self.media.as_ref().filter(|_| is_media(node)) {
+        match self.media.as_ref().filter(|_| node.is_scoped()) {
             Some(media) => media.fsync(node, data_only),
             None => Ok(()),
         }
@@ -125,6 +121,6 @@ impl Fs {
 
     /// fsync(2) of a directory.
     pub fn fsync_dir(&self, node: NodeId) -> Result<()> {
-        self.media.as_ref().filter(|_| is_media(node)).map_or(Ok(()), |media: &Media| media.fsync_dir(node))
+        self.media.as_ref().filter(|_| node.is_scoped()).map_or(Ok(()), |media: &Media| media.fsync_dir(node))
     }
 }

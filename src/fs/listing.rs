@@ -7,6 +7,7 @@
 use super::Fs;
 use super::attr::{Attr, Ttl};
 use super::epoch::{Epoch, Located, Release};
+use super::mount::LookupRef;
 use crate::error::{Errno, Error, Result};
 use crate::store::active::stamps::Stamp;
 use crate::tree::{Kind, NodeId, Tree};
@@ -23,7 +24,7 @@ pub struct Position {
 }
 
 /// An entry of a listing.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Listed {
     /// Its name.
     pub name: Vec<u8>,
@@ -33,6 +34,8 @@ pub struct Listed {
     pub attr: Attr,
     /// How long entry and attributes may be believed: the protocol library has one for both here.
     pub ttl: Ttl,
+    /// The lookup that the kernel is to count if it keeps the entry, of a node in a scope.
+    pub lookup: Option<LookupRef>,
 }
 
 impl Fs {
@@ -108,20 +111,26 @@ impl Fs {
         let Some(media) = &self.media else { return Ok(None) };
         let Some(scope) = media.scopes.top(dir, name) else { return Ok(None) };
         let entry = media.lookup_top(epoch, scope)?;
-        Ok(entry.attr.map(|attr| Listed { name: name.to_vec(), cookie: 0, attr, ttl: entry.attr_ttl }))
+        Ok(entry.attr.map(|attr| Listed {
+            name: name.to_vec(),
+            cookie: 0,
+            attr,
+            ttl: entry.attr_ttl,
+            lookup: entry.lookup,
+        }))
     }
 }
 
 /// "." or "..": the kernel takes no attributes from them.
 fn dot(epoch: &Epoch, name: &[u8], shown: Located<'_>, node: NodeId) -> Result<Listed> {
-    Ok(Listed { name: name.to_vec(), cookie: 0, attr: attr_of_gone(epoch, shown, node)?, ttl: Ttl::Zero })
+    Ok(Listed { name: name.to_vec(), cookie: 0, attr: attr_of_gone(epoch, shown, node)?, ttl: Ttl::Zero, lookup: None })
 }
 
 /// An entry without anything that the kernel could keep: of its attributes only number and kind are used.
 fn name_of(child: Located<'_>) -> Result<Listed> {
     let node = child.manifest().node(child.index)?;
     let attr = Attr::of(&node, Stamp::from_nanos(node.mtime));
-    Ok(Listed { name: child.manifest().name(child.index)?.to_vec(), cookie: 0, attr, ttl: Ttl::Zero })
+    Ok(Listed { name: child.manifest().name(child.index)?.to_vec(), cookie: 0, attr, ttl: Ttl::Zero, lookup: None })
 }
 
 fn child_of(epoch: &Epoch, dir: NodeId, child: Located<'_>, active: Option<u32>) -> Result<Listed> {
@@ -133,7 +142,7 @@ fn child_of(epoch: &Epoch, dir: NodeId, child: Located<'_>, active: Option<u32>)
         None => (attr_of_gone(epoch, child, shown.nodeid)?, false),
     };
     let certain = same && !epoch.changes(dir, name) && !epoch.is_uncertain(attr.node);
-    Ok(Listed { name: name.to_vec(), cookie: 0, attr, ttl: Ttl::forever_if(certain) })
+    Ok(Listed { name: name.to_vec(), cookie: 0, attr, ttl: Ttl::forever_if(certain), lookup: None })
 }
 
 /// Where the active release has the same node under the same name, if it does.

@@ -11,6 +11,7 @@ mod counters;
 mod epoch;
 mod listing;
 pub mod media;
+mod mount;
 pub mod refused;
 mod threads;
 
@@ -20,13 +21,14 @@ pub use counters::{Counters, Operation};
 pub use epoch::{Epoch, Epochs, Release, Transition};
 pub use listing::{Listed, Position};
 pub use media::Media;
+pub use mount::LookupRef;
 
 use crate::error::{Errno, Error, Result};
 
 use crate::store::media::home::is_acl;
 use crate::store::release::objects::{Content, Objects};
 use crate::tree::{EntryName, Kind, NodeId, Tree, name_key};
-use media::{AnswerGuard, Caller, Reading};
+use media::{Caller, Reading};
 use refused::{Refused, Why};
 use std::fs::File;
 use std::sync::Arc;
@@ -77,7 +79,6 @@ impl Fs {
     /// still the same; else computes it again. `compute` may read the disk; `send` must only send.
     pub fn answer<T>(&self, compute: impl Fn(&Epoch) -> Result<T>, send: impl FnOnce(&Epoch, Result<T>)) {
         loop {
-            let _answering = self.answering();
             let epoch = self.epochs.load();
             let mut answer = compute(&epoch);
             if let Some(bad) = epoch.bad() {
@@ -94,14 +95,37 @@ impl Fs {
         }
     }
 
-    /// Held while an answer is made and sent that may tell the kernel of nodes in scopes.
-    pub fn answering(&self) -> Option<AnswerGuard<'_>> {
-        self.media.as_ref().map(Media::answering)
-    }
-
     /// The writable layer, for a node of it.
     fn media_of(&self, node: NodeId) -> Option<&Media> {
-        self.media.as_ref().filter(|_| media::is_media(node))
+        self.media.as_ref().filter(|_| node.is_scoped())
+    }
+
+    /// The disk of the writable layer that who looks at a node may wait for; none for what releases hold.
+    pub fn disk_to_look(&self, node: NodeId) -> Option<u64> {
+        self.media_of(node)?.disk_to_look(node)
+    }
+
+    /// The same for who lists a directory: one of a release may show the top of a scope.
+    pub fn disk_to_list(&self, dir: NodeId) -> Option<u64> {
+        let media = self.media.as_ref()?;
+        match dir.is_scoped() || media.scopes.has_tops_in(dir) {
+            true => Some(media.disk_of(dir)),
+            false => None,
+        }
+    }
+
+    /// The disk that who changes a node, or a name in it, may wait for; none outside the scopes, where it is refused.
+    pub fn disk_to_change(&self, node: NodeId) -> Option<u64> {
+        Some(self.media_of(node)?.disk_of(node))
+    }
+
+    /// The disk that who looks up a name may wait for.
+    pub fn disk_to_look_up(&self, dir: NodeId, name: &[u8]) -> Option<u64> {
+        let media = self.media.as_ref()?;
+        match dir.is_scoped() || media.scopes.top(dir, name).is_some() {
+            true => Some(media.disk_of(dir)),
+            false => None,
+        }
     }
 
     /// The writable layer, for a change of this node or of a name in it: outside the scopes EROFS, and noted.
@@ -116,7 +140,7 @@ impl Fs {
         }
         path.extend(name);
         self.refused.note(&path, caller.uid, Why::Outside);
-        Err(Errno::ROFS.into())
+        Err(Error::Refused)
     }
 
     /// What a name in a directory stands for.
@@ -152,16 +176,9 @@ impl Fs {
         }
     }
 
-    /// The kernel is being told of a node: a media node counts it.
-    pub fn count_lookup(&self, node: NodeId) {
-        if let Some(media) = self.media_of(node) {
-            media.count_lookup(node);
-        }
-    }
-
     /// The kernel is being told of a node's attributes, as of an epoch.
     pub fn attrs_sent(&self, epoch: &Epoch, node: NodeId) {
-        epoch.attrs_sent(if media::is_media(node) { media::release_node(node) } else { node });
+        epoch.attrs_sent(node.unscoped());
     }
 
     /// The kernel forgot a node.
@@ -183,7 +200,7 @@ impl Fs {
     pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
         let epoch = self.epochs.load();
         if let Some(media) = self.media_of(node) {
-            return media.readlink(&epoch, node);
+            return media.readlink(node);
         }
         let at = epoch.find(node)?;
         match at.manifest().node(at.index)?.kind {

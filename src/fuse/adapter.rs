@@ -1,138 +1,79 @@
-//! Each operation of the FUSE protocol: call, match, reply. What changes something stands together at the end.
+//! Each operation of the FUSE protocol: what is asked, and in which lane it is answered. What changes something stands
+//! together at the end.
 
-use super::convert::{file_attr, file_type, nothing, times, ttl};
+use super::convert::times;
+use super::lanes::{Class, Lanes};
 use super::notify::Kernel;
-use crate::error::{Errno, Error, Result};
-use crate::fs::media::{Caller, Changes, New, Permissions, Reading, Writing};
-use crate::fs::{self, Entry, Fs, Listed, Operation, Position};
+use super::requests::{NewEntry, Requests};
+use crate::fs::media::{Caller, Changes, Permissions, Reading, Writing};
+use crate::fs::{Fs, Operation, Position};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
 use fuser::{
-    AccessFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-/// Most entries that are computed for one reply to a listing.
-const MOST_ENTRIES: usize = 1024;
+/// Requests that nobody waits for, reads ahead above all, that the kernel may have under way.
+const MOST_BACKGROUND: u16 = 4096;
 
 /// The file system as fuser calls it.
 pub struct Adapter {
-    fs: Arc<Fs>,
-    /// Set once the session is there; refused writes drop what the writer dirtied.
-    kernel: Arc<OnceLock<Kernel>>,
-    /// How many entries fitted into the last replies: the buffer's size is not told beforehand.
-    plain_fit: AtomicUsize,
-    plus_fit: AtomicUsize,
+    requests: Arc<Requests>,
+    lanes: Arc<Lanes>,
     acls: bool,
 }
 
 impl Adapter {
-    pub fn new(fs: Arc<Fs>, kernel: Arc<OnceLock<Kernel>>, acls: bool) -> Self {
-        Self { fs, kernel, plain_fit: AtomicUsize::new(MOST_ENTRIES), plus_fit: AtomicUsize::new(MOST_ENTRIES), acls }
+    /// For a session of so many threads.
+    pub fn new(fs: Arc<Fs>, kernel: Arc<OnceLock<Kernel>>, acls: bool, threads: usize) -> Self {
+        Self { requests: Arc::new(Requests::new(fs, kernel)), lanes: Arc::new(Lanes::new(threads)), acls }
     }
 
     fn count(&self, operation: Operation) {
-        self.fs.counters.count(operation);
+        self.requests.fs.counters.count(operation);
     }
 
-    /// The number for an error of a change; what was refused outside the scopes is counted.
-    fn refuse(&self, error: &Error) -> fuser::Errno {
-        if error.errno() == Errno::ROFS {
-            self.count(Operation::Refused);
-        }
-        fail(error)
+    /// Answers who looks at a node.
+    fn look(&self, node: NodeId, answer: impl FnOnce(&Requests) + Send + 'static) {
+        self.run(self.requests.fs.disk_to_look(node), Class::Look, answer);
     }
 
-    fn done(&self, reply: ReplyEmpty, result: Result<()>) {
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.refuse(&error)),
-        }
+    /// Answers who changes a node, or a name in it.
+    fn change(&self, node: NodeId, answer: impl FnOnce(&Requests) + Send + 'static) {
+        self.run(self.requests.fs.disk_to_change(node), Class::Change, answer);
     }
 
-    fn make(&self, req: &Request, dir: INodeNo, name: &OsStr, new: New<'_>, mode: Permissions, reply: ReplyEntry) {
-        let _answering = self.fs.answering();
-        self.entry(reply, self.fs.make(caller(req), NodeId(dir.0), name.as_bytes(), new, mode));
-    }
-
-    fn entry(&self, reply: ReplyEntry, made: Result<Entry>) {
-        match made {
-            Ok(entry) => told(&self.fs, &entry, reply),
-            Err(error) => reply.error(self.refuse(&error)),
-        }
-    }
-}
-
-fn errno(error: &Error) -> fuser::Errno {
-    fuser::Errno::from_i32(error.errno().raw_os_error())
-}
-
-fn fail(error: &Error) -> fuser::Errno {
-    fs::report(error);
-    errno(error)
-}
-
-fn lookup(fs: &Fs, dir: NodeId, name: &[u8], reply: ReplyEntry) {
-    fs.answer(
-        |epoch| fs.lookup(epoch, dir, name),
-        |epoch, answer| match answer {
-            Ok(entry) => {
-                entry.attr.iter().for_each(|attr| fs.attrs_sent(epoch, attr.node));
-                told(fs, &entry, reply);
+    fn run(&self, disk: Option<u64>, class: Class, answer: impl FnOnce(&Requests) + Send + 'static) {
+        match disk {
+            None => answer(&self.requests),
+            Some(disk) => {
+                let requests = self.requests.clone();
+                self.lanes.run(disk, class, move || answer(&requests));
             }
-            Err(error) => reply.error(errno(&error)),
-        },
-    );
+        }
+    }
+
+    fn make(&self, req: &Request, dir: INodeNo, name: &OsStr, new: NewEntry, mode: Permissions, reply: ReplyEntry) {
+        let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
+        self.change(dir, move |requests| requests.make(caller, (dir, &name), &new, mode, reply));
+    }
 }
 
-/// Tells the kernel of an entry.
-fn told(fs: &Fs, entry: &Entry, reply: ReplyEntry) {
-    if let Some(attr) = &entry.attr {
-        fs.count_lookup(attr.node);
-    }
-    let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
-    reply.entry_with_ttls(&ttl(entry.attr_ttl), &ttl(entry.entry_ttl), &attr, Generation(0));
+fn own(name: &OsStr) -> Vec<u8> {
+    name.as_bytes().to_vec()
 }
 
 fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid(), thread: req.pid() }
-}
-
-fn empty(reply: ReplyEmpty, result: Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(fail(&error)),
-    }
-}
-
-fn send_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
-    match value {
-        Err(error) => reply.error(errno(&error)),
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-    }
-}
-
-/// Fills a reply with `add` until it is full, and remembers how many fitted. `most` were computed, unless the listing was
-/// over before: then nothing is known of how many would have fitted.
-fn fill(listed: &[Listed], most: usize, fit: &AtomicUsize, mut add: impl FnMut(&Listed) -> bool) {
-    let fitted = listed.iter().take_while(|entry| !add(entry)).count();
-    let next = match fitted == listed.len() {
-        false => fitted + 8,
-        true if fitted >= most => fitted * 2,
-        true => return,
-    };
-    fit.store(next.clamp(16, MOST_ENTRIES), Ordering::Relaxed);
 }
 
 impl Filesystem for Adapter {
@@ -157,41 +98,39 @@ impl Filesystem for Adapter {
         if !config.capabilities().contains(InitFlags::FUSE_NO_OPEN_SUPPORT) {
             return Err(io::Error::other("the kernel cannot leave out OPEN; verfs needs Linux 5.15 or later"));
         }
+        // Reads ahead that wait for a disk must not keep those of releases waiting (fs/fuse/dev.c, fuse_block_alloc).
+        let _ = config.set_max_background(MOST_BACKGROUND);
         Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Operation::Lookup);
-        let (dir, fs, own) = (NodeId(parent.0), self.fs.clone(), name.as_bytes().to_vec());
+        let (dir, name) = (NodeId(parent.0), own(name));
+        let fs = &self.requests.fs;
+        let disk = fs.disk_to_look_up(dir, &name);
+        let (requests, lanes, own) = (self.requests.clone(), self.lanes.clone(), name.clone());
         // The number is the thread's (fuse_in_header.pid).
-        self.fs.gated(dir, name.as_bytes(), req.pid(), move || lookup(&fs, dir, &own, reply));
+        fs.gated(dir, &name, req.pid(), move || match disk {
+            None => requests.lookup(dir, &own, reply),
+            Some(disk) => lanes.run(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
         self.count(Operation::Forget);
-        self.fs.forget(NodeId(ino.0), nlookup);
+        self.requests.fs.forget(NodeId(ino.0), nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.count(Operation::Getattr);
-        self.fs.answer(
-            |epoch| self.fs.getattr(epoch, NodeId(ino.0)),
-            |epoch, answer| match answer {
-                Ok((attr, valid)) => {
-                    self.fs.attrs_sent(epoch, attr.node);
-                    reply.attr(&ttl(valid), &file_attr(&attr));
-                }
-                Err(error) => reply.error(errno(&error)),
-            },
-        );
+        let node = NodeId(ino.0);
+        self.look(node, move |requests| requests.getattr(node, reply));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         self.count(Operation::Readlink);
-        match self.fs.readlink(NodeId(ino.0)) {
-            Ok(target) => reply.data(&target),
-            Err(error) => reply.error(fail(&error)),
-        }
+        let node = NodeId(ino.0);
+        self.look(node, move |requests| requests.readlink(node, reply));
     }
 
     /// ENOSYS once, and the kernel opens files without asking for the life of the connection.
@@ -213,10 +152,8 @@ impl Filesystem for Adapter {
     ) {
         self.count(Operation::Read);
         let how = Reading { thread: req.pid(), direct: flags.0 & libc::O_DIRECT != 0 };
-        match self.fs.read(NodeId(ino.0), offset, size, how) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(fail(&error)),
-        }
+        let node = NodeId(ino.0);
+        self.look(node, move |requests| requests.read(node, offset, size, how, reply));
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -240,112 +177,62 @@ impl Filesystem for Adapter {
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         self.count(Operation::Fsync);
-        empty(reply, self.fs.fsync(NodeId(ino.0), datasync));
+        let node = NodeId(ino.0);
+        self.change(node, move |requests| requests.fsync(node, datasync, reply));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.count(Operation::Opendir);
-        self.fs.answer(
-            |epoch| self.fs.begin_listing(epoch, NodeId(ino.0)),
-            |_, answer| match answer {
-                Ok(switch) => reply.opened(FileHandle(switch), FopenFlags::empty()),
-                Err(error) => reply.error(errno(&error)),
-            },
-        );
+        self.requests.opendir(NodeId(ino.0), reply);
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         self.count(Operation::Readdir);
-        let from = Position { switch: fh.0, cookie: offset };
-        let most = self.plain_fit.load(Ordering::Relaxed);
-        self.fs.answer(
-            |epoch| self.fs.list(epoch, NodeId(ino.0), from, most, false),
-            |_, answer| match answer {
-                Ok(listed) => {
-                    fill(&listed, most, &self.plain_fit, |entry| {
-                        let (ino, kind) = (INodeNo(entry.attr.node.0), file_type(entry.attr.kind));
-                        reply.add(ino, entry.cookie, kind, OsStr::from_bytes(&entry.name))
-                    });
-                    reply.ok();
-                }
-                Err(error) => reply.error(errno(&error)),
-            },
-        );
+        let (node, from) = (NodeId(ino.0), Position { switch: fh.0, cookie: offset });
+        let disk = self.requests.fs.disk_to_list(node);
+        self.run(disk, Class::Look, move |requests| requests.readdir(node, from, reply));
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         self.count(Operation::Readdirplus);
-        let from = Position { switch: fh.0, cookie: offset };
-        let most = self.plus_fit.load(Ordering::Relaxed);
-        self.fs.answer(
-            |epoch| self.fs.list(epoch, NodeId(ino.0), from, most, true),
-            |epoch, answer| match answer {
-                Ok(listed) => {
-                    fill(&listed, most, &self.plus_fit, |entry| {
-                        let attr = file_attr(&entry.attr);
-                        let name = OsStr::from_bytes(&entry.name);
-                        let full = reply.add(attr.ino, entry.cookie, name, &ttl(entry.ttl), &attr, Generation(0));
-                        // The kernel counts what it is told of, but for the two that it knows already.
-                        if !full && !matches!(&entry.name[..], b"." | b"..") {
-                            self.fs.count_lookup(entry.attr.node);
-                            self.fs.attrs_sent(epoch, entry.attr.node);
-                        }
-                        full
-                    });
-                    reply.ok();
-                }
-                Err(error) => reply.error(errno(&error)),
-            },
-        );
+        let (node, from) = (NodeId(ino.0), Position { switch: fh.0, cookie: offset });
+        let disk = self.requests.fs.disk_to_list(node);
+        self.run(disk, Class::Look, move |requests| requests.readdirplus(node, from, reply));
     }
 
     fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
         self.count(Operation::Releasedir);
-        self.fs.end_listing(NodeId(ino.0), fh.0);
+        self.requests.fs.end_listing(NodeId(ino.0), fh.0);
         reply.ok();
     }
 
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.count(Operation::Fsync);
-        empty(reply, self.fs.fsync_dir(NodeId(ino.0)));
+        let node = NodeId(ino.0);
+        self.change(node, move |requests| requests.fsync_dir(node, reply));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         self.count(Operation::Statfs);
-        match self.fs.statfs() {
-            Ok(stat) => reply.statfs(
-                stat.f_blocks,
-                stat.f_bfree,
-                stat.f_bavail,
-                stat.f_files,
-                stat.f_ffree,
-                stat.f_bsize as u32,
-                255,
-                stat.f_frsize as u32,
-            ),
-            Err(error) => reply.error(fail(&error)),
-        }
+        self.requests.statfs(reply);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.count(Operation::Getxattr);
-        self.fs.answer(
-            |epoch| self.fs.getxattr(epoch, NodeId(ino.0), name.as_bytes()),
-            |_, value| send_xattr(reply, size, value),
-        );
+        let (node, name) = (NodeId(ino.0), own(name));
+        self.look(node, move |requests| requests.getxattr(node, &name, size, reply));
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.count(Operation::Listxattr);
-        self.fs.answer(|epoch| self.fs.listxattr(epoch, NodeId(ino.0)), |_, names| send_xattr(reply, size, names));
+        let node = NodeId(ino.0);
+        self.look(node, move |requests| requests.listxattr(node, size, reply));
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         self.count(Operation::Lseek);
-        match self.fs.seek(NodeId(ino.0), offset, whence) {
-            Ok(offset) => reply.offset(offset),
-            Err(error) => reply.error(fail(&error)),
-        }
+        let node = NodeId(ino.0);
+        self.look(node, move |requests| requests.seek(node, offset, whence, reply));
     }
 
     /// Never asked with default_permissions; ENOSYS keeps it so.
@@ -407,18 +294,16 @@ impl Filesystem for Adapter {
     ) {
         self.count(Operation::Setattr);
         let changes = Changes { mode, uid, gid, size, times: times(atime, mtime) };
-        match self.fs.setattr(caller(req), NodeId(ino.0), changes) {
-            Ok((attr, valid)) => reply.attr(&ttl(valid), &file_attr(&attr)),
-            Err(error) => reply.error(self.refuse(&error)),
-        }
+        let (caller, node) = (caller(req), NodeId(ino.0));
+        self.change(node, move |requests| requests.setattr(caller, node, changes, reply));
     }
 
     fn mknod(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, _: u32, reply: ReplyEntry) {
         self.count(Operation::Mknod);
         let new = match mode & libc::S_IFMT {
-            libc::S_IFREG | 0 => New::File,
-            libc::S_IFIFO => New::Fifo,
-            libc::S_IFSOCK => New::Socket,
+            libc::S_IFREG | 0 => NewEntry::File,
+            libc::S_IFIFO => NewEntry::Fifo,
+            libc::S_IFSOCK => NewEntry::Socket,
             // A device in a web server's uploads is nobody's wish.
             _ => return reply.error(fuser::Errno::EPERM),
         };
@@ -427,45 +312,32 @@ impl Filesystem for Adapter {
 
     fn mkdir(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         self.count(Operation::Mkdir);
-        self.make(req, dir, name, New::Dir, Permissions { mode, umask }, reply);
+        self.make(req, dir, name, NewEntry::Dir, Permissions { mode, umask }, reply);
     }
 
     fn symlink(&self, req: &Request, dir: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.count(Operation::Symlink);
-        self.make(
-            req,
-            dir,
-            name,
-            New::Symlink(target.as_os_str().as_bytes()),
-            Permissions { mode: 0o777, umask: 0 },
-            reply,
-        );
+        let new = NewEntry::Symlink(own(target.as_os_str()));
+        self.make(req, dir, name, new, Permissions { mode: 0o777, umask: 0 }, reply);
     }
 
     fn create(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
         self.count(Operation::Create);
+        let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
         let mode = Permissions { mode, umask };
-        let _answering = self.fs.answering();
-        match self.fs.create(caller(req), NodeId(dir.0), name.as_bytes(), mode, flags) {
-            Ok(entry) => {
-                let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
-                self.fs.count_lookup(NodeId(attr.ino.0));
-                // fuser has one time for both here.
-                let valid = ttl(entry.entry_ttl.min(entry.attr_ttl));
-                reply.created(&valid, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
-            }
-            Err(error) => reply.error(self.refuse(&error)),
-        }
+        self.change(dir, move |requests| requests.create(caller, (dir, &name), mode, flags, reply));
     }
 
     fn unlink(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Operation::Unlink);
-        self.done(reply, self.fs.unlink(caller(req), NodeId(dir.0), name.as_bytes()));
+        let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
+        self.change(dir, move |requests| requests.unlink(caller, dir, &name, reply));
     }
 
     fn rmdir(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Operation::Rmdir);
-        self.done(reply, self.fs.rmdir(caller(req), NodeId(dir.0), name.as_bytes()));
+        let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
+        self.change(dir, move |requests| requests.rmdir(caller, dir, &name, reply));
     }
 
     fn rename(
@@ -485,18 +357,16 @@ impl Filesystem for Adapter {
             libc::RENAME_EXCHANGE => Onto::Exchange,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        let (from, to) = ((NodeId(dir.0), name.as_bytes()), (NodeId(newdir.0), newname.as_bytes()));
-        self.done(reply, self.fs.rename(caller(req), from, to, onto));
+        let (caller, from, to) = (caller(req), (NodeId(dir.0), own(name)), (NodeId(newdir.0), own(newname)));
+        self.change(from.0, move |requests| requests.rename(caller, (from.0, &from.1), (to.0, &to.1), onto, reply));
     }
 
     fn link(&self, req: &Request, ino: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Operation::Link);
-        let _answering = self.fs.answering();
-        self.entry(reply, self.fs.link(caller(req), NodeId(ino.0), NodeId(dir.0), name.as_bytes()));
+        let (caller, node, dir, name) = (caller(req), NodeId(ino.0), NodeId(dir.0), own(name));
+        self.change(dir, move |requests| requests.link(caller, node, dir, &name, reply));
     }
 
-    /// Root can open a release file for writing, since OPEN is not asked, and dirty a shared mapping of it. Outside
-    /// the scopes the write is refused here, and the page that the kernel made dirty is dropped.
     fn write(
         &self,
         req: &Request,
@@ -518,13 +388,20 @@ impl Filesystem for Adapter {
             sync: flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0,
             drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        match self.fs.write(caller(req), NodeId(ino.0), offset, data, how) {
-            Ok(len) => reply.written(len),
-            Err(error) => {
-                reply.error(self.refuse(&error));
-                if let Some(kernel) = self.kernel.get() {
-                    kernel.drop_pages_later(NodeId(ino.0));
-                }
+        let (caller, node) = (caller(req), NodeId(ino.0));
+        // Mostly it is answered here, from the bytes as they lie: they are copied only to wait.
+        let Some(disk) = self.requests.fs.disk_to_change(node) else {
+            return self.requests.write(caller, node, offset, data, how, reply);
+        };
+        match self.lanes.hold(disk, Class::Change) {
+            Some(_held) => self.requests.write(caller, node, offset, data, how, reply),
+            None => {
+                let (requests, bytes) = (self.requests.clone(), data.to_vec());
+                self.lanes.queue_bytes((disk, Class::Change), bytes.len(), reply, move |reply| match reply {
+                    Ok(reply) => requests.write(caller, node, offset, &bytes, how, reply),
+                    // Nothing is written yet: write(2) is done again.
+                    Err(full) => full.error(fuser::Errno::EINTR),
+                });
             }
         }
     }
@@ -540,7 +417,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.count(Operation::Fallocate);
-        self.done(reply, self.fs.fallocate(caller(req), NodeId(ino.0), (offset, len), mode));
+        let (caller, node) = (caller(req), NodeId(ino.0));
+        self.change(node, move |requests| requests.fallocate(caller, node, (offset, len), mode, reply));
     }
 
     fn copy_file_range(
@@ -558,20 +436,21 @@ impl Filesystem for Adapter {
     ) {
         self.count(Operation::CopyFileRange);
         let (from, to) = ((NodeId(ino_in.0), offset_in), (NodeId(ino_out.0), offset_out));
-        match self.fs.copy_range(caller(req), from, to, len) {
-            Ok(len) => reply.written(len),
-            Err(error) => reply.error(self.refuse(&error)),
-        }
+        let caller = caller(req);
+        self.change(to.0, move |requests| requests.copy_range(caller, from, to, len, reply));
     }
 
     fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
         self.count(Operation::Setxattr);
-        let value = Some((value, flags as u32));
-        self.done(reply, self.fs.setxattr(caller(req), NodeId(ino.0), name.as_bytes(), value));
+        let (caller, node, name, value) = (caller(req), NodeId(ino.0), own(name), value.to_vec());
+        self.change(node, move |requests| {
+            requests.setxattr(caller, node, &name, Some((&value, flags as u32)), reply);
+        });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Operation::Removexattr);
-        self.done(reply, self.fs.setxattr(caller(req), NodeId(ino.0), name.as_bytes(), None));
+        let (caller, node, name) = (caller(req), NodeId(ino.0), own(name));
+        self.change(node, move |requests| requests.setxattr(caller, node, &name, None, reply));
     }
 }

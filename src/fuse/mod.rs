@@ -2,7 +2,9 @@
 
 mod adapter;
 mod convert;
+mod lanes;
 mod notify;
+mod requests;
 mod session;
 
 pub use notify::{Kernel, Use};

@@ -49,7 +49,8 @@ pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &MountOptions) -> Result<S
     let kernel = Arc::new(OnceLock::new());
     let what = || format!("mounting {}", mountpoint.display());
     let session =
-        fuser::Session::new(Adapter::new(fs, kernel.clone(), options.acls), mountpoint, &config).context(what)?;
+        fuser::Session::new(Adapter::new(fs, kernel.clone(), options.acls, options.threads), mountpoint, &config)
+            .context(what)?;
     let device = session.as_fd().try_clone_to_owned().context(what)?;
     let _ = kernel.set(Kernel::new(session.notifier(), device));
     let inner = session.spawn().context(what)?;

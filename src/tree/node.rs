@@ -34,8 +34,15 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The kernel's number for a node. Release nodes have bit 63 clear; the numbers with bit 63 set are kept for
-/// media nodes.
+/// The kernel's number for a node. All number spaces:
+///
+/// | numbers | whose |
+/// |---|---|
+/// | 0 | nobody's: a negative entry |
+/// | 1 | the root (FUSE_ROOT_ID) |
+/// | 2 to 15 | not used |
+/// | 16 to 2^63 - 1 | releases: a hash |
+/// | 2^63 and up | scopes, below the bit: a release's number, a hash of device and inode (62 bits), or a serial number |
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
@@ -46,6 +53,8 @@ impl NodeId {
     pub const NONE: Self = Self(0);
     /// Numbers below this are not handed out by hashing.
     const FIRST: u64 = 16;
+    /// Set in the number of every node of a scope.
+    const SCOPE: u64 = 1 << 63;
 
     /// The directory at this path (no leading slash; empty for the root).
     pub fn of_dir(path: &[u8]) -> Self {
@@ -67,6 +76,21 @@ impl NodeId {
             .update(&digest.0)
             .update(path);
         Self::from_hash(&hasher)
+    }
+
+    /// Whether it is the number of a node in a scope.
+    pub fn is_scoped(self) -> bool {
+        self.0 & Self::SCOPE != 0
+    }
+
+    /// In a scope: the number of what has this one outside.
+    pub fn scoped(self) -> Self {
+        Self(self.0 | Self::SCOPE)
+    }
+
+    /// Outside the scopes: the number of what has this one in a scope.
+    pub fn unscoped(self) -> Self {
+        Self(self.0 & !Self::SCOPE)
     }
 
     fn from_hash(hasher: &blake3::Hasher) -> Self {

@@ -7,7 +7,7 @@
 use crate::error::{Errno, Error, Result};
 use crate::fault::{self, Skip};
 use crate::fs::Release;
-use crate::fs::media::{Scopes, media_of};
+use crate::fs::media::Scopes;
 use crate::fuse::Kernel;
 use crate::store::media::home::split;
 use crate::store::settings::Barrier;
@@ -91,7 +91,7 @@ impl ReleasePair {
 
     /// The number by which the kernel knows a changed directory.
     pub fn known_as(&self, dir: NodeId) -> NodeId {
-        if self.scoped.contains(&dir) { media_of(dir) } else { dir }
+        if self.scoped.contains(&dir) { dir.scoped() } else { dir }
     }
 
     fn release(&self, side: Side) -> &Release {
@@ -262,7 +262,7 @@ impl Running {
             self.check_cancelled()?;
             kernel.drop_attributes(node)?;
             if !change.scoped.is_empty() {
-                kernel.drop_attributes(media_of(node))?;
+                kernel.drop_attributes(node.scoped())?;
             }
         }
         Ok(())

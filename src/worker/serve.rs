@@ -182,7 +182,22 @@ fn tend_media(fs: &Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Result<()> {
         }
     });
     now_and_then("verfs-idle", fs, Media::close_idle)?;
+    reap(fs)?;
     now_and_then("verfs-usage", fs, Media::measure)
+}
+
+/// Lets go of what the kernel forgot, as long as the writable layer is there.
+fn reap(fs: &Arc<Fs>) -> Result<()> {
+    let fs = Arc::downgrade(fs);
+    std::thread::Builder::new()
+        .name("verfs-reaper".into())
+        .spawn(move || {
+            while let Some(fs) = fs.upgrade() {
+                fs.media.iter().for_each(|media| media.reap_next(Duration::from_millis(500)));
+            }
+        })
+        .context(|| "starting a thread")?;
+    Ok(())
 }
 
 /// Does something for the writable layer twice a second, as long as it is there.

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use verfs::error::Error;
 use verfs::fs::media::{Caller, Changes, New, Permissions, Reading, Rights, Writing};
 use verfs::fs::refused::Refused;
-use verfs::fs::{Attr, Epoch, Fs, Media, Position, Release, Type};
+use verfs::fs::{Attr, Epoch, Fs, LookupRef, Media, Position, Release, Type};
 use verfs::store::media::home::Home;
 use verfs::store::media::layout::LAYOUT;
 use verfs::store::media::scope::Scope;
@@ -130,7 +130,7 @@ impl Real {
         let fs = self.fs();
         let entry = fs.lookup(&fs.epochs.load(), dir, name).map_err(errno)?;
         if let Some(attr) = entry.attr {
-            fs.count_lookup(attr.node);
+            entry.lookup.map(LookupRef::sent);
             self.told.push(attr.node);
         }
         Ok(entry.attr)
@@ -225,7 +225,7 @@ impl Real {
             cookie = last.cookie;
             for entry in listed.into_iter().filter(|entry| !matches!(&entry.name[..], b"." | b"..")) {
                 if plus {
-                    fs.count_lookup(entry.attr.node);
+                    entry.lookup.map(LookupRef::sent);
                     told.push(entry.attr.node);
                 }
                 let kind = match entry.attr.kind {
@@ -256,6 +256,12 @@ impl Real {
             told.reverse();
         }
         told.iter().for_each(|node| self.fs().forget(*node, 1));
+        self.reap();
+    }
+
+    /// As the worker does, from a thread of its own.
+    fn reap(&self) {
+        self.fs().media.iter().for_each(Media::reap);
     }
 
     fn make(&mut self, dir: NodeId, name: &[u8], made: &Made, mode: u16) -> Result<Answer, Errno> {
@@ -271,7 +277,7 @@ impl Real {
         let entry =
             self.fs().make(caller(), dir, name, new, Permissions { mode: mode.into(), umask: 0 }).map_err(errno)?;
         let node = entry.attr.expect("what was made").node;
-        self.fs().count_lookup(node);
+        entry.lookup.map(LookupRef::sent);
         self.told.push(node);
         Ok(Answer::Done)
     }
@@ -347,7 +353,7 @@ impl Real {
                 self.look_up(dir, name)?;
                 let entry = self.fs().link(who, node, dir, name).map_err(errno)?;
                 let attr = entry.attr.expect("what was linked");
-                self.fs().count_lookup(attr.node);
+                entry.lookup.map(LookupRef::sent);
                 self.told.push(attr.node);
                 assert_eq!(attr.node, node, "both names are one file's");
                 Ok(Answer::Done)
@@ -363,6 +369,7 @@ impl Real {
             Operation::Forget(number) => {
                 let node = self.held.remove(*number);
                 self.fs().forget(node, 1);
+                self.reap();
                 Ok(Answer::Done)
             }
             Operation::Switch(to) => {

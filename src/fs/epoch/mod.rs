@@ -105,11 +105,11 @@ impl Epoch {
         let certain = at.live && !self.changes(dir, name);
         let entry_ttl = Ttl::forever_if(certain);
         let Some(index) = child else {
-            return Ok(Entry { attr: None, entry_ttl, attr_ttl: Ttl::Zero });
+            return Ok(Entry { attr: None, entry_ttl, attr_ttl: Ttl::Zero, lookup: None });
         };
         let attr = self.attr(Located { index, ..at })?;
         let attr_ttl = Ttl::forever_if(certain && !self.is_uncertain(attr.node));
-        Ok(Entry { attr: Some(attr), entry_ttl, attr_ttl })
+        Ok(Entry { attr: Some(attr), entry_ttl, attr_ttl, lookup: None })
     }
 
     /// The attributes of a node, and how long they hold.

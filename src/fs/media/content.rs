@@ -1,34 +1,19 @@
-//! Contents and attributes of media nodes: by node, through a bounded cache of descriptors.
+//! Contents of media nodes: read, written, synced.
 
-use super::listing::ListedEntry;
-use super::lookup::print_of;
-use super::nodes::{Backing, MediaNode, Print};
-use super::truncation::Truncations;
-use super::writeback::Writeback;
-use super::{Media, Rights, Task};
-use crate::error::{Errno, Error, Result};
-use crate::fs::attr::{Attr, Ttl};
+use super::descriptors::Access;
+use super::nodes::{Backing, Look, MediaNode};
+use super::{Media, Task};
+use crate::error::{Errno, Result};
 use crate::fs::{Contents, ReadBytes};
-use crate::store::media::home::is_acl;
 use crate::store::release::objects::{self, Content};
 use crate::sys::AsCaller;
 use crate::tree::{NodeId, Tree};
-use lru::LruCache;
-use parking_lot::Mutex;
-use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, OFlags, Timestamps, Uid};
+use rustix::fs::{FallocateFlags, Mode};
 use rustix::io::ReadWriteFlags;
 use std::fs::{File, Metadata};
-use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Contents of media files that are kept open.
-const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// How long an idle one is kept: a file that is open for writing cannot be executed (ETXTBSY).
-const IDLE: Duration = Duration::from_secs(1);
-/// Listings that are kept between two calls.
-const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+use std::time::Duration;
 
 /// Who reads on and on is soon asked for in pieces of at least this length. A short one, at the end of a log perhaps, may be
 /// written to again soon, and is left in the page cache.
@@ -36,131 +21,10 @@ const READ_ON: usize = 128 << 10;
 /// How long after the last write a file is on disk: letting go of it before would make its reader wait for the writing.
 const WRITTEN_OUT: Duration = Duration::from_secs(60);
 
-/// Called when somebody changed a file behind the mount.
-type Notice = Box<dyn Fn(NodeId) + Send + Sync>;
-
-struct Open {
-    file: Arc<File>,
-    used: Instant,
-}
-
-/// The descriptors.
-pub struct Files {
-    open: Mutex<LruCache<(NodeId, bool), Open>>,
-    pub listings: Mutex<LruCache<u64, Arc<Vec<ListedEntry>>>>,
-    notice: std::sync::OnceLock<Notice>,
-    truncations: Truncations,
-    writeback: Writeback,
-}
-
-impl Default for Files {
-    fn default() -> Self {
-        Self {
-            open: Mutex::new(LruCache::new(OPEN_FILES)),
-            listings: Mutex::new(LruCache::new(LISTINGS)),
-            notice: std::sync::OnceLock::new(),
-            truncations: Truncations::default(),
-            writeback: Writeback::default(),
-        }
-    }
-}
-
-impl std::fmt::Debug for Files {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Files")
-    }
-}
-
-impl Files {
-    /// Lets go the descriptors of a node.
-    pub fn close(&self, node: NodeId) {
-        let mut open = self.open.lock();
-        let gone = (open.pop(&(node, false)), open.pop(&(node, true)));
-        drop(open);
-        drop(gone);
-        self.writeback.end(node);
-    }
-
-    /// Lets go of all that is kept of a node: its number may be given to another file.
-    pub fn forget(&self, node: NodeId) {
-        self.close(node);
-        self.truncations.cancel(node);
-    }
-
-    pub fn changed_behind(&self, node: NodeId) {
-        if let Some(notice) = self.notice.get() {
-            notice(node);
-        }
-    }
-}
-
-/// What setattr changes.
-#[derive(Clone, Debug, Default)]
-pub struct Changes {
-    /// Permission bits.
-    pub mode: Option<u32>,
-    /// User.
-    pub uid: Option<u32>,
-    /// Group.
-    pub gid: Option<u32>,
-    /// Length.
-    pub size: Option<u64>,
-    /// Times; `UTIME_OMIT` where one stays.
-    pub times: Option<Timestamps>,
-}
-
 impl Media {
-    /// Told of files that somebody changed behind the mount.
-    pub fn on_change_behind(&self, notice: impl Fn(NodeId) + Send + Sync + 'static) {
-        let _ = self.files.notice.set(Box::new(notice));
-    }
-
-    /// Closes descriptors that nobody used for a while, and lets go of what truncations took and what the kernel forgot.
-    pub fn close_idle(&self) {
-        self.files.truncations.forget_old();
-        self.files.writeback.forget_old();
-        self.sweep();
-        let mut open = self.files.open.lock();
-        let idle: Vec<_> = open.iter().filter(|(_, open)| open.used.elapsed() > IDLE).map(|(key, _)| *key).collect();
-        let gone: Vec<_> = idle.iter().filter_map(|key| open.pop(key)).collect();
-        drop(open);
-        drop(gone);
-    }
-
-    /// The descriptor of a node's file in the upper layer, if it is open.
-    fn opened(&self, node: NodeId, write: bool) -> Option<Arc<File>> {
-        let mut files = self.files.open.lock();
-        let open = files.get_mut(&(node, write))?;
-        open.used = Instant::now();
-        Some(open.file.clone())
-    }
-
-    /// Opens a node's file in the upper layer.
-    fn open(&self, node: NodeId, write: bool) -> Result<Arc<File>> {
-        match self.opened(node, write) {
-            Some(file) => Ok(file),
-            None => self.open_anew(node, self.node(node)?, write),
-        }
-    }
-
-    fn open_anew(&self, node: NodeId, held: MediaNode, write: bool) -> Result<Arc<File>> {
-        let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        let open = |held: &MediaNode| match (&held.backing, &held.orphan, held.paths.first()) {
-            (Backing::Dir, ..) => Err(Errno::ISDIR.into()),
-            (_, Some(orphan), _) => self.home.open_orphan(orphan, flags),
-            (Backing::Upper(id), None, Some(path)) => self.home.open_file(path, *id, flags),
-            _ => Err(Errno::STALE.into()),
-        };
-        let file = Arc::new(self.while_names_move(node, held, open)?);
-        let open = Open { file: file.clone(), used: Instant::now() };
-        let gone = self.files.open.lock().push((node, write), open);
-        drop(gone);
-        Ok(file)
-    }
-
     /// What a node's content is read from.
     pub fn source(&self, descriptors: &Contents, node: NodeId) -> Result<Source> {
-        if let Some(file) = self.opened(node, false) {
+        if let Some(file) = self.opened(node, Access::Read) {
             return Ok(Source::Upper(file));
         }
         match self.node(node)? {
@@ -169,23 +33,14 @@ impl Media {
                 let content = descriptors.open(manifest.digest(index)?, manifest.node(index)?.size)?;
                 Ok(Source::Release(content))
             }
-            held => Ok(Source::Upper(self.open_anew(node, held, false)?)),
+            _ => Ok(Source::Upper(self.open_anew(node, Access::Read)?)),
         }
-    }
-
-    /// Does something by a name of a node. Between a change on disk and its note in the table the name may be another
-    /// file's: then it is done once more while no name changes.
-    fn while_names_move<T>(&self, node: NodeId, held: MediaNode, work: impl Fn(&MediaNode) -> Result<T>) -> Result<T> {
-        work(&held).or_else(|_| {
-            let _names = self.names.lock();
-            work(&self.node(node)?)
-        })
     }
 
     /// Reads from a file.
     pub fn read(&self, descriptors: &Contents, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<ReadBytes> {
         let source = self.source(descriptors, node)?;
-        let truncations = &self.files.truncations;
+        let truncations = &self.truncations;
         truncations.note_request(node, how.thread);
         let mut bytes = match &source {
             Source::Upper(file) => {
@@ -207,7 +62,7 @@ impl Media {
     /// The file behind a node for a change of its content, copied up if it must be.
     fn writable(&self, task: Task<'_>, node: NodeId) -> Result<Arc<File>> {
         self.bring_up(task, node, None)?;
-        self.open(node, true)
+        self.open(node, Access::Write)
     }
 
     /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
@@ -241,18 +96,19 @@ impl Media {
         }
         change.done(&*file)?;
         if !how.mapped && !how.direct {
-            self.files.writeback.wrote(node, begin, begin + done as u64, || self.open(node, false));
+            self.writeback.wrote(node, begin, begin + done as u64, || self.open(node, Access::Read));
         }
         Ok(done as u32)
     }
 
     /// Layers that a change of ours begins; it is over when what this gives is dropped.
-    fn begin_change(&self, node: NodeId) -> OwnChange<'_> {
-        self.files.truncations.end(node);
+    pub(super) fn begin_change(&self, node: NodeId) -> OwnChange<'_> {
+        self.truncations.end(node);
         if let Some(held) = self.nodes.lock().get_mut(node) {
             held.changing += 1;
+            held.changes += 1;
         }
-        OwnChange { media: self, node, print: None }
+        OwnChange { media: self, node, look: None }
     }
 
     /// fallocate(2).
@@ -314,124 +170,30 @@ impl Media {
             Backing::Upper(_) => {}
             _ => return Ok(()),
         }
-        let file = self.open(node, false)?;
+        let file = self.open(node, Access::Read)?;
         let synced = if data_only { rustix::fs::fdatasync(&*file) } else { rustix::fs::fsync(&*file) };
-        self.files.writeback.end(node);
+        self.writeback.end(node);
         synced.map_err(Into::into)
     }
 
     /// fsync(2) of a directory.
     pub fn fsync_dir(&self, node: NodeId) -> Result<()> {
-        let path = self.dir_path(node)?;
+        let path = self.nodes.lock().dir_path(node)?;
         self.home.sync_dir(&path)
-    }
-
-    /// What is behind a node in the upper layer: to change its attributes, or to read a symlink.
-    pub(super) fn handle(&self, node: NodeId) -> Result<OwnedFd> {
-        self.while_names_move(node, self.node(node)?, |held| match (&held.backing, &held.orphan, held.paths.first()) {
-            (Backing::Upper(_), Some(orphan), _) => self.home.open_orphan_path(orphan),
-            (Backing::Upper(id), None, Some(path)) => self.home.open_path(path, *id),
-            (Backing::Dir, _, Some(path)) => self.home.open_dir_path(path),
-            _ => Err(Errno::STALE.into()),
-        })
-    }
-
-    /// chmod, chown, truncate, utimens. The kernel has checked that the caller may.
-    pub fn setattr(&self, task: Task<'_>, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
-        self.bring_up(task, node, changes.size)?;
-        let change = self.begin_change(node);
-        if let Some(size) = changes.size {
-            self.truncate(task, node, size)?;
-        }
-        let handle = self.handle(node)?;
-        let owner = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
-        if owner.0.is_some() || owner.1.is_some() {
-            rustix::fs::chownat(&handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH)?;
-        }
-        if let Some(mode) = changes.mode {
-            // An O_PATH descriptor has no fchmod; its link in /proc leads to the very file.
-            let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
-            rustix::fs::chmod(link, Mode::from_raw_mode(mode & 0o7777))?;
-        }
-        if let Some(times) = &changes.times {
-            rustix::fs::utimensat(&handle, "", times, AtFlags::EMPTY_PATH)?;
-        }
-        change.done(&handle)?;
-        self.getattr(task.epoch, node)
-    }
-
-    fn truncate(&self, task: Task<'_>, node: NodeId, size: u64) -> Result<()> {
-        let file = self.open(node, true)?;
-        // What a truncation adds is a hole.
-        let _growth = self.grow(node, task.caller, &file, 0)?;
-        self.files.truncations.begin(node, task.caller.thread, &file, size)?;
-        let truncated = {
-            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
-            rustix::fs::ftruncate(&*file, size)
-        };
-        if let Err(error) = truncated {
-            self.files.truncations.cancel(node);
-            return Err(error.into());
-        }
-        if task.caller.uid != 0 {
-            drop_privileges(&file)?;
-        }
-        Ok(())
-    }
-
-    /// Extended attributes of the user's, of what is behind a node.
-    pub fn getxattr(&self, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
-        self.check_attribute(name)?;
-        Ok(self.xattrs(node)?.into_iter().find(|(key, _)| key == name).ok_or(Errno::NODATA)?.1)
-    }
-
-    /// All of them.
-    pub fn xattrs(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let backing = self.nodes.lock().get(node).ok_or(Errno::STALE)?.backing.clone();
-        if let Backing::Lower { release, index, .. } = backing {
-            return release.manifest.xattrs(index);
-        }
-        let link = match self.handle(node) {
-            Ok(handle) => handle,
-            // A directory that only a release has, or one that is gone.
-            Err(error) if error.is_not_found() => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut found = crate::store::media::home::xattrs(&link)?;
-        found.retain(|(name, _)| self.check_attribute(name).is_ok());
-        Ok(found)
-    }
-
-    /// The attributes that are kept: the user's, and access lists if they decide.
-    fn check_attribute(&self, name: &[u8]) -> Result<()> {
-        match name.starts_with(b"user.") || self.rights == Rights::Acls && is_acl(name) {
-            true => Ok(()),
-            false => Err(Error::Errno(Errno::OPNOTSUPP)),
-        }
-    }
-
-    /// Sets an extended attribute, or removes it.
-    pub fn setxattr(&self, task: Task<'_>, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
-        self.check_attribute(name)?;
-        self.bring_up(task, node, None)?;
-        let handle = self.handle(node)?;
-        let change = self.begin_change(node);
-        crate::store::media::home::set_xattr(&handle, name, value)?;
-        change.done(&handle)
     }
 }
 
 /// A change of our own, under way.
-struct OwnChange<'a> {
+pub(super) struct OwnChange<'a> {
     media: &'a Media,
     node: NodeId,
-    print: Option<Print>,
+    look: Option<Look>,
 }
 
 impl OwnChange<'_> {
     /// It was done, and the file looks so now.
-    fn done(mut self, file: impl AsFd) -> Result<()> {
-        self.print = Some(print_of(&rustix::fs::fstat(file)?));
+    pub(super) fn done(mut self, file: impl AsFd) -> Result<()> {
+        self.look = Some(Look::of(&rustix::fs::fstat(file)?));
         Ok(())
     }
 }
@@ -441,10 +203,10 @@ impl Drop for OwnChange<'_> {
         if let Some(held) = self.media.nodes.lock().get_mut(self.node) {
             held.changing -= 1;
             // Of two at once, or of one that failed half-way, neither can say how the file looks.
-            held.print = self.print.filter(|_| held.changing == 0);
+            held.look = self.look.filter(|_| held.changing == 0);
         }
-        if self.print.is_none() {
-            self.media.files.changed_behind(self.node);
+        if self.look.is_none() {
+            self.media.changed_behind(self.node);
         }
     }
 }
@@ -505,7 +267,7 @@ pub struct Writing {
 }
 
 /// suid goes, and sgid where the group may execute, as write(2) and truncate(2) do it for those without CAP_FSETID.
-fn drop_privileges(file: &File) -> Result<()> {
+pub(super) fn drop_privileges(file: &File) -> Result<()> {
     let mode = rustix::fs::fstat(file)?.st_mode;
     let sgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
     if mode & (0o4000 | sgid) != 0 {

@@ -1,7 +1,8 @@
 //! Listings of directories in scopes: made once for an open directory, and kept while it is read.
 
 use super::Media;
-use crate::error::Result;
+use super::lookup::Visible;
+use crate::error::{Errno, Error, Result};
 use crate::fs::attr::{Attr, Ttl, Type};
 use crate::fs::epoch::Epoch;
 use crate::fs::listing::Listed;
@@ -10,7 +11,8 @@ use crate::tree::NodeId;
 use std::sync::Arc;
 
 /// An entry of a listing that is kept.
-pub struct ListedEntry {
+#[derive(Debug)]
+pub(crate) struct ListedEntry {
     cookie: u64,
     number: NodeId,
     kind: Type,
@@ -28,61 +30,82 @@ impl Media {
         most: usize,
         plus: bool,
     ) -> Result<Vec<Listed>> {
-        let names = self.names(epoch);
-        let path = self.dir_path(dir)?;
-        let kept = if after == 0 { None } else { self.files.listings.lock().get(&handle).cloned() };
+        let visible = Visible { media: self, epoch };
+        let own = visible.attr_of(dir)?;
+        let kept = if after == 0 { None } else { self.mount.listing(handle) };
         let whole = match kept {
             Some(whole) => whole,
             None => {
-                let mut whole: Vec<ListedEntry> = names
-                    .entries(&path)?
-                    .into_iter()
-                    .map(|(number, kind, name)| ListedEntry { cookie: cookie(&name), number, kind, name })
-                    .collect();
-                whole.sort_unstable_by_key(|shown| shown.cookie);
-                let whole = Arc::new(whole);
-                self.files.listings.lock().push(handle, whole.clone());
+                let whole = Arc::new(self.listing_of(&visible, dir)?);
+                self.mount.keep_listing(handle, whole.clone());
                 whole
             }
         };
         let mut listed = Vec::new();
-        let own = names.attr_of(dir)?;
         for (cookie, name) in [(1, &b"."[..]), (2, b"..")] {
             if after < cookie {
-                let node = if cookie == 1 { dir } else { self.parent_node(&path) };
-                listed.push(Listed { name: name.to_vec(), cookie, attr: Attr { node, ..own }, ttl: Ttl::Zero });
+                let node = if cookie == 1 { dir } else { self.parent_node(dir)? };
+                let attr = Attr { node, ..own };
+                listed.push(Listed { name: name.to_vec(), cookie, attr, ttl: Ttl::Zero, lookup: None });
             }
         }
-        let from = whole.partition_point(|shown| shown.cookie <= after);
+        let from = whole.partition_point(|entry| entry.cookie <= after);
         let dots = listed.len();
         for ListedEntry { cookie, number, kind, name } in &whole[from..] {
             if listed.len() - dots == most {
                 break;
             }
-            let mut attr = Attr { node: *number, kind: *kind, ..own };
-            let mut ttl = Ttl::Zero;
+            let mut entry = Listed {
+                name: name.clone(),
+                cookie: *cookie,
+                attr: Attr { node: *number, kind: *kind, ..own },
+                ttl: Ttl::Zero,
+                lookup: None,
+            };
             if plus {
-                let entry = names.entry(&[&path[..], name].join(&b'/'))?;
+                let now = visible.entry_in(dir, name)?;
                 // One that went since the listing was made is left out.
-                let Some(now) = entry.attr else { continue };
-                (attr, ttl) = (now, entry.attr_ttl);
+                let Some(attr) = now.attr else { continue };
+                (entry.attr, entry.ttl, entry.lookup) = (attr, now.attr_ttl, now.lookup);
             }
-            listed.push(Listed { name: name.clone(), cookie: *cookie, attr, ttl });
+            listed.push(entry);
         }
         Ok(listed)
     }
 
-    fn parent_node(&self, path: &[u8]) -> NodeId {
-        match self.scopes.is_top(path) {
-            true => NodeId::of_dir(split(docroot_path(path).1).0),
-            false => super::media_of(NodeId::of_dir(split(path).0)),
-        }
+    /// The entries of a directory, by cookie. It is made again if the directory moved while its layers were read.
+    fn listing_of(&self, visible: &Visible<'_>, dir: NodeId) -> Result<Vec<ListedEntry>> {
+        let entries = self.by_name(dir, |held| {
+            let path = held.paths.first().ok_or(Error::answer(Errno::NOENT))?;
+            let entries = visible.entries(path)?;
+            match visible.is_there(path)? {
+                true => Ok(entries),
+                false => Err(Error::answer(Errno::NOENT)),
+            }
+        })?;
+        let listed = entries.into_iter();
+        let mut listed: Vec<_> =
+            listed.map(|(number, kind, name)| ListedEntry { cookie: cookie(&name), number, kind, name }).collect();
+        listed.sort_unstable_by_key(|entry| entry.cookie);
+        Ok(listed)
+    }
+
+    fn parent_node(&self, dir: NodeId) -> Result<NodeId> {
+        let path = self.nodes.lock().dir_path(dir)?;
+        Ok(match self.scopes.is_top(&path) {
+            true => NodeId::of_dir(split(docroot_path(&path).1).0),
+            false => NodeId::of_dir(split(&path).0).scoped(),
+        })
+    }
+
+    /// The handle of a listing that begins.
+    pub fn begin_listing(&self) -> u64 {
+        self.mount.begin_listing()
     }
 
     /// A listing is over.
     pub fn end_listing(&self, handle: u64) {
-        let gone = self.files.listings.lock().pop(&handle);
-        drop(gone);
+        self.mount.end_listing(handle);
     }
 }
 

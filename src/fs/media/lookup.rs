@@ -1,10 +1,14 @@
 //! What names in scopes stand for: the layers are looked at, and the table of nodes gives the node.
+//!
+//! Looking takes no lock that a change holds over the disk. So a look is made first and checked afterwards: if a step
+//! ended in its directory meanwhile, or the directory moved, the look is made again ([`Nodes::outran`]).
 
-use super::nodes::{Backing, Print, media_of, pure_of_file, release_node};
-use super::{Looked, Lower, Names};
-use crate::error::{Errno, Result};
+use super::nodes::{Backing, Look, MediaNode, Nodes, Seen};
+use super::{Layered, Lower, Media};
+use crate::error::{Errno, Error, Result};
 use crate::fs::attr::{Attr, Entry, Ttl, Type};
-use crate::fs::epoch::Release;
+use crate::fs::epoch::{Epoch, Release};
+use crate::fs::mount::LookupRef;
 use crate::store::active::stamps::Stamp;
 use crate::store::media::home::{FileId, Whiteout, docroot_path, split, upper_kind};
 use crate::tree::union::{Layers, Name, Shown, UpperKind};
@@ -12,30 +16,41 @@ use crate::tree::{Kind, NodeId, Owner, Tree};
 use rustix::fs::{FileType, Stat};
 use std::sync::Arc;
 
-impl Names<'_> {
-    /// The path of a name in a directory node.
-    pub(super) fn below(&self, dir: NodeId, name: &[u8]) -> Result<Vec<u8>> {
-        let dir = self.media.dir_path(dir)?;
-        Ok([&dir[..], name].join(&b'/'))
-    }
+/// The visible tree of the scopes, as of an epoch.
+#[derive(Clone, Copy)]
+pub(super) struct Visible<'a> {
+    pub(super) media: &'a Media,
+    pub(super) epoch: &'a Epoch,
+}
 
+/// What a path stands for.
+pub(super) struct Resolved {
+    pub(super) attr: Attr,
+    lookup: LookupRef,
+    /// Whether a change of its names is under way.
+    moving: bool,
+}
+
+impl Visible<'_> {
     /// What the layers have at a path.
-    pub(super) fn look(&self, path: &[u8]) -> Result<Looked> {
-        let (stat, beneath_leaf) = self.media.home.find(path)?;
-        let whiteout = self.media.home.whiteout(path)?;
-        let lower = match self.release_of(path).filter(|_| whiteout != Whiteout::Above && !beneath_leaf) {
+    pub(super) fn look(&self, path: &[u8]) -> Result<Layered> {
+        let lower = match self.release_of(path) {
             Some(release) => match release.manifest.find_path(docroot_path(path).1)? {
                 Some(index) => Some(Lower { release: release.clone(), index, node: release.manifest.node(index)? }),
                 None => None,
             },
             None => None,
         };
+        let (stat, beneath_leaf) = self.media.home.find(path)?;
+        // It can hide only what the release has.
+        let whiteout = if lower.is_some() { self.media.home.whiteout(path)? } else { Whiteout::None };
+        let lower = lower.filter(|_| whiteout != Whiteout::Above && !beneath_leaf);
         let layers = Layers {
             upper: stat.as_ref().map(upper_kind),
             whiteout: whiteout == Whiteout::Here,
             lower: lower.as_ref().map(|lower| lower.node.kind),
         };
-        Ok(Looked { layers, stat, lower })
+        Ok(Layered { layers, stat, lower })
     }
 
     /// The release that shows through at a path: the active one, or the one whose own layer it is.
@@ -50,21 +65,36 @@ impl Names<'_> {
         Ok(Name { path, layers: self.look(path)?.layers })
     }
 
+    /// What a name in a directory stands for, with the TTLs that hold for it.
+    pub(super) fn entry_in(&self, dir: NodeId, name: &[u8]) -> Result<Entry> {
+        let (path, resolved) = self.resolve(&|nodes: &Nodes| nodes.below(dir, name))?;
+        self.entry_of(&path, resolved)
+    }
+
     /// What a path stands for, with the TTLs that hold for it.
     pub(super) fn entry(&self, path: &[u8]) -> Result<Entry> {
-        let attr = self.resolve(path)?;
+        let (path, resolved) = self.resolve(&|_: &Nodes| Ok(path.to_vec()))?;
+        self.entry_of(&path, resolved)
+    }
+
+    fn entry_of(&self, path: &[u8], resolved: Option<Resolved>) -> Result<Entry> {
         let (dir, name) = split(docroot_path(path).1);
-        let entry_ttl = match self.epoch.changes(NodeId::of_dir(dir), name) {
+        let moving = resolved.as_ref().is_some_and(|resolved| resolved.moving);
+        let entry_ttl = match moving || self.epoch.changes(NodeId::of_dir(dir), name) {
             true => Ttl::Zero,
             false => self.ttl(path)?,
         };
-        // Nothing in a directory that is gone itself: it may come back with something there.
-        let gone = attr.is_none() && entry_ttl == Ttl::Forever && !self.is_there(split(path).0)?;
-        let attr_ttl = attr.map_or(Ok(Ttl::Zero), |attr| self.ttl_of_attr(attr.node, path))?.min(entry_ttl);
-        Ok(Entry { attr, entry_ttl: if gone { Ttl::Zero } else { entry_ttl }, attr_ttl })
+        let Some(Resolved { attr, lookup, .. }) = resolved else {
+            // Nothing in a directory that is gone itself: it may come back with something there.
+            let gone = entry_ttl == Ttl::Forever && !self.is_there(split(path).0)?;
+            let entry_ttl = if gone { Ttl::Zero } else { entry_ttl };
+            return Ok(Entry { attr: None, entry_ttl, attr_ttl: Ttl::Zero, lookup: None });
+        };
+        let attr_ttl = self.ttl_of_attr(attr.node, path)?.min(entry_ttl);
+        Ok(Entry { attr: Some(attr), entry_ttl, attr_ttl, lookup: Some(lookup) })
     }
 
-    fn is_there(&self, path: &[u8]) -> Result<bool> {
+    pub(super) fn is_there(&self, path: &[u8]) -> Result<bool> {
         Ok(self.look(path)?.layers.shown() != Shown::Nothing)
     }
 
@@ -77,152 +107,200 @@ impl Names<'_> {
     }
 
     pub(super) fn ttl_of_attr(&self, node: NodeId, path: &[u8]) -> Result<Ttl> {
-        if self.epoch.is_uncertain(release_node(node)) { Ok(Ttl::Zero) } else { self.ttl(path) }
+        if self.epoch.is_uncertain(node.unscoped()) { Ok(Ttl::Zero) } else { self.ttl(path) }
     }
 
-    /// The node at a path, and its attributes.
-    pub(super) fn resolve(&self, path: &[u8]) -> Result<Option<Attr>> {
-        let looked = self.look(path)?;
-        let (backing, pure) = match (looked.layers.shown(), &looked.stat, &looked.lower) {
-            (Shown::Nothing, ..) => return Ok(None),
+    /// The path that `path_of` gives, and what it stands for.
+    pub(super) fn resolve(&self, path_of: &dyn Fn(&Nodes) -> Result<Vec<u8>>) -> Result<(Vec<u8>, Option<Resolved>)> {
+        loop {
+            let nodes = self.media.nodes.lock();
+            let path = path_of(&nodes)?;
+            let seen = nodes.seen(split(&path).0);
+            drop(nodes);
+            match self.resolve_once(&path, &seen)? {
+                Attempt::Sure(resolved) => return Ok((path, resolved)),
+                Attempt::Outran => {}
+                Attempt::Between => self.media.wait_for_a_step(),
+            }
+        }
+    }
+
+    fn resolve_once(&self, path: &[u8], seen: &Seen<'_>) -> Result<Attempt> {
+        let mut layered = self.look(path)?;
+        let backing = match (layered.layers.shown(), &layered.stat, &layered.lower) {
+            (Shown::Nothing, ..) => return self.nothing_at(path, seen),
             (Shown::Upper(UpperKind::Leaf), Some(stat), _) => {
                 let id = FileId::of(stat);
-                self.check_names(path, id, stat)?;
-                (Backing::Upper(id), pure_of_file(id))
+                if !self.check_names(path, id, stat, seen)? {
+                    return Ok(Attempt::Outran);
+                }
+                Backing::Upper(id)
             }
             (Shown::Lower(Kind::File | Kind::Symlink), _, Some(Lower { release, index, node })) => {
-                let backing = Backing::Lower { release: release.clone(), index: *index, node: node.nodeid };
-                (backing, media_of(node.nodeid))
+                Backing::Lower { release: release.clone(), index: *index, node: node.nodeid }
             }
-            _ => (Backing::Dir, media_of(NodeId::of_dir(path))),
+            _ => Backing::Dir,
         };
         let scope = self.media.scopes.of(path)?;
         let mut nodes = self.media.nodes.lock();
-        let node = nodes.settle(path, scope, backing, pure);
+        if nodes.outran(seen) {
+            return Ok(Attempt::Outran);
+        }
+        let disk = match &layered.stat {
+            Some(stat) => stat.st_dev,
+            None => nodes.disk_of(split(path).0).unwrap_or(self.media.home.device()),
+        };
+        let (node, lookup) = nodes.settle(path, scope, disk, backing);
+        let moving = nodes.get(node).is_some_and(|held| held.moving > 0);
         let orphan = nodes.found_again(node);
         drop(nodes);
         if let Some(orphan) = orphan {
             // Its name among the orphans would count as a link.
             self.media.home.drop_orphan(&orphan);
-            return self.attr(node, path, &self.look(path)?).map(Some);
+            layered = self.look(path)?;
         }
-        self.attr(node, path, &looked).map(Some)
+        let attr = self.attr(node, path, &layered)?;
+        Ok(Attempt::Sure(Some(Resolved { attr, lookup, moving })))
+    }
+
+    /// Nothing shows at a path: that is so unless its directory is being moved and has left its place already.
+    fn nothing_at(&self, path: &[u8], seen: &Seen<'_>) -> Result<Attempt> {
+        let dir = split(path).0;
+        let nodes = self.media.nodes.lock();
+        if nodes.outran(seen) {
+            return Ok(Attempt::Outran);
+        }
+        let moving = nodes.is_moving(dir);
+        drop(nodes);
+        match moving && !self.is_there(dir)? {
+            true => Ok(Attempt::Between),
+            false => Ok(Attempt::Sure(None)),
+        }
     }
 
     /// A file that is known under other names: it may be a second name of it, or it was renamed behind the mount, or it
-    /// was removed there and the disk gave its number to a new file.
-    fn check_names(&self, path: &[u8], id: FileId, stat: &Stat) -> Result<()> {
+    /// was removed there and the disk gave its number to a new file. False if something changed meanwhile.
+    fn check_names(&self, path: &[u8], id: FileId, stat: &Stat, seen: &Seen<'_>) -> Result<bool> {
         let (node, names) = {
             let nodes = self.media.nodes.lock();
-            let Some(node) = nodes.elsewhere(id, path) else { return Ok(()) };
-            (node, nodes.get(node).map_or(Vec::new(), |held| held.paths.clone()))
+            match nodes.elsewhere(id, path) {
+                // A step that is under way changes its names, and says how.
+                Some((node, held)) if held.moving == 0 => (node, held.paths.clone()),
+                _ => return Ok(true),
+            }
         };
         let mut gone = Vec::new();
-        for name in names {
-            if self.media.home.stat(&name)?.is_none_or(|stat| FileId::of(&stat) != id) {
+        for name in &names {
+            if self.media.home.stat(name)?.is_none_or(|stat| FileId::of(&stat) != id) {
                 gone.push(name);
             }
         }
         let mut nodes = self.media.nodes.lock();
-        let Some(held) = nodes.get(node) else { return Ok(()) };
-        if held.orphan.is_none()
-            && gone.len() == held.paths.len()
-            && !held.print.is_some_and(|was| same_content(was, stat))
-        {
+        let Some(held) = nodes.get(node) else { return Ok(true) };
+        if nodes.outran(seen) || held.moving > 0 || held.paths != names {
+            return Ok(false);
+        }
+        if held.orphan.is_none() && gone.len() == names.len() && !held.look.is_some_and(|was| was.same_content(stat)) {
             nodes.lose_file(node);
         }
-        gone.iter().for_each(|name| nodes.lose_name(node, name));
-        Ok(())
+        gone.into_iter().for_each(|name| nodes.lose_name(node, name));
+        Ok(true)
     }
 
-    pub(super) fn attr(&self, node: NodeId, path: &[u8], looked: &Looked) -> Result<Attr> {
-        match (&looked.stat, &looked.lower) {
+    pub(super) fn attr(&self, node: NodeId, path: &[u8], layered: &Layered) -> Result<Attr> {
+        match (&layered.stat, &layered.lower) {
             (Some(stat), lower) => {
                 let mut attr = attr_of_stat(node, stat);
-                if let (Type::Dir, Some(lower), false) = (attr.kind, lower, looked.layers.whiteout)
+                if let (Type::Dir, Some(lower), false) = (attr.kind, lower, layered.layers.whiteout)
                     && lower.node.kind == Kind::Dir
                 {
                     // A merged directory changed when the later of its layers did.
-                    let lower = self.lower_attr(&lower.release.manifest, lower.index)?;
+                    let lower = self.lower_attr(&lower.release, lower.index)?;
                     attr.mtime = attr.mtime.max(lower.mtime);
                     attr.ctime = attr.ctime.max(lower.mtime);
                 }
-                self.notice(node, path, stat);
+                self.media.notice(node, path, stat);
                 Ok(attr)
             }
             (None, Some(lower)) => {
-                let attr = self.lower_attr(&lower.release.manifest, lower.index)?;
+                let attr = self.lower_attr(&lower.release, lower.index)?;
                 Ok(Attr { node, ..attr })
             }
-            (None, None) => Err(Errno::NOENT.into()),
+            (None, None) => Err(Error::answer(Errno::NOENT)),
         }
     }
 
     /// A file of a release in a scope keeps its write bits: it can be written to, by being copied up.
-    fn lower_attr(&self, manifest: &crate::store::release::manifest::Manifest, index: u32) -> Result<Attr> {
-        let node = manifest.node(index)?;
+    fn lower_attr(&self, release: &Release, index: u32) -> Result<Attr> {
+        let node = release.manifest.node(index)?;
         Ok(Attr { mode: node.mode, ..Attr::of(&node, self.epoch.mtime(&node)) })
-    }
-
-    pub(super) fn backing(&self, node: NodeId) -> Result<Backing> {
-        Ok(self.media.nodes.lock().get(node).ok_or(Errno::STALE)?.backing.clone())
     }
 
     /// The attributes of a node, wherever it is now.
     pub(super) fn attr_of(&self, node: NodeId) -> Result<Attr> {
-        let held = self.media.nodes.lock().get(node).cloned().ok_or(Errno::STALE)?;
+        self.media.by_name(node, |held| self.attr_of_held(node, held))
+    }
+
+    fn attr_of_held(&self, node: NodeId, held: &MediaNode) -> Result<Attr> {
         match (&held.backing, held.paths.first(), &held.orphan) {
             (Backing::Dir, Some(path), _) => match self.attr(node, path, &self.look(path)?)? {
                 attr if attr.kind == Type::Dir => Ok(attr),
                 // Replaced behind the mount.
-                _ => Err(Errno::STALE.into()),
+                _ => Err(Error::answer(Errno::STALE)),
             },
-            (Backing::Dir, None, _) => Err(Errno::NOENT.into()),
-            (Backing::Lower { release, index, .. }, ..) => {
-                Ok(Attr { node, ..self.lower_attr(&release.manifest, *index)? })
-            }
+            (Backing::Dir, None, _) => Err(Error::answer(Errno::NOENT)),
+            (Backing::Lower { release, index, .. }, ..) => Ok(Attr { node, ..self.lower_attr(release, *index)? }),
             (Backing::Upper(_), _, Some(orphan)) => Ok(attr_of_stat(node, &self.media.home.stat_orphan(orphan)?)),
             (Backing::Upper(id), Some(path), None) => match self.media.home.stat(path)? {
                 Some(stat) if FileId::of(&stat) == *id => {
-                    self.notice(node, path, &stat);
+                    self.media.notice(node, path, &stat);
                     Ok(attr_of_stat(node, &stat))
                 }
                 // Replaced or removed behind the mount.
-                _ => Err(Errno::STALE.into()),
+                _ => Err(Error::answer(Errno::STALE)),
             },
-            (Backing::Upper(_), None, None) => Err(Errno::STALE.into()),
+            (Backing::Upper(_), None, None) => Err(Error::answer(Errno::STALE)),
         }
     }
+}
 
+/// What came of one look.
+enum Attempt {
+    /// What the path stood for while nothing changed.
+    Sure(Option<Resolved>),
+    /// A step ended meanwhile: look again.
+    Outran,
+    /// A directory above is on its way: look again when it has arrived.
+    Between,
+}
+
+impl Media {
     /// Sees whether somebody changed a file behind the mount; then its pages are dropped. They must not be for a change
     /// of our own: a reader beside the writer would find zeros that nobody wrote.
     fn notice(&self, node: NodeId, path: &[u8], stat: &Stat) {
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
             return;
         }
-        let mut nodes = self.media.nodes.lock();
-        let Some(held) = nodes.get_mut(node).filter(|held| held.changing == 0) else { return };
-        if held.print == Some(print_of(stat)) {
+        let began = {
+            let nodes = self.nodes.lock();
+            match nodes.get(node) {
+                Some(held) if held.changing == 0 && held.look != Some(Look::of(stat)) => held.changes,
+                _ => return,
+            }
+        };
+        // That look may be older than our last change. This one is not, if no change of ours begins beside it.
+        let Ok(Some(now)) = self.home.stat(path) else { return };
+        if FileId::of(&now) != FileId::of(stat) {
             return;
         }
-        // The look may be older than our last change. With the nodes locked no change of ours can begin, so this
-        // one tells.
-        let Ok(Some(now)) = self.media.home.stat(path) else { return };
-        let before = held.print.replace(print_of(&now));
-        if before.is_some_and(|before| before != print_of(&now)) {
-            self.media.files.changed_behind(node);
+        let mut nodes = self.nodes.lock();
+        let Some(held) = nodes.get_mut(node).filter(|held| held.changing == 0 && held.changes == began) else { return };
+        let before = held.look.replace(Look::of(&now));
+        drop(nodes);
+        if before.is_some_and(|before| before != Look::of(&now)) {
+            self.changed_behind(node);
         }
     }
-}
-
-/// What tells two states of a file apart.
-pub(super) fn print_of(stat: &Stat) -> Print {
-    (stat.st_size, stat.st_mtime, stat.st_mtime_nsec as i64, stat.st_ctime, stat.st_ctime_nsec as i64)
-}
-
-/// Whether a file that may have been renamed since holds the same as it did.
-fn same_content((size, second, nanos, ..): Print, stat: &Stat) -> bool {
-    (size, second, nanos) == (stat.st_size, stat.st_mtime, stat.st_mtime_nsec as i64)
 }
 
 fn attr_of_stat(node: NodeId, stat: &Stat) -> Attr {

@@ -1,44 +1,56 @@
 //! The writable layer, as the mount serves it.
 //!
-//! **Locks.** `names` orders everything that looks at names or changes them, disk work included; no handler that
-//! holds it waits for the kernel. `nodes` is taken inside it, for an instant. Neither is taken under the epoch lock.
+//! **Locks.** A change of names claims its directories in `namespace`, and holds the claim over disk work: only other
+//! changes wait for it. `nodes` is taken inside, for an instant; inside that, the leaves of `descriptors`, `writeback`,
+//! `usage` and `mount`. Nothing waits for a disk or for the kernel with one of those held. Looking claims nothing.
 
+mod attrs;
 mod content;
-mod inflight;
+mod copies;
+mod descriptors;
+mod entries;
 mod limits;
 mod listing;
 mod lookup;
 mod mutate;
+mod namespace;
 mod nodes;
+mod reaper;
 mod scopes;
 mod shadow;
 mod truncation;
 mod writeback;
 
-pub use content::{Changes, Reading, Source, Writing};
-pub use inflight::AnswerGuard;
+pub use attrs::Changes;
+pub use content::{Reading, Source, Writing};
+pub(crate) use listing::ListedEntry;
 pub use mutate::{New, Permissions};
-pub use nodes::{is_media, media_of, release_node};
 pub use scopes::{ScopeId, Scopes};
 pub use shadow::{How, Restored};
 
 use super::attr::{Attr, Entry, Ttl};
 use super::contents::Contents;
 use super::epoch::{Epoch, Release};
+use super::mount::Mount;
 use super::refused::{Refused, Why};
-use crate::error::{Errno, Result};
-use crate::store::media::home::{Home, Orphan, docroot_path, split};
+use crate::error::{Errno, Error, Result};
+use crate::store::media::home::{Home, docroot_path, split};
 use crate::store::media::scope::Scope;
-use crate::tree::union::Layers;
+use crate::tree::union::{Layers, Name};
 use crate::tree::{Kind, Node, NodeId, Tree};
-use content::Files;
-use inflight::InFlight;
+use descriptors::Descriptors;
 use limits::{Usage, UsageGuard, disk_bytes};
+use lookup::Visible;
+use namespace::Namespace;
 use nodes::{Backing, MediaNode, Nodes};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
+use reaper::Litter;
 use rustix::fs::Stat;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use truncation::Truncations;
+use writeback::Writeback;
 
 /// Who asks: in whose name the disk work is done.
 #[derive(Clone, Copy, Debug)]
@@ -76,33 +88,49 @@ pub enum Rights {
     Acls,
 }
 
+/// How long a look waits for a step that is between two places, at a time.
+const STEP: Duration = Duration::from_millis(5);
+
+/// Called when somebody changed a file behind the mount.
+type Notice = Box<dyn Fn(NodeId) + Send + Sync>;
+
 /// The scopes of a mount.
-#[derive(Debug)]
 pub struct Media {
     /// Where they are and what holds in them.
     pub scopes: Scopes,
     home: Home,
-    names: Mutex<()>,
+    namespace: Namespace,
     nodes: Mutex<Nodes>,
-    in_flight: Arc<InFlight>,
-    files: Files,
+    /// A step was noted in the nodes.
+    noted: Condvar,
+    mount: Arc<Mount>,
+    descriptors: Descriptors,
+    truncations: Truncations,
+    writeback: Writeback,
+    litter: Litter,
+    notice: OnceLock<Notice>,
     refused: Arc<Refused>,
     usage: Usage,
     rights: Rights,
 }
 
-/// Held while names are looked at or changed.
-struct Names<'a> {
-    media: &'a Media,
-    epoch: &'a Epoch,
-    _guard: MutexGuard<'a, ()>,
+impl std::fmt::Debug for Media {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Media").field("scopes", &self.scopes).finish_non_exhaustive()
+    }
 }
 
-/// What is at a path: what the layers say, and what they say it of.
-struct Looked {
+/// What the layers have at a path.
+struct Layered {
     layers: Layers,
     stat: Option<Stat>,
     lower: Option<Lower>,
+}
+
+impl Layered {
+    fn name<'p>(&self, path: &'p [u8]) -> Name<'p> {
+        Name { path, layers: self.layers }
+    }
 }
 
 /// The release's entry at a path.
@@ -115,17 +143,33 @@ struct Lower {
 impl Media {
     /// Serves these scopes; what is refused there is noted.
     pub fn new(scopes: &[Scope], home: Home, refused: Arc<Refused>, rights: Rights) -> Self {
-        let nodes = Nodes::default();
+        let mount = Arc::new(Mount::default());
         Self {
             scopes: Scopes::new(scopes),
             home,
-            names: Mutex::new(()),
-            in_flight: nodes.in_flight.clone(),
-            nodes: Mutex::new(nodes),
-            files: Files::default(),
+            namespace: Namespace::default(),
+            nodes: Mutex::new(Nodes::new(mount.clone())),
+            noted: Condvar::new(),
+            mount,
+            descriptors: Descriptors::default(),
+            truncations: Truncations::default(),
+            writeback: Writeback::default(),
+            litter: Litter::default(),
+            notice: OnceLock::new(),
             refused,
             usage: Usage::default(),
             rights,
+        }
+    }
+
+    /// Told of files that somebody changed behind the mount.
+    pub fn on_change_behind(&self, notice: impl Fn(NodeId) + Send + Sync + 'static) {
+        let _ = self.notice.set(Box::new(notice));
+    }
+
+    fn changed_behind(&self, node: NodeId) {
+        if let Some(notice) = self.notice.get() {
+            notice(node);
         }
     }
 
@@ -157,11 +201,10 @@ impl Media {
     fn refuse<T>(&self, path: &[u8], caller: Caller, why: Why) -> Result<T> {
         self.refused.note(docroot_path(path).1, caller.uid, why);
         Err(match why {
-            Why::Outside => Errno::ROFS,
-            Why::Denied => Errno::ACCESS,
-            Why::Limit => Errno::DQUOT,
-        }
-        .into())
+            Why::Outside => Error::Refused,
+            Why::Denied => Error::answer(Errno::ACCESS),
+            Why::Limit => Error::answer(Errno::DQUOT),
+        })
     }
 
     /// Whether something of this name may be made.
@@ -197,17 +240,6 @@ impl Media {
         Ok(Some(UsageGuard { usage: &self.usage, scope, file: file.clone(), before: disk_bytes(&stat) }))
     }
 
-    /// Nobody can reach an unlinked file any more.
-    fn let_go(&self, scope: ScopeId, orphan: &Orphan) {
-        if self.scopes.rules(scope).limit.is_some()
-            && let Ok(stat) = self.home.stat_orphan(orphan)
-            && stat.st_nlink == 0
-        {
-            self.usage.add(scope, -disk_bytes(&stat));
-        }
-        self.home.drop_orphan(orphan);
-    }
-
     /// Measures what scopes with a limit take on disk, where that is due.
     pub fn measure(&self) {
         self.usage.measure(&self.scopes, |scope| match self.scopes.is_per_release(scope) {
@@ -225,10 +257,6 @@ impl Media {
         self.scopes.ids().filter_map(limit).collect()
     }
 
-    fn names<'a>(&'a self, epoch: &'a Epoch) -> Names<'a> {
-        Names { media: self, epoch, _guard: self.names.lock() }
-    }
-
     /// Files of releases that the kernel holds in scopes: the release, and their number there.
     pub fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
         self.nodes.lock().held_of_releases()
@@ -239,76 +267,75 @@ impl Media {
         self.nodes.lock().get(node).cloned().ok_or_else(|| Errno::STALE.into())
     }
 
-    /// The path of a directory node.
-    fn dir_path(&self, dir: NodeId) -> Result<Vec<u8>> {
-        self.path(dir)?.ok_or_else(|| Errno::NOENT.into())
+    /// Does something by a name of a node. The name may move on meanwhile: then it is done by where the node is now.
+    fn by_name<T>(&self, node: NodeId, work: impl Fn(&MediaNode) -> Result<T>) -> Result<T> {
+        loop {
+            let held = self.node(node)?;
+            let error = match work(&held) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            if !matches!(error.errno(), Errno::NOENT | Errno::STALE | Errno::NOTDIR) {
+                return Err(error);
+            }
+            let mut nodes = self.nodes.lock();
+            let dir = held.paths.first().map(|path| split(path).0);
+            match nodes.get(node) {
+                Some(now) if now.moving > 0 || dir.is_some_and(|dir| nodes.is_moving(dir)) => {
+                    self.noted.wait_for(&mut nodes, STEP);
+                }
+                Some(now) if !now.same_place(&held) => {}
+                _ => return Err(error),
+            }
+        }
     }
 
-    /// A path of a node; `None` if it has none any more.
-    fn path(&self, node: NodeId) -> Result<Option<Vec<u8>>> {
-        let nodes = self.nodes.lock();
-        let held = nodes.get(node).ok_or(Errno::STALE)?;
-        Ok(held.paths.first().cloned())
+    /// Waits a moment for a step that has left one place and is not noted at the other.
+    fn wait_for_a_step(&self) {
+        self.noted.wait_for(&mut self.nodes.lock(), STEP);
+    }
+
+    /// The device that a node lies on: which disk a request for it waits for.
+    pub fn disk_of(&self, node: NodeId) -> u64 {
+        self.nodes.lock().get(node).map_or(self.home.device(), |held| held.disk)
+    }
+
+    /// The same for a request that only looks: what a release holds of a node waits for no disk of the writable layer.
+    pub fn disk_to_look(&self, node: NodeId) -> Option<u64> {
+        match self.nodes.lock().get(node) {
+            Some(MediaNode { backing: Backing::Lower { .. }, .. }) => None,
+            Some(held) => Some(held.disk),
+            None => Some(self.home.device()),
+        }
     }
 
     /// What a name in a directory of a scope stands for.
     pub fn lookup(&self, epoch: &Epoch, dir: NodeId, name: &[u8]) -> Result<Entry> {
-        let names = self.names(epoch);
-        let path = names.below(dir, name)?;
-        names.entry(&path)
+        Visible { media: self, epoch }.entry_in(dir, name)
     }
 
     /// The top of a scope.
     pub fn lookup_top(&self, epoch: &Epoch, scope: ScopeId) -> Result<Entry> {
-        self.names(epoch).entry(&self.scopes.top_path(scope, &epoch.release.name))
-    }
-
-    /// The kernel was told of a node by a reply that is being sent.
-    pub fn count_lookup(&self, node: NodeId) {
-        self.nodes.lock().count_lookup(node);
-    }
-
-    /// An answer begins that may tell the kernel of nodes. Until this is dropped, after the reply, none is forgotten
-    /// that was looked up for it.
-    pub fn answering(&self) -> AnswerGuard<'_> {
-        self.in_flight.begin()
-    }
-
-    /// The kernel forgot a node.
-    pub fn forget(&self, node: NodeId, times: u64) {
-        let many = self.nodes.lock().forget(node, times);
-        // Many at once, while others are answered, are left to the next time.
-        if !many {
-            self.sweep();
-        }
-    }
-
-    /// Lets go of what the kernel forgot.
-    pub fn sweep(&self) {
-        let mut orphans = Vec::new();
-        self.nodes.lock().sweep(|node, scope, orphan| {
-            self.files.forget(node);
-            orphans.extend(orphan.map(|orphan| (scope, orphan)));
-        });
-        orphans.iter().for_each(|(scope, orphan)| self.let_go(*scope, orphan));
+        Visible { media: self, epoch }.entry(&self.scopes.top_path(scope, &epoch.release.name))
     }
 
     /// The attributes of a node.
     pub fn getattr(&self, epoch: &Epoch, node: NodeId) -> Result<(Attr, Ttl)> {
-        let names = self.names(epoch);
-        let attr = names.attr_of(node)?;
-        let path = self.path(node)?;
-        Ok((attr, path.map_or(Ok(Ttl::Zero), |path| names.ttl_of_attr(node, &path))?))
+        let visible = Visible { media: self, epoch };
+        let attr = visible.attr_of(node)?;
+        let path = self.nodes.lock().path(node)?;
+        Ok((attr, path.map_or(Ok(Ttl::Zero), |path| visible.ttl_of_attr(node, &path))?))
     }
 
     /// A symlink's target.
-    pub fn readlink(&self, epoch: &Epoch, node: NodeId) -> Result<Vec<u8>> {
-        let backing = self.names(epoch).backing(node)?;
-        match backing {
+    pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
+        match self.node(node)?.backing {
             Backing::Lower { release, index, .. } => Ok(release.manifest.target(index)?.to_vec()),
             // Of the very symlink, which may have lost its name to another one.
-            Backing::Upper(_) => Ok(rustix::fs::readlinkat(self.handle(node)?, "", Vec::new())?.into_bytes()),
-            Backing::Dir => Err(Errno::INVAL.into()),
+            Backing::Upper(_) => rustix::fs::readlinkat(self.handle(node)?, "", Vec::new())
+                .map(|target| target.into_bytes())
+                .map_err(Error::answer),
+            Backing::Dir => Err(Error::answer(Errno::INVAL)),
         }
     }
 }

@@ -1,17 +1,20 @@
 //! Changes of names: each asks `tree::union` for a plan and carries it out, on disk and in the table of nodes.
 
+use super::copies::Copies;
 use super::limits::disk_bytes;
-use super::nodes::{Backing, MediaNode};
-use super::{Lower, Media, Names, Rights, Task};
+use super::lookup::Visible;
+use super::namespace::{Claim, NamespaceGuard};
+use super::nodes::Nodes;
+use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
-use crate::fs::epoch::Release;
-use crate::store::media::home::{Copy, FileId, Orphan, Whiteout, docroot_path, ends, has_default_acl, split};
+use crate::store::media::home::{FileId, Orphan, docroot_path, ends, has_default_acl, split};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
-use crate::tree::{EntryName, Kind, Node, NodeId, Tree};
+use crate::tree::{EntryName, Kind, NodeId};
 use rustix::fs::{FileType, Mode, OFlags};
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 
 /// What is to be made at a name.
@@ -29,14 +32,21 @@ pub enum New<'a> {
     Socket,
 }
 
+/// Makes the new entry, in its directory and by its name.
+type Make<'a> = &'a dyn Fn(&OwnedFd, &[u8]) -> rustix::io::Result<()>;
+
 /// What a plan needs beside the layers.
-enum Material<'a> {
-    /// Nothing.
-    Nothing,
-    /// What makes the new entry, in its directory and by its name.
-    New(&'a dyn Fn(&OwnedFd, &[u8]) -> rustix::io::Result<()>),
-    /// The copy of the file that goes up, if it was made beforehand.
-    Copy(Copy<'a>),
+#[derive(Default)]
+pub(super) struct Materials<'a> {
+    make: Option<Make<'a>>,
+    /// Copies of the release's files that go up, made beforehand.
+    copies: Copies<'a>,
+}
+
+impl<'a> Materials<'a> {
+    pub(super) fn of_copies(copies: Copies<'a>) -> Self {
+        Self { make: None, copies }
+    }
 }
 
 /// Permission bits as asked for, and the caller's umask.
@@ -48,14 +58,41 @@ pub struct Permissions {
     pub umask: u32,
 }
 
+/// The visible tree, with names claimed: whoever has this may change them.
+pub(super) struct Changing<'a> {
+    visible: Visible<'a>,
+    pub(super) task: Task<'a>,
+    _guard: NamespaceGuard<'a>,
+}
+
+impl<'a> Deref for Changing<'a> {
+    type Target = Visible<'a>;
+
+    fn deref(&self) -> &Visible<'a> {
+        &self.visible
+    }
+}
+
+/// The directory in which a path is a name.
+fn names_beside(path: &[u8]) -> Claim {
+    Claim::Names(split(path).0.to_vec())
+}
+
+/// A path, and all below it.
+fn tree(path: &[u8]) -> Claim {
+    Claim::Tree(path.to_vec())
+}
+
 impl Media {
     /// Makes a new entry in the caller's name.
     pub fn make(&self, task: Task<'_>, dir: NodeId, name: &[u8], new: New<'_>, mode: Permissions) -> Result<Entry> {
-        let names = self.names(task.epoch);
-        let path = names.new_below(dir, name)?;
+        check_name(name)?;
+        let (changing, [path]) =
+            self.change(task, |nodes| Ok([nodes.below(dir, name)?]), |[path]| vec![names_beside(path)])?;
+        changing.must_have_dir(&path)?;
         self.may_make(&path, task.caller)?;
         self.may_take(&path, task.caller, 1)?;
-        let plan = union::create(names.name(&path)?)?;
+        let plan = union::create(changing.name(&path)?)?;
         let make = |dir: &OwnedFd, name: &[u8]| {
             let inherits = self.rights == Rights::Acls && has_default_acl(dir);
             let mode = Mode::from_raw_mode(mode.mode & 0o7777 & !if inherits { 0 } else { mode.umask });
@@ -71,368 +108,273 @@ impl Media {
                 New::Socket => rustix::fs::mknodat(dir, name, FileType::Socket, mode, 0),
             }
         };
-        names.carry_out(task, plan, Material::New(&make))?;
+        changing.carry_out(plan, Materials { make: Some(&make), copies: Copies::default() })?;
         if let Some(stat) = self.home.stat(&path)? {
             // The number of a file that was removed behind the mount may come back with a new one.
             let mut nodes = self.nodes.lock();
-            if let Some(node) = nodes.elsewhere(FileId::of(&stat), &path) {
+            if let Some((node, _)) = nodes.elsewhere(FileId::of(&stat), &path) {
                 nodes.lose_file(node);
             }
         }
-        names.made(&path)
+        changing.made(&path)
     }
 
     /// unlink(2).
     pub fn unlink(&self, task: Task<'_>, dir: NodeId, name: &[u8]) -> Result<()> {
-        let names = self.names(task.epoch);
-        let path = names.below_checked(dir, name)?;
-        names.carry_out(task, union::unlink(names.name(&path)?)?, Material::Nothing)
+        check_name(name)?;
+        let (changing, [path]) =
+            self.change(task, |nodes| Ok([nodes.below(dir, name)?]), |[path]| vec![names_beside(path)])?;
+        changing.carry_out(union::unlink(changing.name(&path)?)?, Materials::default())
     }
 
     /// rmdir(2). The top of a scope stays.
     pub fn rmdir(&self, task: Task<'_>, dir: NodeId, name: &[u8]) -> Result<()> {
-        let names = self.names(task.epoch);
-        let path = names.below_checked(dir, name)?;
-        let empty = names.is_empty(&path)?;
-        names.carry_out(task, union::rmdir(names.name(&path)?, empty)?, Material::Nothing)
+        check_name(name)?;
+        let (changing, [path]) =
+            self.change(task, |nodes| Ok([nodes.below(dir, name)?]), |[path]| vec![names_beside(path), tree(path)])?;
+        let empty = changing.is_empty(&path)?;
+        changing.carry_out(union::rmdir(changing.name(&path)?, empty)?, Materials::default())
     }
 
     /// rename(2).
     pub fn rename(&self, task: Task<'_>, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
-        let names = self.names(task.epoch);
-        let from = names.below_checked(from.0, from.1)?;
-        let to = names.new_below(to.0, to.1)?;
-        names.same_scope(&from, &to)?;
-        self.may_make(&to, task.caller)?;
-        if onto == Onto::Exchange {
-            self.may_make(&from, task.caller)?;
-            // Before anything is copied up for it.
-            if !self.home.can_exchange() {
-                return Err(Errno::INVAL.into());
-            }
+        check_name(from.1)?;
+        check_name(to.1)?;
+        if onto == Onto::Exchange && !self.home.can_exchange() {
+            return Err(Error::answer(Errno::INVAL));
         }
-        let (source, target) = (names.name(&from)?, names.name(&to)?);
-        let same_file = match (names.look(&from)?.stat, names.look(&to)?.stat) {
-            (Some(a), Some(b)) => FileId::of(&a) == FileId::of(&b),
-            _ => false,
-        };
-        // Two names of one file: rename(2) does nothing.
-        if same_file && onto == Onto::Replace {
-            return Ok(());
-        }
-        let empty = names.is_empty(&to)?;
-        names.carry_out(task, union::rename(source, target, onto, empty)?, Material::Nothing)
+        let paths = |nodes: &Nodes| Ok([nodes.below(from.0, from.1)?, nodes.below(to.0, to.1)?]);
+        // A copy may take long: it is made before anybody has to wait for this change.
+        let copies = self.copies(task, &paths, |visible, [from, to]| visible.plan_rename(task, from, to, onto))?;
+        let (changing, [from, to]) =
+            self.change(task, paths, |[from, to]| vec![names_beside(from), names_beside(to), tree(from), tree(to)])?;
+        let plan = changing.plan_rename(task, &from, &to, onto)?;
+        changing.carry_out(plan, Materials::of_copies(copies))
     }
 
     /// link(2).
     pub fn link(&self, task: Task<'_>, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Entry> {
-        let names = self.names(task.epoch);
-        let from = self.path(node)?.ok_or(Errno::NOENT)?;
-        let to = names.new_below(dir, name)?;
-        names.same_scope(&from, &to)?;
-        self.may_make(&to, task.caller)?;
-        let source = names.name(&from)?;
-        if matches!(source.layers.shown(), union::Shown::Lower(_)) {
-            // It is copied up, and through its new name it could then be changed.
-            self.may_make(&from, task.caller)?;
-        }
-        let plan = union::link(source, names.name(&to)?)?;
-        names.carry_out(task, plan, Material::Nothing)?;
-        names.made(&to)
-    }
-
-    /// Brings what is behind a node into the upper layer, so that it can be changed; of a file only `keep` bytes.
-    /// If its name has moved on, the copy gets none: what is written goes to what was opened, never to the path.
-    pub fn bring_up(&self, task: Task<'_>, node: NodeId, keep: Option<u64>) -> Result<()> {
-        let held = self.node(node)?;
-        let copy = match &held.backing {
-            Backing::Upper(_) => return Ok(()),
-            Backing::Dir => None,
-            Backing::Lower { release, index, node: was } => {
-                let shown = match held.paths.first() {
-                    Some(path) => self.names(task.epoch).shown(path, *was)?,
-                    None => None,
-                };
-                if let Some(path) = held.paths.first() {
-                    self.may_make(path, task.caller)?;
-                }
-                // Where the name still shows it, it is what the release that is served says of it.
-                let (release, index) = shown.map_or((release.clone(), *index), |shown| (shown.release, shown.index));
-                self.copy(task, held.paths.first(), &release, index, keep)?
-            }
+        check_name(name)?;
+        let paths = |nodes: &Nodes| {
+            let from = nodes.path(node)?.ok_or(Error::answer(Errno::NOENT))?;
+            Ok([from, nodes.below(dir, name)?])
         };
-        let names = self.names(task.epoch);
-        let held = self.node(node)?;
-        match (&held.backing, held.paths.first()) {
-            (Backing::Upper(_), _) => Ok(()),
-            (Backing::Dir, None) => Err(Errno::NOENT.into()),
-            (Backing::Lower { node: was, .. }, path)
-                if path.map_or(Ok(None), |path| names.shown(path, *was))?.is_none() =>
-            {
-                self.bring_up_nameless(node, &held, copy)
+        let copies = self.copies(task, &paths, |visible, [from, to]| visible.plan_link(task, from, to))?;
+        let (changing, [from, to]) =
+            self.change(task, paths, |[from, to]| vec![names_beside(from), names_beside(to)])?;
+        let plan = changing.plan_link(task, &from, &to)?;
+        changing.carry_out(plan, Materials::of_copies(copies))?;
+        changing.made(&to)
+    }
+
+    /// Claims names for a change, and gives their paths: they may move on until the claim is granted.
+    pub(super) fn change<'a, const N: usize>(
+        &'a self,
+        task: Task<'a>,
+        paths: impl Fn(&Nodes) -> Result<[Vec<u8>; N]>,
+        claims: impl Fn(&[Vec<u8>; N]) -> Vec<Claim>,
+    ) -> Result<(Changing<'a>, [Vec<u8>; N])> {
+        loop {
+            let at = paths(&self.nodes.lock())?;
+            let guard = self.namespace.claim(claims(&at));
+            if paths(&self.nodes.lock())? == at {
+                let visible = Visible { media: self, epoch: task.epoch };
+                return Ok((Changing { visible, task, _guard: guard }, at));
             }
-            (_, Some(path)) => {
-                let plan = union::bring_up(names.name(path)?)?;
-                names.carry_out(task, plan, copy.map_or(Material::Nothing, Material::Copy))
-            }
-            (Backing::Lower { .. }, None) => Err(Errno::STALE.into()),
         }
     }
 
-    /// A copy of a release's file for this path, with the mtime that is served: it may take a while. None of a symlink.
-    fn copy(
-        &self,
-        task: Task<'_>,
-        path: Option<&Vec<u8>>,
-        release: &Release,
-        index: u32,
-        keep: Option<u64>,
-    ) -> Result<Option<Copy<'_>>> {
-        let manifest = &release.manifest;
-        let mut node = manifest.node(index)?;
-        if node.kind != Kind::File {
-            return Ok(None);
-        }
-        let len = keep.unwrap_or(node.size).min(node.size);
-        if let Some(path) = path {
-            self.may_take(path, task.caller, len)?;
-        }
-        node.mtime = task.epoch.mtime(&node).as_nanos();
-        let object = task.contents.open(manifest.digest(index)?, node.size)?;
-        self.home.copy(&node, &object, &manifest.xattrs(index)?, len).map(Some).map_err(|error| match error {
-            Error::Errno(Errno::IO) => task.contents.unreadable(&object, Errno::IO),
-            error => error,
-        })
+    /// Claims a name whose path is known.
+    pub(super) fn change_at<'a>(&'a self, task: Task<'a>, path: &[u8]) -> Result<Changing<'a>> {
+        let (changing, _) =
+            self.change(task, |_| Ok([path.to_vec()]), |[path]| vec![names_beside(path), tree(path)])?;
+        Ok(changing)
     }
 
-    /// Brings a file up whose name has moved on.
-    fn bring_up_nameless(&self, node: NodeId, held: &MediaNode, copy: Option<Copy<'_>>) -> Result<()> {
-        let orphan = copy.ok_or(Errno::STALE)?.orphan()?;
-        let stat = self.home.stat_orphan(&orphan)?;
-        self.usage.add(held.scope, disk_bytes(&stat));
-        let mut nodes = self.nodes.lock();
-        nodes.copied_up(node, FileId::of(&stat));
-        if let Some(held) = nodes.get_mut(node) {
-            held.orphan = Some(orphan);
+    /// Claims the name of a node, if it has one.
+    pub(super) fn change_node<'a>(&'a self, task: Task<'a>, node: NodeId) -> Result<(Changing<'a>, Option<Vec<u8>>)> {
+        loop {
+            let path = self.nodes.lock().path(node)?;
+            let guard = self.namespace.claim(path.iter().map(|path| names_beside(path)).collect());
+            if self.nodes.lock().path(node)? == path {
+                let visible = Visible { media: self, epoch: task.epoch };
+                return Ok((Changing { visible, task, _guard: guard }, path));
+            }
         }
-        drop(nodes);
-        self.files.close(node);
-        Ok(())
     }
 }
 
-impl Names<'_> {
-    fn below_checked(&self, dir: NodeId, name: &[u8]) -> Result<Vec<u8>> {
-        if EntryName::new(name).is_none() {
-            return Err(Errno::NAMETOOLONG.into());
-        }
-        self.below(dir, name)
+fn check_name(name: &[u8]) -> Result<()> {
+    match EntryName::new(name) {
+        Some(_) => Ok(()),
+        None => Err(Error::answer(Errno::NAMETOOLONG)),
+    }
+}
+
+impl Visible<'_> {
+    /// What something is to be made in must be there: a directory that only another release has does not come back
+    /// because somebody is still in it.
+    fn must_have_dir(&self, path: &[u8]) -> Result<()> {
+        let above = self.look(split(path).0)?.layers.shown();
+        if above.is_dir() { Ok(()) } else { Err(Error::answer(Errno::NOENT)) }
     }
 
-    /// The same for a name that something is to get: its directory must be there. One that only another release has
-    /// does not come back because somebody is still in it.
-    fn new_below(&self, dir: NodeId, name: &[u8]) -> Result<Vec<u8>> {
-        let path = self.below_checked(dir, name)?;
-        let above = self.look(split(&path).0)?.layers.shown();
-        if above.is_dir() { Ok(path) } else { Err(Errno::NOENT.into()) }
+    fn plan_rename(&self, task: Task<'_>, from: &[u8], to: &[u8], onto: Onto) -> Result<Plan> {
+        self.must_have_dir(to)?;
+        self.same_scope(from, to)?;
+        self.media.may_make(to, task.caller)?;
+        if onto == Onto::Exchange {
+            self.media.may_make(from, task.caller)?;
+        }
+        let (source, target) = (self.look(from)?, self.look(to)?);
+        let same_file = match (&source.stat, &target.stat) {
+            (Some(a), Some(b)) => FileId::of(a) == FileId::of(b),
+            _ => false,
+        };
+        // Two names of one file: rename(2) does nothing.
+        if same_file && onto == Onto::Replace {
+            return Ok(Plan::new());
+        }
+        let empty = self.is_empty(to)?;
+        union::rename(source.name(from), target.name(to), onto, empty)
+    }
+
+    fn plan_link(&self, task: Task<'_>, from: &[u8], to: &[u8]) -> Result<Plan> {
+        self.must_have_dir(to)?;
+        self.same_scope(from, to)?;
+        self.media.may_make(to, task.caller)?;
+        let source = self.name(from)?;
+        if matches!(source.layers.shown(), union::Shown::Lower(_)) {
+            // It is copied up, and through its new name it could then be changed.
+            self.media.may_make(from, task.caller)?;
+        }
+        union::link(source, self.name(to)?)
     }
 
     /// What was made at a path.
     fn made(&self, path: &[u8]) -> Result<Entry> {
         let entry = self.entry(path)?;
-        if entry.attr.is_some() { Ok(entry) } else { Err(Errno::NOENT.into()) }
+        if entry.attr.is_some() { Ok(entry) } else { Err(Error::answer(Errno::NOENT)) }
     }
 
     /// Scopes are to each other as file systems are: each has its own rules, and may be another release's.
     fn same_scope(&self, from: &[u8], to: &[u8]) -> Result<()> {
         let scopes = &self.media.scopes;
         let layer = |path| docroot_path(path).0;
-        if scopes.of(from)? == scopes.of(to)? && layer(from) == layer(to) { Ok(()) } else { Err(Errno::XDEV.into()) }
-    }
-
-    /// This file of a release, if the path still shows it.
-    fn shown(&self, path: &[u8], node: NodeId) -> Result<Option<Lower>> {
-        let looked = self.look(path)?;
-        let lower = matches!(looked.layers.shown(), union::Shown::Lower(_));
-        Ok(looked.lower.filter(|now| lower && now.node.nodeid == node))
+        match scopes.of(from)? == scopes.of(to)? && layer(from) == layer(to) {
+            true => Ok(()),
+            false => Err(Error::answer(Errno::XDEV)),
+        }
     }
 
     /// Whether a directory shows no entry; anything else counts as empty.
     fn is_empty(&self, path: &[u8]) -> Result<bool> {
-        match self.resolve(path)? {
-            Some(attr) if attr.kind == crate::fs::attr::Type::Dir => Ok(self.entries(path)?.is_empty()),
-            _ => Ok(true),
+        match self.look(path)?.layers.shown().is_dir() {
+            true => Ok(self.entries(path)?.is_empty()),
+            false => Ok(true),
         }
     }
+}
 
-    /// Carries a plan out that only takes away.
-    pub(super) fn give_up(&self, task: Task<'_>, plan: Plan) -> Result<()> {
-        self.carry_out(task, plan, Material::Nothing)
-    }
-
-    fn carry_out(&self, task: Task<'_>, plan: Plan, mut material: Material<'_>) -> Result<()> {
-        let home = &self.media.home;
+impl Changing<'_> {
+    /// Carries a plan out.
+    pub(super) fn carry_out(&self, plan: Plan, mut materials: Materials<'_>) -> Result<()> {
         for step in &plan {
             fault::point("media.step");
             match step {
                 Step::MakeDirs(path) => self.make_dirs(path)?,
-                Step::CopyUp(path) => match std::mem::replace(&mut material, Material::Nothing) {
-                    Material::Copy(copy) => {
-                        copy.place(path)?;
-                        self.note_copy(path)?;
-                    }
-                    other => {
-                        material = other;
-                        self.copy_up(task, path)?;
-                    }
-                },
+                Step::CopyUp(path) => self.copy_up(path, &mut materials.copies)?,
                 Step::Place(path) => {
-                    let Material::New(make) = &material else { return Err(Errno::INVAL.into()) };
-                    let (dir, name) = home.parent_of(path)?;
-                    make(&dir, &name)?;
+                    let make = materials.make.ok_or(Error::answer(Errno::INVAL))?;
+                    self.take_step(step, || {
+                        let (dir, name) = self.media.home.parent_of(path)?;
+                        make(&dir, &name).map_err(Error::answer)?;
+                        Ok(None)
+                    })?;
                 }
-                step => {
-                    let kept = home.apply(step)?;
-                    self.note(step, kept)?;
-                }
+                step => self.take_step(step, || self.media.home.apply(step))?,
             }
         }
         fault::point("media.done");
         Ok(())
     }
 
-    fn make_dirs(&self, path: &[u8]) -> Result<()> {
-        for end in ends(path) {
-            let dir = &path[..end];
-            if self.media.home.stat(dir)?.is_some() {
-                continue;
-            }
-            let lower = self.look(dir)?.lower;
-            let like = lower.as_ref().map(|lower| &lower.node).filter(|node| node.kind == Kind::Dir);
-            self.media.home.make_dir(dir, like)?;
-        }
-        Ok(())
-    }
-
-    /// Copies a whole file or a symlink up in the middle of a larger change: a link or a rename.
-    fn copy_up(&self, task: Task<'_>, path: &Vec<u8>) -> Result<()> {
-        let Lower { release, index, mut node } = self.look(path)?.lower.ok_or(Errno::NOENT)?;
-        match self.media.copy(task, Some(path), &release, index, None)? {
-            Some(copy) => copy.place(path)?,
-            None if node.kind == Kind::Symlink => {
-                node.mtime = self.epoch.mtime(&node).as_nanos();
-                self.media.home.copy_up_symlink(path, &node, release.manifest.target(index)?)?;
-            }
-            None => return Err(Errno::ISDIR.into()),
-        }
-        self.note_copy(path)
-    }
-
-    /// What is at a path was copied up: its node stays.
-    fn note_copy(&self, path: &[u8]) -> Result<()> {
-        let stat = self.media.home.stat(path)?.ok_or(Errno::NOENT)?;
-        self.media.usage.add(self.media.scopes.of(path)?, disk_bytes(&stat));
-        let mut nodes = self.media.nodes.lock();
-        if let Some(held) = nodes.at(path) {
-            nodes.copied_up(held, FileId::of(&stat));
-            self.media.files.close(held);
-        }
-        Ok(())
-    }
-
-    /// Notes in the table of nodes what a step did to names.
-    fn note(&self, step: &Step, kept: Option<Orphan>) -> Result<()> {
+    /// One step, announced before and noted afterwards. A leaf that lost its last name stays reachable for those who
+    /// have it open; one that nobody knows goes.
+    fn take_step(&self, step: &Step, work: impl FnOnce() -> Result<Option<Orphan>>) -> Result<()> {
         let bare = match step {
             Step::Whiteout(path) => self.media.home.stat(path)?.is_none(),
             _ => false,
         };
-        let mut nodes = self.media.nodes.lock();
-        // A leaf that lost a name stays reachable for those who have it open; one that nobody knows goes.
-        let mut drop_now = kept;
-        let mut lose = |nodes: &mut super::Nodes, path: &[u8]| {
-            let Some(node) = nodes.at(path) else { return };
-            if let Some(held) = nodes.get_mut(node)
-                && held.paths.len() == 1
-                && held.orphan.is_none()
-                && let Some(orphan) = drop_now.take()
-            {
-                held.orphan = Some(orphan);
-            }
-            nodes.lose_name(node, path);
+        let announced = self.media.nodes.lock().begin_step(step);
+        let done = work();
+        let (result, kept) = match done {
+            Ok(kept) => (Ok(()), kept),
+            Err(error) => (Err(error), None),
         };
-        match step {
-            Step::Unlink(path) | Step::Rmdir(path) => lose(&mut nodes, path),
-            Step::Whiteout(path) if bare => lose(&mut nodes, path),
-            Step::Whiteout(_) | Step::Unhide(_) => {}
-            Step::Link(from, to) => {
-                if let Some(node) = nodes.at(from) {
-                    nodes.give_name(node, to);
-                }
-            }
-            Step::Rename(from, to, Onto::Exchange) => {
-                let aside = b"\0exchange";
-                nodes.moved(from, aside);
-                nodes.moved(to, from);
-                nodes.moved(aside, to);
-            }
-            Step::Rename(from, to, _) => {
-                lose(&mut nodes, to);
-                nodes.moved(from, to);
-            }
-            Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(_) => {}
-        }
-        drop(nodes);
-        if let (Some(orphan), Step::Unlink(path) | Step::Rename(_, path, _)) = (drop_now, step) {
+        let gone = self.media.nodes.lock().end_step(announced, result.is_ok(), bare, kept);
+        self.media.noted.notify_all();
+        if let (Some(orphan), Step::Unlink(path) | Step::Rename(_, path, _)) = (gone, step) {
             self.media.let_go(self.media.scopes.of(path)?, &orphan);
+        }
+        result
+    }
+
+    fn make_dirs(&self, path: &[u8]) -> Result<()> {
+        let home = &self.media.home;
+        // Mostly it is there.
+        if path.is_empty() || home.stat(path)?.is_some() {
+            return Ok(());
+        }
+        for end in ends(path) {
+            let dir = &path[..end];
+            if home.stat(dir)?.is_some() {
+                continue;
+            }
+            let lower = self.look(dir)?.lower;
+            let like = lower.as_ref().map(|lower| &lower.node).filter(|node| node.kind == Kind::Dir);
+            home.make_dir(dir, like)?;
         }
         Ok(())
     }
 
-    /// The number under which a release's entry is listed: its node's where it has one.
-    fn number_of_lower(&self, path: &[u8], lower: &Node) -> NodeId {
-        let nodes = self.media.nodes.lock();
-        let held = nodes.at(path).and_then(|node| Some((node, &nodes.get(node)?.backing)));
-        match (held, lower.kind) {
-            (Some((node, Backing::Dir)), Kind::Dir) => node,
-            (Some((node, Backing::Lower { node: was, .. })), _) if *was == lower.nodeid => node,
-            (_, Kind::Dir) => super::media_of(NodeId::of_dir(path)),
-            _ => super::media_of(lower.nodeid),
-        }
+    /// Gives what is at a path of the release its place in the upper layer. Its node stays.
+    fn copy_up(&self, path: &[u8], copies: &mut Copies<'_>) -> Result<()> {
+        let lower = self.look(path)?.lower.ok_or(Error::answer(Errno::NOENT))?;
+        let step = Step::CopyUp(path.to_vec());
+        let copy = match copies.take(path, lower.node.nodeid) {
+            // What shows there is another file than was copied: now this one is.
+            None if lower.node.kind == Kind::File => {
+                Some(self.media.copy(self.task, Some(path), &lower.release, lower.index, None)?)
+            }
+            copy => copy,
+        };
+        self.take_step(&step, || {
+            match copy {
+                Some(copy) => copy.place(path)?,
+                None if lower.node.kind == Kind::Symlink => {
+                    let mut node = lower.node;
+                    node.mtime = self.epoch.mtime(&node).as_nanos();
+                    let target = lower.release.manifest.target(lower.index)?;
+                    self.media.home.copy_up_symlink(path, &node, target)?;
+                }
+                None => return Err(Error::answer(Errno::ISDIR)),
+            }
+            self.note_copy(path)?;
+            Ok(None)
+        })
     }
 
-    /// The visible names of a directory: number for d_ino, type, name.
-    pub(super) fn entries(&self, path: &[u8]) -> Result<Vec<(NodeId, crate::fs::attr::Type, Vec<u8>)>> {
-        use crate::fs::attr::Type;
-        let home = &self.media.home;
-        let mut found = std::collections::BTreeMap::new();
-        if let (Whiteout::None, Some(release)) = (home.whiteout(path)?, self.release_of(path))
-            && let manifest = &release.manifest
-            && let Some(index) = manifest.find_path(docroot_path(path).1)?
-            && manifest.node(index)?.kind == Kind::Dir
-        {
-            let whited = home.whiteouts_in(path)?;
-            for child in manifest.children(index)? {
-                let (name, node) = (manifest.name(child)?, manifest.node(child)?);
-                if !whited.contains(name) {
-                    let number = self.number_of_lower(&[path, name].join(&b'/'), &node);
-                    found.insert(name.to_vec(), (number, Type::from(node.kind)));
-                }
-            }
-        }
-        let listed = home.list(path)?;
-        let nodes = self.media.nodes.lock();
-        for (name, id, kind) in listed {
-            let whole = [path, &name[..]].join(&b'/');
-            let (number, kind) = match kind {
-                FileType::Directory => (super::media_of(NodeId::of_dir(&whole)), Type::Dir),
-                FileType::Symlink => (nodes.number_of_file(id), Type::Symlink),
-                FileType::Fifo => (nodes.number_of_file(id), Type::Fifo),
-                FileType::Socket => (nodes.number_of_file(id), Type::Socket),
-                FileType::RegularFile => (nodes.number_of_file(id), Type::File),
-                _ => (nodes.number_of_file(id), Type::Device),
-            };
-            found.insert(name, (nodes.at(&whole).unwrap_or(number), kind));
-        }
-        Ok(found.into_iter().map(|(name, (number, kind))| (number, kind, name)).collect())
+    fn note_copy(&self, path: &[u8]) -> Result<()> {
+        let stat = self.media.home.stat(path)?.ok_or(Error::answer(Errno::NOENT))?;
+        self.media.usage.add(self.media.scopes.of(path)?, disk_bytes(&stat));
+        let mut nodes = self.media.nodes.lock();
+        let closed = nodes.at(path).map(|node| {
+            nodes.copied_up(node, FileId::of(&stat), stat.st_dev);
+            self.media.close(node)
+        });
+        drop(nodes);
+        drop(closed);
+        Ok(())
     }
 }

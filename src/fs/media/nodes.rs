@@ -1,39 +1,35 @@
-//! The media nodes that the kernel holds: which names they have and what is behind them.
+//! Who a file in a scope is: the names of each node, and what is behind it.
 //!
-//! The number of a media node has bit 63 set. It is a pure function where it can be: of a directory that of its path,
-//! of a release's file in a scope that of its release node, of an upper file a hash of its device and inode. A node
-//! keeps its number when its file is copied up or its name moves; then this table alone knows.
+//! The number of a node is a pure function where it can be: of a directory that of its path, of a release's file that of
+//! its release node, of an upper file a hash of its device and inode. A node keeps its number when its file is copied up
+//! or its name moves; then this table alone knows.
+//!
+//! Disk and table are two things: a step changes the disk first and is noted here afterwards. So each step is announced
+//! ([`Nodes::begin_step`]) and ends here ([`Nodes::end_step`]), and who looked at the disk without a lock sees whether
+//! what it saw still holds ([`Nodes::outran`]).
 
-use super::inflight::InFlight;
 use super::scopes::ScopeId;
+use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
-use crate::store::media::home::{FileId, Orphan};
-use crate::tree::{Kind, NodeId, Tree};
-use std::collections::{BTreeMap, HashMap};
+use crate::fs::mount::{LookupRef, Mount};
+use crate::store::media::home::{FileId, Orphan, split};
+use crate::tree::union::{Onto, Step};
+use crate::tree::{Kind, Node, NodeId, Tree};
+use rustix::fs::Stat;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-const MEDIA: u64 = 1 << 63;
-/// How many forgotten nodes are looked through each time that one is forgotten.
-const MANY: usize = 64;
-
-/// Whether a number is that of a media node.
-pub fn is_media(node: NodeId) -> bool {
-    node.0 & MEDIA != 0
-}
-
-/// The media node of a release's directory or file that lies in a scope.
-pub fn media_of(release_node: NodeId) -> NodeId {
-    NodeId(release_node.0 | MEDIA)
-}
-
-/// The number that a release's node of the same path has outside the scopes.
-pub fn release_node(node: NodeId) -> NodeId {
-    NodeId(node.0 & !MEDIA)
-}
+/// Counters of ended steps: looks at two directories that share one are made once more at times.
+const COUNTERS: usize = 4096;
+/// How many moves of directories are remembered for the looks that they overlap.
+const MOVES: usize = 64;
+/// A name that no entry can have: nodes that change places wait there.
+const ASIDE: &[u8] = b"\0exchange";
 
 /// What is behind a node.
 #[derive(Clone, Debug)]
-pub enum Backing {
+pub(super) enum Backing {
     /// A directory: whatever the layers have at its path.
     Dir,
     /// A file of the upper layer.
@@ -60,68 +56,289 @@ impl Backing {
     }
 }
 
-/// What a file looked like after our own last change or look at it: something else is somebody else's change.
-pub type Print = (i64, i64, i64, i64, i64);
-
-/// A node that the kernel holds.
-#[derive(Clone, Debug)]
-pub struct MediaNode {
-    /// Its paths; several for hard links that were looked up, none if it was unlinked or its name moved on.
-    pub paths: Vec<Vec<u8>>,
-    /// The scope that it lies in: names never leave theirs.
-    pub scope: ScopeId,
-    /// Where it is kept after its last name went.
-    pub orphan: Option<Orphan>,
-    /// What is behind it.
-    pub backing: Backing,
-    /// How its file looked after our own last change or look.
-    pub print: Option<Print>,
-    /// Changes of ours that are under way: until they are over, nobody can say whose a change is.
-    pub changing: u32,
-    lookups: u64,
-    /// When it was last looked up, or forgotten, by the clock of the answers.
-    touched: u64,
+/// How a file looked after our own last change or look at it: another look is somebody else's change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    size: i64,
+    /// Seconds since 1970, and nanoseconds.
+    mtime: (i64, i64),
+    ctime: (i64, i64),
 }
 
-/// All of them.
-#[derive(Debug, Default)]
-pub struct Nodes {
+impl Look {
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self {
+            size: stat.st_size,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        }
+    }
+
+    /// Whether a file that may have been renamed since holds the same as it did.
+    pub(super) fn same_content(self, stat: &Stat) -> bool {
+        let now = Self::of(stat);
+        (self.size, self.mtime) == (now.size, now.mtime)
+    }
+}
+
+/// A node.
+#[derive(Clone, Debug)]
+pub(super) struct MediaNode {
+    /// Its paths; several for hard links that were looked up, none if it was unlinked or its name moved on.
+    pub(super) paths: Vec<Vec<u8>>,
+    /// The scope that it lies in: names never leave theirs.
+    pub(super) scope: ScopeId,
+    /// The device that what is behind it lies on; of what a release has, that of the directory above it.
+    pub(super) disk: u64,
+    /// Where it is kept after its last name went.
+    pub(super) orphan: Option<Orphan>,
+    /// What is behind it.
+    pub(super) backing: Backing,
+    /// How its file looked after our own last change or look.
+    pub(super) look: Option<Look>,
+    /// Changes of ours that are under way: until they are over, nobody can say whose a change is.
+    pub(super) changing: u32,
+    /// How many changes of ours began.
+    pub(super) changes: u64,
+    /// Steps under way that change its names: until they are over, nobody else does.
+    pub(super) moving: u32,
+}
+
+impl MediaNode {
+    /// Whether it is found at the same place as before.
+    pub(super) fn same_place(&self, before: &Self) -> bool {
+        let orphaned = self.orphan.is_some() == before.orphan.is_some();
+        self.paths == before.paths && orphaned && self.backing.same(&before.backing)
+    }
+}
+
+/// When a look at the names of a directory began: how many steps there, and how many moves of directories, had ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<'d> {
+    dir: &'d [u8],
+    ended: u64,
+    moved: u64,
+}
+
+/// A step under way: the nodes whose names it changes.
+#[derive(Debug)]
+pub(super) struct Announced<'s> {
+    step: &'s Step,
+    from: Option<NodeId>,
+    to: Option<NodeId>,
+    /// Directories that it moves, by the names that they have before.
+    dirs: Vec<&'s [u8]>,
+}
+
+/// All nodes of a store.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    mount: Arc<Mount>,
     nodes: HashMap<NodeId, MediaNode>,
     by_path: BTreeMap<Vec<u8>, NodeId>,
     by_file: HashMap<FileId, NodeId>,
     serial: u64,
-    /// Those under way may tell of a node that the kernel forgot.
-    pub in_flight: Arc<InFlight>,
-    /// Nodes that the kernel forgot.
-    forgotten: Vec<NodeId>,
+    /// How many steps ended, by directory; seeded, so that nobody can choose whose looks he makes to be done again.
+    ended: Box<[u64; COUNTERS]>,
+    hasher: RandomState,
+    /// Directories that are being moved.
+    moving: Vec<Vec<u8>>,
+    /// How many were moved, and the last of them: where each was and where it went.
+    moved: u64,
+    last_moved: VecDeque<[Vec<u8>; 2]>,
 }
 
 impl Nodes {
-    pub fn get(&self, node: NodeId) -> Option<&MediaNode> {
+    pub(super) fn new(mount: Arc<Mount>) -> Self {
+        Self {
+            mount,
+            nodes: HashMap::new(),
+            by_path: BTreeMap::new(),
+            by_file: HashMap::new(),
+            serial: 0,
+            ended: Box::new([0; COUNTERS]),
+            hasher: RandomState::new(),
+            moving: Vec::new(),
+            moved: 0,
+            last_moved: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn get(&self, node: NodeId) -> Option<&MediaNode> {
         self.nodes.get(&node)
     }
 
-    pub fn get_mut(&mut self, node: NodeId) -> Option<&mut MediaNode> {
+    pub(super) fn get_mut(&mut self, node: NodeId) -> Option<&mut MediaNode> {
         self.nodes.get_mut(&node)
     }
 
-    pub fn at(&self, path: &[u8]) -> Option<NodeId> {
+    pub(super) fn at(&self, path: &[u8]) -> Option<NodeId> {
         self.by_path.get(path).copied()
     }
 
+    /// A path of a node; `None` if it has none any more.
+    pub(super) fn path(&self, node: NodeId) -> Result<Option<Vec<u8>>> {
+        let held = self.nodes.get(&node).ok_or(Error::answer(Errno::STALE))?;
+        Ok(held.paths.first().cloned())
+    }
+
+    /// The path of a directory.
+    pub(super) fn dir_path(&self, dir: NodeId) -> Result<Vec<u8>> {
+        self.path(dir)?.ok_or(Error::answer(Errno::NOENT))
+    }
+
+    /// The path of a name in a directory.
+    pub(super) fn below(&self, dir: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        Ok([&self.dir_path(dir)?[..], name].join(&b'/'))
+    }
+
+    /// The device that a directory lies on, if it is known.
+    pub(super) fn disk_of(&self, dir: &[u8]) -> Option<u64> {
+        Some(self.nodes.get(&self.at(dir)?)?.disk)
+    }
+
+    /// The number under which a release's entry is listed: its node's where it has one.
+    pub(super) fn number_of_lower(&self, path: &[u8], lower: &Node) -> NodeId {
+        let held = self.at(path).and_then(|node| Some((node, &self.nodes.get(&node)?.backing)));
+        match (held, lower.kind) {
+            (Some((node, Backing::Dir)), Kind::Dir) => node,
+            (Some((node, Backing::Lower { node: was, .. })), _) if *was == lower.nodeid => node,
+            (_, Kind::Dir) => NodeId::of_dir(path).scoped(),
+            _ => lower.nodeid.scoped(),
+        }
+    }
+
     /// The number under which an upper file is shown in a listing.
-    pub fn number_of_file(&self, id: FileId) -> NodeId {
+    pub(super) fn number_of_file(&self, id: FileId) -> NodeId {
         self.by_file.get(&id).copied().unwrap_or_else(|| pure_of_file(id))
     }
 
     /// The node of this file if it is known, and known under other names only.
-    pub fn elsewhere(&self, id: FileId, path: &[u8]) -> Option<NodeId> {
+    pub(super) fn elsewhere(&self, id: FileId, path: &[u8]) -> Option<(NodeId, &MediaNode)> {
         let node = *self.by_file.get(&id)?;
-        self.nodes[&node].paths.iter().all(|known| known != path).then_some(node)
+        let held = self.nodes.get(&node)?;
+        held.paths.iter().all(|known| known != path).then_some((node, held))
+    }
+
+    fn counter(&self, dir: &[u8]) -> usize {
+        self.hasher.hash_one(dir) as usize % COUNTERS
+    }
+
+    /// A look at names of this directory begins.
+    pub(super) fn seen<'d>(&self, dir: &'d [u8]) -> Seen<'d> {
+        Seen { dir, ended: self.ended[self.counter(dir)], moved: self.moved }
+    }
+
+    /// Whether what a look saw may not hold any more: a step ended meanwhile. At most one step at a time is under way in
+    /// a directory, and a look that one step overlaps sees the state before it or the one after it.
+    pub(super) fn outran(&self, seen: &Seen<'_>) -> bool {
+        let since = (self.moved - seen.moved) as usize;
+        let mut moves = self.last_moved.iter().take(since).flatten();
+        self.ended[self.counter(seen.dir)] != seen.ended
+            || since > MOVES
+            || moves.any(|moved| is_within(seen.dir, moved))
+    }
+
+    /// Whether a directory, or one above it, is being moved: what is in it may be found at neither place.
+    pub(super) fn is_moving(&self, dir: &[u8]) -> bool {
+        self.moving.iter().any(|from| is_within(dir, from))
+    }
+
+    /// Announces a step: its disk work comes next, and then [`Nodes::end_step`], whatever came of it.
+    pub(super) fn begin_step<'s>(&mut self, step: &'s Step) -> Announced<'s> {
+        let (from, to) = match step {
+            Step::Unlink(path) | Step::Rmdir(path) | Step::Whiteout(path) | Step::Link(path, _) => {
+                (self.at(path), None)
+            }
+            Step::Rename(from, to, _) => (self.at(from), self.at(to)),
+            Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(_) | Step::Unhide(_) => (None, None),
+        };
+        let mut dirs = Vec::new();
+        if let Step::Rename(old, new, _) = step {
+            for (node, path) in [(from, old), (to, new)] {
+                let is_dir = |held: &MediaNode| matches!(held.backing, Backing::Dir);
+                if node.and_then(|node| self.nodes.get(&node)).is_some_and(is_dir) {
+                    dirs.push(&path[..]);
+                    self.moving.push(path.clone());
+                }
+            }
+        }
+        for node in from.iter().chain(to.iter()) {
+            if let Some(held) = self.nodes.get_mut(node) {
+                held.moving += 1;
+            }
+        }
+        Announced { step, from, to, dirs }
+    }
+
+    /// A step is over. If it was `done`, names change here as they did on the disk; `kept` is the leaf that it took out
+    /// of the tree: given back if nobody knows it. `bare`: a whiteout left nothing at its name.
+    pub(super) fn end_step(
+        &mut self,
+        announced: Announced<'_>,
+        done: bool,
+        bare: bool,
+        kept: Option<Orphan>,
+    ) -> Option<Orphan> {
+        let Announced { step, from, to, dirs } = announced;
+        for node in from.iter().chain(to.iter()) {
+            if let Some(held) = self.nodes.get_mut(node) {
+                held.moving -= 1;
+            }
+        }
+        for dir in dirs {
+            if let Some(at) = self.moving.iter().position(|moving| moving == dir) {
+                self.moving.swap_remove(at);
+            }
+        }
+        for path in paths_of(step) {
+            self.ended[self.counter(split(path).0)] += 1;
+        }
+        let mut kept = kept;
+        if !done {
+            return kept;
+        }
+        match step {
+            Step::Unlink(path) | Step::Rmdir(path) => self.lose(from, path, &mut kept),
+            Step::Whiteout(path) if bare => self.lose(from, path, &mut kept),
+            Step::Link(_, to) => {
+                if let Some(node) = from {
+                    self.give_name(node, to);
+                }
+            }
+            Step::Rename(from, to, Onto::Exchange) => {
+                self.move_names(from, ASIDE);
+                self.move_names(to, from);
+                self.move_names(ASIDE, to);
+            }
+            Step::Rename(old, new, _) => {
+                self.lose(to, new, &mut kept);
+                self.move_names(old, new);
+                if let Some(node) = from {
+                    self.give_name(node, new);
+                }
+            }
+            Step::Whiteout(_) | Step::Unhide(_) | Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(_) => {}
+        }
+        kept
+    }
+
+    /// The node that had a name loses it, and keeps the leaf if that was its last one.
+    fn lose(&mut self, node: Option<NodeId>, path: &[u8], kept: &mut Option<Orphan>) {
+        if let Some(held) = node.and_then(|node| self.nodes.get_mut(&node))
+            && held.paths.iter().all(|known| known == path)
+            && held.orphan.is_none()
+        {
+            held.orphan = kept.take();
+        }
+        let now = self.at(path).filter(|now| Some(*now) != node);
+        for node in node.into_iter().chain(now) {
+            self.lose_name(node, path);
+        }
     }
 
     /// The disk gave the place of the node's file to another one: the node stays without a file.
-    pub fn lose_file(&mut self, node: NodeId) {
+    pub(super) fn lose_file(&mut self, node: NodeId) {
         let paths = self.nodes.get(&node).map_or(Vec::new(), |held| held.paths.clone());
         for path in paths {
             self.lose_name(node, &path);
@@ -133,104 +350,111 @@ impl Nodes {
         }
     }
 
-    /// The node for what is at a path now; a node that was there for something else loses that name.
-    pub fn settle(&mut self, path: &[u8], scope: ScopeId, backing: Backing, pure: NodeId) -> NodeId {
+    /// The node for what is at a path now, with one lookup counted; a node that was there for something else loses that
+    /// name. The names of a node that a step under way moves are left to the step.
+    pub(super) fn settle(&mut self, path: &[u8], scope: ScopeId, disk: u64, backing: Backing) -> (NodeId, LookupRef) {
         let known = match &backing {
             Backing::Upper(id) => self.by_file.get(id).copied(),
-            _ => self.at(path).filter(|node| self.nodes[node].backing.same(&backing)),
+            _ => self.at(path).filter(|node| self.nodes.get(node).is_some_and(|held| held.backing.same(&backing))),
         };
-        if let Some(other) = self.at(path).filter(|other| Some(*other) != known) {
-            self.lose_name(other, path);
-        }
-        let node = match known {
-            Some(node) => {
-                // The release may be another one, with other extended attributes: they do not count for the number.
-                if let Some(held) = self.nodes.get_mut(&node) {
-                    held.backing = backing;
-                }
-                node
-            }
-            None => self.insert(scope, backing, pure),
+        let Some(node) = known else {
+            let node = self.insert(path, scope, disk, backing);
+            self.give_name(node, path);
+            return (node, self.mount.count(node));
         };
-        self.give_name(node, path);
         if let Some(held) = self.nodes.get_mut(&node) {
-            held.touched = self.in_flight.now();
+            // The release may be another one, with other extended attributes: they do not count for the number.
+            held.backing = backing;
+            held.disk = disk;
+            if held.moving == 0 {
+                self.give_name(node, path);
+            }
         }
-        node
+        (node, self.mount.count(node))
     }
 
-    fn insert(&mut self, scope: ScopeId, backing: Backing, pure: NodeId) -> NodeId {
-        let mut number = pure;
-        while number.0 & !MEDIA == 0 || self.nodes.contains_key(&number) {
+    fn insert(&mut self, path: &[u8], scope: ScopeId, disk: u64, backing: Backing) -> NodeId {
+        let mut number = match &backing {
+            Backing::Dir => NodeId::of_dir(path).scoped(),
+            Backing::Upper(id) => pure_of_file(*id),
+            Backing::Lower { node, .. } => node.scoped(),
+        };
+        while self.nodes.contains_key(&number) {
             // Taken by a node that moved away and is still held: any number will do.
             self.serial += 1;
-            number = NodeId(MEDIA | self.serial);
+            number = NodeId(self.serial).scoped();
         }
         if let Backing::Upper(id) = &backing {
             self.by_file.insert(*id, number);
         }
-        self.nodes.insert(
-            number,
-            MediaNode {
-                paths: Vec::new(),
-                scope,
-                orphan: None,
-                backing,
-                print: None,
-                changing: 0,
-                lookups: 0,
-                touched: 0,
-            },
-        );
+        let node = MediaNode {
+            paths: Vec::new(),
+            scope,
+            disk,
+            orphan: None,
+            backing,
+            look: None,
+            changing: 0,
+            changes: 0,
+            moving: 0,
+        };
+        self.nodes.insert(number, node);
         number
     }
 
-    pub fn give_name(&mut self, node: NodeId, path: &[u8]) {
+    fn give_name(&mut self, node: NodeId, path: &[u8]) {
         // A file of another release may still have it, which the name will show again and is not this node.
         if let Some(other) = self.at(path).filter(|other| *other != node) {
             self.lose_name(other, path);
         }
-        self.by_path.insert(path.to_vec(), node);
-        if let Some(node) = self.nodes.get_mut(&node)
-            && !node.paths.iter().any(|known| known == path)
-        {
-            node.paths.push(path.to_vec());
-            // A new name moves the ctime.
-            node.print = None;
+        if let Some(held) = self.nodes.get_mut(&node) {
+            self.by_path.insert(path.to_vec(), node);
+            if !held.paths.iter().any(|known| known == path) {
+                held.paths.push(path.to_vec());
+                // A new name moves the ctime.
+                held.look = None;
+            }
         }
     }
 
     /// A file that lost the last name we knew of, and that has another: it is no orphan. Gives what it was kept as.
-    pub fn found_again(&mut self, node: NodeId) -> Option<Orphan> {
-        self.nodes.get_mut(&node)?.orphan.take_if(|orphan| !matches!(orphan, Orphan::Gone))
+    pub(super) fn found_again(&mut self, node: NodeId) -> Option<Orphan> {
+        let held = self.nodes.get_mut(&node).filter(|held| held.moving == 0)?;
+        held.orphan.take_if(|orphan| !matches!(orphan, Orphan::Gone))
     }
 
     /// The name stands for this node no more. A node that nobody holds is let go with its last name.
-    pub fn lose_name(&mut self, node: NodeId, path: &[u8]) {
+    pub(super) fn lose_name(&mut self, node: NodeId, path: &[u8]) {
         if self.at(path) == Some(node) {
             self.by_path.remove(path);
         }
         if let Some(held) = self.nodes.get_mut(&node) {
             held.paths.retain(|known| known != path);
-            held.print = None;
-            if held.paths.is_empty() && held.lookups == 0 {
-                held.touched = held.touched.max(self.in_flight.now());
-                self.forgotten.push(node);
+            held.look = None;
+            if held.paths.is_empty() {
+                self.mount.lost_names(node);
             }
         }
     }
 
     /// A file was copied up: the node stays.
-    pub fn copied_up(&mut self, node: NodeId, id: FileId) {
+    pub(super) fn copied_up(&mut self, node: NodeId, id: FileId, disk: u64) {
         if let Some(held) = self.nodes.get_mut(&node) {
             held.backing = Backing::Upper(id);
-            held.print = None;
+            held.disk = disk;
+            held.look = None;
             self.by_file.insert(id, node);
         }
     }
 
     /// A directory, or a file, was renamed with all below it.
-    pub fn moved(&mut self, from: &[u8], to: &[u8]) {
+    fn move_names(&mut self, from: &[u8], to: &[u8]) {
+        if self.at(from).and_then(|node| self.nodes.get(&node)).is_some_and(|held| matches!(held.backing, Backing::Dir))
+        {
+            self.moved += 1;
+            self.last_moved.truncate(MOVES - 1);
+            self.last_moved.push_front([from.to_vec(), to.to_vec()]);
+        }
         let below = [from, b"/"].concat();
         let mut paths: Vec<Vec<u8>> = self
             .by_path
@@ -250,58 +474,31 @@ impl Nodes {
         }
     }
 
-    /// The kernel was told of the node once more.
-    pub fn count_lookup(&mut self, node: NodeId) {
-        if let Some(held) = self.nodes.get_mut(&node) {
-            held.lookups += 1;
-        }
-    }
-
-    /// The kernel forgot that it was told so many times. Says whether many nodes wait already to be let go.
-    pub fn forget(&mut self, node: NodeId, times: u64) -> bool {
-        let Some(held) = self.nodes.get_mut(&node) else { return false };
-        held.lookups = held.lookups.saturating_sub(times);
-        if held.lookups == 0 {
-            held.touched = held.touched.max(self.in_flight.now());
-            self.forgotten.push(node);
-        }
-        self.forgotten.len() > MANY && !self.forgotten.len().is_multiple_of(MANY)
-    }
-
     /// Files of releases that the kernel holds.
-    pub fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
-        let held = self.nodes.values().filter(|held| held.lookups > 0);
-        let lower = held.filter_map(|held| match &held.backing {
-            Backing::Lower { release, index, .. } => Some((release.clone(), *index)),
-            Backing::Dir | Backing::Upper(_) => None,
+    pub(super) fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
+        let lower = self.nodes.iter().filter_map(|(node, held)| match &held.backing {
+            Backing::Lower { release, index, .. } if self.mount.knows(*node) => Some((release.clone(), *index)),
+            _ => None,
         });
         // A symlink has no content.
-        lower
-            .filter(|(release, index)| release.manifest.node(*index).is_ok_and(|node| node.kind == Kind::File))
-            .collect()
+        let is_file = |(release, index): &(Arc<Release>, u32)| {
+            release.manifest.node(*index).is_ok_and(|node| node.kind == Kind::File)
+        };
+        lower.filter(is_file).collect()
     }
 
-    /// Lets go of nodes that the kernel does not hold and that no answer under way can tell it of. Gives them, and what
-    /// else is kept of them, to `gone`, before their numbers can be given away.
-    pub fn sweep(&mut self, mut gone: impl FnMut(NodeId, ScopeId, Option<Orphan>)) {
-        let oldest = self.in_flight.oldest();
-        for node in std::mem::take(&mut self.forgotten) {
-            match self.nodes.get_mut(&node) {
-                Some(held) if held.lookups == 0 && held.touched < oldest => {
-                    gone(node, held.scope, held.orphan.take());
-                    self.forget_node(node);
-                }
-                Some(held) if held.lookups == 0 => self.forgotten.push(node),
-                _ => {}
-            }
+    /// Lets go of a node if the kernel does not know it and nothing is under way with it.
+    pub(super) fn let_go(&mut self, node: NodeId) -> LetGo {
+        match self.nodes.get(&node) {
+            _ if self.mount.knows(node) => return LetGo::Stays,
+            None => return LetGo::Stays,
+            Some(held) if held.moving > 0 || held.changing > 0 => return LetGo::Later,
+            Some(_) => {}
         }
-    }
-
-    fn forget_node(&mut self, node: NodeId) {
-        let Some(gone) = self.nodes.remove(&node) else { return };
-        for path in gone.paths {
-            if self.at(&path) == Some(node) {
-                self.by_path.remove(&path);
+        let Some(gone) = self.nodes.remove(&node) else { return LetGo::Stays };
+        for path in &gone.paths {
+            if self.at(path) == Some(node) {
+                self.by_path.remove(path);
             }
         }
         if let Backing::Upper(id) = gone.backing
@@ -309,10 +506,42 @@ impl Nodes {
         {
             self.by_file.remove(&id);
         }
+        LetGo::Gone(gone.orphan.map(|orphan| (gone.scope, orphan)))
     }
 }
 
+/// What became of a forgotten node.
+#[derive(Debug)]
+pub(super) enum LetGo {
+    /// The kernel knows it again, or it is gone already.
+    Stays,
+    /// Something is under way with it.
+    Later,
+    /// It is gone; what it was kept as is to be dropped.
+    Gone(Option<(ScopeId, Orphan)>),
+}
+
+/// The paths whose names a step changes.
+fn paths_of(step: &Step) -> impl Iterator<Item = &[u8]> {
+    let (first, second): (&[u8], Option<&[u8]>) = match step {
+        Step::MakeDirs(path)
+        | Step::CopyUp(path)
+        | Step::Whiteout(path)
+        | Step::Unhide(path)
+        | Step::Place(path)
+        | Step::Unlink(path)
+        | Step::Rmdir(path) => (path, None),
+        Step::Rename(from, to, _) | Step::Link(from, to) => (from, Some(to)),
+    };
+    std::iter::once(first).chain(second)
+}
+
+/// Whether a path is this directory or lies in it.
+pub(super) fn is_within(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
 /// The number of an upper file, where nothing else is known of it.
-pub fn pure_of_file(id: FileId) -> NodeId {
-    NodeId(MEDIA | id.hash())
+fn pure_of_file(id: FileId) -> NodeId {
+    NodeId(id.hash()).scoped()
 }

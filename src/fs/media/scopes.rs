@@ -107,6 +107,11 @@ impl Scopes {
         names
     }
 
+    /// Whether the top of a scope is in a directory of the release.
+    pub fn has_tops_in(&self, dir: NodeId) -> bool {
+        self.tops.keys().any(|(of, _)| *of == dir)
+    }
+
     /// The path of a scope's top in the writable layer, for this release.
     pub fn top_path(&self, scope: ScopeId, release: &ReleaseName) -> Vec<u8> {
         match self.is_per_release(scope) {

@@ -1,6 +1,8 @@
 //! What the writable layer hides of the release, and giving it up: `status --shadowed`, `media restore`.
 
-use super::{Media, Names, Task};
+use super::lookup::Visible;
+use super::mutate::Materials;
+use super::{Media, Task};
 use crate::error::{Error, Result};
 use crate::fs::epoch::Epoch;
 use crate::store::media::home::{Whiteout, docroot_path, split, upper_kind};
@@ -37,10 +39,10 @@ impl Media {
 
     /// The release's entries that the writable layer hides; of a directory that is hidden whole, only itself.
     pub fn shadowed(&self, epoch: &Epoch) -> Result<Vec<(Vec<u8>, How)>> {
-        let names = self.names(epoch);
+        let visible = Visible { media: self, epoch };
         let mut found = Vec::new();
         for scope in self.scopes.ids() {
-            names.shadowed_below(&self.scopes.top_path(scope, &epoch.release.name), &mut |at, how| {
+            visible.shadowed_below(&self.scopes.top_path(scope, &epoch.release.name), &mut |at, how| {
                 found.push((docroot_path(at.path).1.to_vec(), how));
                 Ok(())
             })?;
@@ -51,14 +53,14 @@ impl Media {
     /// Drops what hides the release's entry at a path of the docroot, and below it.
     pub fn restore(&self, task: Task<'_>, path: &[u8]) -> Result<Vec<Restored>> {
         let shown = path.escape_ascii();
-        let names = self.names(task.epoch);
+        let visible = Visible { media: self, epoch: task.epoch };
         let Ok(scope) = self.scopes.of(path) else {
             return Err(Error::request(format!("{shown} lies in no scope, so nothing hides the release there")));
         };
         let top = self.scopes.top_path(scope, &task.epoch.release.name);
         let whole = [&top[..], &path[self.scopes.path(scope).len()..]].concat();
         let mut hidden = Vec::new();
-        let place = names.name(&whole)?;
+        let place = visible.name(&whole)?;
         if place.layers.lower.is_none() {
             return Err(Error::request(format!(
                 "release {} has nothing at {shown}, or a directory above it was removed: then restore that",
@@ -68,25 +70,26 @@ impl Media {
         if let Some(how) = hides(place) {
             hidden.push((whole.clone(), how));
         }
-        names.shadowed_below(&whole, &mut |at, how| {
+        visible.shadowed_below(&whole, &mut |at, how| {
             hidden.push((at.path.to_vec(), how));
             Ok(())
         })?;
         let mut restored = Vec::new();
         for (path, _) in hidden {
-            let own = names.entries(&path)?.is_empty();
-            let plan = union::restore(names.name(&path)?, own).map_err(|_| {
+            let changing = self.change_at(task, &path)?;
+            let own = changing.entries(&path)?.is_empty();
+            let plan = union::restore(changing.name(&path)?, own).map_err(|_| {
                 Error::request(format!(
                     "{} is a directory with files of its own in place of the release's file: remove it first",
                     docroot_path(&path).1.escape_ascii()
                 ))
             })?;
-            names.give_up(task, plan)?;
+            changing.carry_out(plan, Materials::default())?;
             let (dir, name) = split(&path);
             let known = self.nodes.lock().at(dir);
             restored.push(Restored {
                 path: docroot_path(&path).1.to_vec(),
-                dir: known.unwrap_or_else(|| super::media_of(NodeId::of_dir(dir))),
+                dir: known.unwrap_or_else(|| NodeId::of_dir(dir).scoped()),
                 name: name.to_vec(),
             });
         }
@@ -103,7 +106,7 @@ fn hides(at: Name<'_>) -> Option<How> {
     }
 }
 
-impl Names<'_> {
+impl Visible<'_> {
     /// Every hidden name below a directory, those above first.
     fn shadowed_below(&self, dir: &[u8], found: &mut impl FnMut(Name<'_>, How) -> Result<()>) -> Result<()> {
         if self.name(dir)?.layers.shown() != Shown::Merged {

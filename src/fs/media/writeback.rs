@@ -98,10 +98,9 @@ impl Writeback {
         }
     }
 
-    /// A file was synced, or is not what it was.
-    pub fn end(&self, node: NodeId) {
-        let gone = self.runs.lock().pop(&node);
-        drop(gone);
+    /// A file was synced, or is not what it was. Gives its descriptor: closing it may wait for the disk.
+    pub fn end(&self, node: NodeId) -> Option<Arc<File>> {
+        self.runs.lock().pop(&node)?.file
     }
 
     /// Lets go of files that nobody writes to any more.

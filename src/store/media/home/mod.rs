@@ -81,6 +81,7 @@ pub struct Home {
     tmp: OwnedFd,
     orphans: OwnedFd,
     serial: AtomicU64,
+    device: u64,
     remote: bool,
 }
 
@@ -106,6 +107,7 @@ impl Home {
         let media = open("media")?;
         let kind = rustix::fs::fstatfs(&media).context(|| format!("looking at {}", home.display()))?.f_type;
         Ok(Self {
+            device: rustix::fs::fstat(&media).context(|| format!("looking at {}", home.display()))?.st_dev,
             remote: REMOTE.contains(&(kind as u32)),
             media,
             whiteouts: open("whiteouts")?,
@@ -114,6 +116,11 @@ impl Home {
             orphans: open("orphans")?,
             serial: AtomicU64::new(0),
         })
+    }
+
+    /// The device that shared scopes lie on.
+    pub fn device(&self) -> u64 {
+        self.device
     }
 
     /// Whether the disk is another machine's, and says only at close(2) or fsync(2) that a write failed.

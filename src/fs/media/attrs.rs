@@ -1,0 +1,124 @@
+//! Attributes of media nodes: modes, owners, times, lengths, and extended attributes.
+
+use super::content::drop_privileges;
+use super::descriptors::Access;
+use super::nodes::Backing;
+use super::{Media, Rights, Task};
+use crate::error::{Errno, Error, Result};
+use crate::fs::attr::{Attr, Ttl};
+use crate::store::media::home::{is_acl, set_xattr, xattrs};
+use crate::sys::AsCaller;
+use crate::tree::NodeId;
+use rustix::fs::{AtFlags, Gid, Mode, Timestamps, Uid};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// What setattr changes.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// User.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length.
+    pub size: Option<u64>,
+    /// Times; `UTIME_OMIT` where one stays.
+    pub times: Option<Timestamps>,
+}
+
+impl Media {
+    /// What is behind a node in the upper layer: to change its attributes, or to read a symlink.
+    pub(super) fn handle(&self, node: NodeId) -> Result<OwnedFd> {
+        self.by_name(node, |held| match (&held.backing, &held.orphan, held.paths.first()) {
+            (Backing::Upper(_), Some(orphan), _) => self.home.open_orphan_path(orphan),
+            (Backing::Upper(id), None, Some(path)) => self.home.open_path(path, *id),
+            (Backing::Dir, _, Some(path)) => self.home.open_dir_path(path),
+            _ => Err(Errno::STALE.into()),
+        })
+    }
+
+    /// chmod, chown, truncate, utimens. The kernel has checked that the caller may.
+    pub fn setattr(&self, task: Task<'_>, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
+        self.bring_up(task, node, changes.size)?;
+        let change = self.begin_change(node);
+        if let Some(size) = changes.size {
+            self.truncate(task, node, size)?;
+        }
+        let handle = self.handle(node)?;
+        let owner = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
+        if owner.0.is_some() || owner.1.is_some() {
+            rustix::fs::chownat(&handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH)?;
+        }
+        if let Some(mode) = changes.mode {
+            // An O_PATH descriptor has no fchmod; its link in /proc leads to the very file.
+            let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
+            rustix::fs::chmod(link, Mode::from_raw_mode(mode & 0o7777))?;
+        }
+        if let Some(times) = &changes.times {
+            rustix::fs::utimensat(&handle, "", times, AtFlags::EMPTY_PATH)?;
+        }
+        change.done(&handle)?;
+        self.getattr(task.epoch, node)
+    }
+
+    fn truncate(&self, task: Task<'_>, node: NodeId, size: u64) -> Result<()> {
+        let file = self.open(node, Access::Write)?;
+        // What a truncation adds is a hole.
+        let _growth = self.grow(node, task.caller, &file, 0)?;
+        self.truncations.begin(node, task.caller.thread, &file, size)?;
+        let truncated = {
+            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
+            rustix::fs::ftruncate(&*file, size)
+        };
+        if let Err(error) = truncated {
+            self.truncations.cancel(node);
+            return Err(error.into());
+        }
+        if task.caller.uid != 0 {
+            drop_privileges(&file)?;
+        }
+        Ok(())
+    }
+
+    /// Extended attributes of the user's, of what is behind a node.
+    pub fn getxattr(&self, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        self.check_attribute(name)?;
+        Ok(self.xattrs(node)?.into_iter().find(|(key, _)| key == name).ok_or(Errno::NODATA)?.1)
+    }
+
+    /// All of them.
+    pub fn xattrs(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let backing = self.nodes.lock().get(node).ok_or(Errno::STALE)?.backing.clone();
+        if let Backing::Lower { release, index, .. } = backing {
+            return release.manifest.xattrs(index);
+        }
+        let link = match self.handle(node) {
+            Ok(handle) => handle,
+            // A directory that only a release has, or one that is gone.
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = xattrs(&link)?;
+        found.retain(|(name, _)| self.check_attribute(name).is_ok());
+        Ok(found)
+    }
+
+    /// The attributes that are kept: the user's, and access lists if they decide.
+    fn check_attribute(&self, name: &[u8]) -> Result<()> {
+        match name.starts_with(b"user.") || self.rights == Rights::Acls && is_acl(name) {
+            true => Ok(()),
+            false => Err(Error::Errno(Errno::OPNOTSUPP)),
+        }
+    }
+
+    /// Sets an extended attribute, or removes it.
+    pub fn setxattr(&self, task: Task<'_>, node: NodeId, name: &[u8], value: Option<(&[u8], u32)>) -> Result<()> {
+        self.check_attribute(name)?;
+        self.bring_up(task, node, None)?;
+        let handle = self.handle(node)?;
+        let change = self.begin_change(node);
+        set_xattr(&handle, name, value)?;
+        change.done(&handle)
+    }
+}

@@ -1,0 +1,157 @@
+//! Copies of the release's files on their way up.
+
+use super::limits::disk_bytes;
+use super::lookup::Visible;
+use super::mutate::Materials;
+use super::nodes::{Backing, MediaNode, Nodes};
+use super::{Media, Task};
+use crate::error::{Errno, Error, Result};
+use crate::fs::epoch::Release;
+use crate::store::media::home::{Copy, FileId};
+use crate::tree::union::{self, Plan, Step};
+use crate::tree::{Kind, NodeId, Tree};
+
+/// Copies that were made for a plan: of which path and release node.
+#[derive(Debug, Default)]
+pub(super) struct Copies<'a>(Vec<(Vec<u8>, NodeId, Copy<'a>)>);
+
+impl<'a> Copies<'a> {
+    /// The copy of this file, if it was made.
+    pub(super) fn take(&mut self, path: &[u8], node: NodeId) -> Option<Copy<'a>> {
+        let at = self.0.iter().position(|(of, was, _)| of == path && *was == node)?;
+        Some(self.0.swap_remove(at).2)
+    }
+}
+
+impl Media {
+    /// Makes the copies that a plan will want if it comes out as it does now. That takes no claim: it may take long.
+    pub(super) fn copies<const N: usize>(
+        &self,
+        task: Task<'_>,
+        paths: &impl Fn(&Nodes) -> Result<[Vec<u8>; N]>,
+        plan: impl Fn(&Visible<'_>, &[Vec<u8>; N]) -> Result<Plan>,
+    ) -> Result<Copies<'_>> {
+        let mut copies = Copies::default();
+        let paths = {
+            let nodes = self.nodes.lock();
+            let paths = paths(&nodes)?;
+            let is_lower = |path: &Vec<u8>| {
+                let node = nodes.at(path).and_then(|node| nodes.get(node));
+                node.is_some_and(|held| matches!(held.backing, Backing::Lower { .. }))
+            };
+            if !paths.iter().any(is_lower) {
+                return Ok(copies);
+            }
+            paths
+        };
+        let visible = Visible { media: self, epoch: task.epoch };
+        // What is refused is refused under the claim.
+        let Ok(plan) = plan(&visible, &paths) else { return Ok(copies) };
+        for step in plan {
+            let Step::CopyUp(path) = step else { continue };
+            if let Some(lower) = visible.look(&path)?.lower
+                && lower.node.kind == Kind::File
+            {
+                let copy = self.copy(task, Some(&path), &lower.release, lower.index, None)?;
+                copies.0.push((path, lower.node.nodeid, copy));
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Brings what is behind a node into the upper layer, so that it can be changed; of a file only `keep` bytes.
+    /// If its name has moved on, the copy gets none: what is written goes to what was opened, never to the path.
+    pub(super) fn bring_up(&self, task: Task<'_>, node: NodeId, keep: Option<u64>) -> Result<()> {
+        let held = self.node(node)?;
+        let mut copies = Copies::default();
+        match &held.backing {
+            Backing::Upper(_) => return Ok(()),
+            Backing::Dir => {}
+            Backing::Lower { release, index, node: was } => {
+                let visible = Visible { media: self, epoch: task.epoch };
+                let path = held.paths.first();
+                let shown = path.map_or(Ok(None), |path| visible.shown(path, *was))?;
+                if let Some(path) = path {
+                    self.may_make(path, task.caller)?;
+                }
+                // A name that still shows it shows it in the release that is served: the same content, and perhaps other
+                // attributes than in the release that it was looked up in.
+                let (release, index) = shown.map_or((release.clone(), *index), |shown| (shown.release, shown.index));
+                if release.manifest.node(index)?.kind == Kind::File {
+                    let copy = self.copy(task, path.map(Vec::as_slice), &release, index, keep)?;
+                    copies.0.push((path.cloned().unwrap_or_default(), *was, copy));
+                }
+            }
+        }
+        let (changing, path) = self.change_node(task, node)?;
+        let held = self.node(node)?;
+        match (&held.backing, path) {
+            (Backing::Upper(_), _) => Ok(()),
+            (Backing::Dir, None) => Err(Error::answer(Errno::NOENT)),
+            (Backing::Lower { node: was, .. }, path)
+                if path.as_ref().map_or(Ok(None), |path| changing.shown(path, *was))?.is_none() =>
+            {
+                self.bring_up_nameless(node, &held, copies.0.pop().map(|(_, _, copy)| copy))
+            }
+            (_, Some(path)) => {
+                let plan = union::bring_up(changing.name(&path)?)?;
+                changing.carry_out(plan, Materials::of_copies(copies))
+            }
+            (Backing::Lower { .. }, None) => Err(Error::answer(Errno::STALE)),
+        }
+    }
+
+    /// A copy of a release's file for this path, with the mtime that is served. It may take a while.
+    pub(super) fn copy(
+        &self,
+        task: Task<'_>,
+        path: Option<&[u8]>,
+        release: &Release,
+        index: u32,
+        keep: Option<u64>,
+    ) -> Result<Copy<'_>> {
+        let manifest = &release.manifest;
+        let mut node = manifest.node(index)?;
+        let len = keep.unwrap_or(node.size).min(node.size);
+        if let Some(path) = path {
+            self.may_take(path, task.caller, len)?;
+        }
+        node.mtime = task.epoch.mtime(&node).as_nanos();
+        let object = task.contents.open(manifest.digest(index)?, node.size)?;
+        self.home.copy(&node, &object, &manifest.xattrs(index)?, len).map_err(|error| match error {
+            Error::Errno(Errno::IO) => task.contents.unreadable(&object, Errno::IO),
+            error => error,
+        })
+    }
+
+    /// Brings a file up whose name has moved on.
+    fn bring_up_nameless(&self, node: NodeId, held: &MediaNode, copy: Option<Copy<'_>>) -> Result<()> {
+        let orphan = copy.ok_or(Error::answer(Errno::STALE))?.orphan()?;
+        let stat = self.home.stat_orphan(&orphan)?;
+        self.usage.add(held.scope, disk_bytes(&stat));
+        let mut nodes = self.nodes.lock();
+        // Two writers of one nameless file: the first copy counts.
+        let second = match nodes.get_mut(node) {
+            Some(held) if held.orphan.is_none() => {
+                held.orphan = Some(orphan);
+                nodes.copied_up(node, FileId::of(&stat), stat.st_dev);
+                None
+            }
+            _ => Some(orphan),
+        };
+        let closed = self.close(node);
+        drop(nodes);
+        drop(closed);
+        second.iter().for_each(|orphan| self.let_go(held.scope, orphan));
+        Ok(())
+    }
+}
+
+impl Visible<'_> {
+    /// This file of a release, if the path still shows it.
+    fn shown(&self, path: &[u8], node: NodeId) -> Result<Option<super::Lower>> {
+        let layered = self.look(path)?;
+        let lower = matches!(layered.layers.shown(), union::Shown::Lower(_));
+        Ok(layered.lower.filter(|now| lower && now.node.nodeid == node))
+    }
+}

@@ -1,0 +1,122 @@
+//! Descriptors of media files, kept open for a moment.
+
+use super::Media;
+use super::nodes::{Backing, MediaNode};
+use crate::error::{Errno, Error, Result};
+use crate::tree::NodeId;
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How many are kept open.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// How long an idle one is kept: a file that is open for writing cannot be executed (ETXTBSY).
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What a descriptor is open for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Access {
+    Read,
+    /// And for reading.
+    Write,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: Arc<File>,
+    used: Instant,
+}
+
+/// The descriptors, by node. The lock is a leaf; what falls out is closed by the caller, with no lock held, since closing
+/// may wait for the disk.
+#[derive(Debug)]
+pub(super) struct Descriptors(Mutex<LruCache<(NodeId, Access), Open>>);
+
+/// Descriptors that are closed when this is dropped.
+#[derive(Debug, Default)]
+#[must_use]
+pub(super) struct Closing(Vec<Arc<File>>);
+
+impl Default for Descriptors {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(OPEN_FILES)))
+    }
+}
+
+impl Descriptors {
+    /// The descriptor of a node, if it is open.
+    fn get(&self, node: NodeId, access: Access) -> Option<Arc<File>> {
+        let mut all = self.0.lock();
+        let open = all.get_mut(&(node, access))?;
+        open.used = Instant::now();
+        Some(open.file.clone())
+    }
+
+    fn keep(&self, node: NodeId, access: Access, file: Arc<File>) -> Closing {
+        let open = Open { file, used: Instant::now() };
+        Closing(self.0.lock().push((node, access), open).into_iter().map(|(_, open)| open.file).collect())
+    }
+
+    /// Takes out those of a node.
+    fn take(&self, node: NodeId) -> Closing {
+        let mut all = self.0.lock();
+        let taken = [Access::Read, Access::Write].into_iter().filter_map(|access| all.pop(&(node, access)));
+        Closing(taken.map(|open| open.file).collect())
+    }
+
+    /// Takes out those that nobody used for a while.
+    fn take_idle(&self) -> Closing {
+        let mut all = self.0.lock();
+        let idle: Vec<_> = all.iter().filter(|(_, open)| open.used.elapsed() > IDLE).map(|(key, _)| *key).collect();
+        Closing(idle.iter().filter_map(|key| all.pop(key)).map(|open| open.file).collect())
+    }
+}
+
+impl Media {
+    /// The descriptor of a node's file in the upper layer, if it is open.
+    pub(super) fn opened(&self, node: NodeId, access: Access) -> Option<Arc<File>> {
+        self.descriptors.get(node, access)
+    }
+
+    /// Opens a node's file in the upper layer.
+    pub(super) fn open(&self, node: NodeId, access: Access) -> Result<Arc<File>> {
+        match self.opened(node, access) {
+            Some(file) => Ok(file),
+            None => self.open_anew(node, access),
+        }
+    }
+
+    pub(super) fn open_anew(&self, node: NodeId, access: Access) -> Result<Arc<File>> {
+        let flags = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::RDWR,
+        };
+        let open = |held: &MediaNode| match (&held.backing, &held.orphan, held.paths.first()) {
+            (Backing::Dir, ..) => Err(Error::answer(Errno::ISDIR)),
+            (_, Some(orphan), _) => self.home.open_orphan(orphan, flags),
+            (Backing::Upper(id), None, Some(path)) => self.home.open_file(path, *id, flags),
+            _ => Err(Error::answer(Errno::STALE)),
+        };
+        let file = Arc::new(self.by_name(node, open)?);
+        drop(self.descriptors.keep(node, access, file.clone()));
+        Ok(file)
+    }
+
+    /// Takes out the descriptors of a node whose file is another one from now on.
+    pub(super) fn close(&self, node: NodeId) -> Closing {
+        let mut closing = self.descriptors.take(node);
+        closing.0.extend(self.writeback.end(node));
+        closing
+    }
+
+    /// Closes descriptors that nobody used for a while, and lets go of what truncations took.
+    pub fn close_idle(&self) {
+        self.truncations.forget_old();
+        self.writeback.forget_old();
+        drop(self.descriptors.take_idle());
+    }
+}

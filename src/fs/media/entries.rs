@@ -1,0 +1,54 @@
+//! The visible names of a directory in a scope.
+
+use super::lookup::Visible;
+use crate::error::Result;
+use crate::fs::attr::Type;
+use crate::store::media::home::{Whiteout, docroot_path};
+use crate::tree::{Kind, NodeId, Tree};
+use rustix::fs::FileType;
+use std::collections::BTreeMap;
+
+impl Visible<'_> {
+    /// The visible names of a directory: number for d_ino, type, name. Names that come or go meanwhile may be in it or
+    /// not; of all others none is missing: the layers are read in the order in which no step moves a name past the reader.
+    pub(super) fn entries(&self, path: &[u8]) -> Result<Vec<(NodeId, Type, Vec<u8>)>> {
+        let home = &self.media.home;
+        let mut found = BTreeMap::new();
+        self.lower_entries(path, &mut found)?;
+        let listed = home.list(path)?;
+        let nodes = self.media.nodes.lock();
+        for (name, id, kind) in listed {
+            let whole = [path, &name[..]].join(&b'/');
+            let (number, kind) = match kind {
+                FileType::Directory => (NodeId::of_dir(&whole).scoped(), Type::Dir),
+                FileType::Symlink => (nodes.number_of_file(id), Type::Symlink),
+                FileType::Fifo => (nodes.number_of_file(id), Type::Fifo),
+                FileType::Socket => (nodes.number_of_file(id), Type::Socket),
+                FileType::RegularFile => (nodes.number_of_file(id), Type::File),
+                _ => (nodes.number_of_file(id), Type::Device),
+            };
+            found.insert(name, (nodes.at(&whole).unwrap_or(number), kind));
+        }
+        Ok(found.into_iter().map(|(name, (number, kind))| (number, kind, name)).collect())
+    }
+
+    /// Those of the release that nothing hides.
+    fn lower_entries(&self, path: &[u8], found: &mut BTreeMap<Vec<u8>, (NodeId, Type)>) -> Result<()> {
+        let Some(release) = self.release_of(path) else { return Ok(()) };
+        let manifest = &release.manifest;
+        let Some(index) = manifest.find_path(docroot_path(path).1)? else { return Ok(()) };
+        let home = &self.media.home;
+        if manifest.node(index)?.kind != Kind::Dir || home.whiteout(path)? != Whiteout::None {
+            return Ok(());
+        }
+        let whited = home.whiteouts_in(path)?;
+        for child in manifest.children(index)? {
+            let (name, node) = (manifest.name(child)?, manifest.node(child)?);
+            if !whited.contains(name) {
+                let number = self.media.nodes.lock().number_of_lower(&[path, name].join(&b'/'), &node);
+                found.insert(name.to_vec(), (number, Type::from(node.kind)));
+            }
+        }
+        Ok(())
+    }
+}
