@@ -1,7 +1,7 @@
 //! Each operation of the FUSE protocol: call, match, reply. What changes something stands together at the end.
 
 use super::convert::{file_attr, file_type, nothing, times, ttl};
-use super::notify::Kernel;
+use super::notify::PageDropper;
 use crate::error::{Errno, Error, Result};
 use crate::fs::media::{Caller, Changes, New, Permissions, Reading, Writing};
 use crate::fs::{self, Entry, Fs, Listed, Operation, Position};
@@ -17,8 +17,8 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 /// Most entries that are computed for one reply to a listing.
@@ -27,8 +27,8 @@ const MOST_ENTRIES: usize = 1024;
 /// The file system as fuser calls it.
 pub struct Adapter {
     fs: Arc<Fs>,
-    /// Set once the session is there; refused writes drop what the writer dirtied.
-    kernel: Arc<OnceLock<Kernel>>,
+    /// Refused writes drop what the writer dirtied.
+    pages: PageDropper,
     /// How many entries fitted into the last replies: the buffer's size is not told beforehand.
     plain_fit: AtomicUsize,
     plus_fit: AtomicUsize,
@@ -36,8 +36,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    pub fn new(fs: Arc<Fs>, kernel: Arc<OnceLock<Kernel>>, acls: bool) -> Self {
-        Self { fs, kernel, plain_fit: AtomicUsize::new(MOST_ENTRIES), plus_fit: AtomicUsize::new(MOST_ENTRIES), acls }
+    pub fn new(fs: Arc<Fs>, pages: PageDropper, acls: bool) -> Self {
+        Self { fs, pages, plain_fit: AtomicUsize::new(MOST_ENTRIES), plus_fit: AtomicUsize::new(MOST_ENTRIES), acls }
     }
 
     fn count(&self, operation: Operation) {
@@ -522,9 +522,7 @@ impl Filesystem for Adapter {
             Ok(len) => reply.written(len),
             Err(error) => {
                 reply.error(self.refuse(&error));
-                if let Some(kernel) = self.kernel.get() {
-                    kernel.drop_pages_later(NodeId(ino.0));
-                }
+                self.pages.drop_pages(NodeId(ino.0));
             }
         }
     }
