@@ -2,7 +2,7 @@
 //!
 //! Compiled in only with the feature `faults`; without it every call is nothing. `VERFS_FAULT` holds one of
 //! the names of [`Skip`], or `crash:POINT` or `crash:POINT:N`, which aborts the process at the Nth passing of
-//! that point.
+//! that point. A simulation sets a fault for what one thread does instead: [`with`].
 
 /// A step of the switch that a test leaves out, to see that the tests notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,20 +31,20 @@ pub const CRASH_POINTS: &[(&str, &str)] = &[
     ("add", "add.manifest-placed"),
     ("add", "journal.before"),
     ("add", "journal.after"),
-    ("switch", "activate.before-stamps"),
+    ("switch", "switch.prepared"),
     ("switch", "stamps.written"),
-    ("switch", "activate.stamped"),
+    ("switch", "switch.stamped"),
     ("switch", "atomic.written"),
     ("switch", "atomic.synced"),
-    ("switch", "activate.done"),
+    ("switch", "switch.recorded"),
     ("switch", "journal.before"),
     ("switch", "journal.after"),
-    ("rollback", "activate.before-stamps"),
+    ("rollback", "switch.prepared"),
     ("rollback", "stamps.written"),
-    ("rollback", "activate.stamped"),
+    ("rollback", "switch.stamped"),
     ("rollback", "atomic.written"),
     ("rollback", "atomic.synced"),
-    ("rollback", "activate.done"),
+    ("rollback", "switch.recorded"),
     ("rollback", "journal.before"),
     ("rollback", "journal.after"),
     ("mounted-switch", "switch.opened"),
@@ -71,6 +71,7 @@ pub const CRASH_POINTS: &[(&str, &str)] = &[
 #[cfg(feature = "faults")]
 mod compiled {
     use super::Skip;
+    use std::cell::Cell;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -105,8 +106,28 @@ mod compiled {
         })
     }
 
+    thread_local! {
+        /// What this thread leaves out, whatever the environment says.
+        static OWN: Cell<Option<Option<Skip>>> = const { Cell::new(None) };
+    }
+
+    pub fn with<T>(skip: Option<Skip>, run: impl FnOnce() -> T) -> T {
+        /// Puts it back, after a panic too.
+        struct Before(Option<Option<Skip>>);
+        impl Drop for Before {
+            fn drop(&mut self) {
+                OWN.set(self.0);
+            }
+        }
+        let _before = Before(OWN.replace(Some(skip)));
+        run()
+    }
+
     pub fn skips(skip: Skip) -> bool {
-        matches!(fault(), Fault::Skip(set) if *set == skip)
+        match OWN.get() {
+            Some(own) => own == Some(skip),
+            None => matches!(fault(), Fault::Skip(set) if *set == skip),
+        }
     }
 
     pub fn point(name: &str) {
@@ -118,6 +139,12 @@ mod compiled {
             std::process::abort();
         }
     }
+}
+
+/// Runs something that leaves this step out, or none, as long as it stays on this thread.
+#[cfg(feature = "faults")]
+pub fn with<T>(skip: Option<Skip>, run: impl FnOnce() -> T) -> T {
+    compiled::with(skip, run)
 }
 
 /// Whether the test asked to leave this step out.

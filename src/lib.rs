@@ -4,7 +4,7 @@
 //! pointer. The layers point one way, and `tests/layering.rs` keeps them so:
 //!
 //! ```text
-//! main > cli > daemon > control > fuse > fs > store > tree > error, sys, fault
+//! main > cli > worker > control > fuse > switch > fs > store > tree > error, sys, fault
 //! ```
 
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod fault;
 pub mod fs;
 pub mod fuse;
 pub mod store;
+pub mod switch;
 pub mod sys;
 pub mod tree;
 pub mod worker;

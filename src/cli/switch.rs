@@ -5,12 +5,12 @@ use super::releases::{Difference, differences};
 use super::which;
 use crate::control::protocol::{Request, json_path};
 use crate::error::{Error, Result};
-use crate::store::active::activate::{self, Target};
-use crate::store::journal::{Asker, Line};
-use crate::store::lock::{Hold, Lock};
-use crate::store::release::manifest::{BuildNode, Builder, Manifest};
-use crate::store::{Store, active::Active};
-use crate::tree::{Kind, ReleaseName};
+use crate::store::Store;
+use crate::store::journal::Asker;
+use crate::store::release::manifest::Manifest;
+use crate::switch::{Switcher, Target};
+use crate::tree::ReleaseName;
+use crate::worker::report;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ pub fn rollback(verb: &Rollback, store: Option<&Path>, output: Output) -> Result
 /// Switches, with a daemon or without, and gives what is printed.
 pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Option<String>) -> Result<Value> {
     let request = Target { to: name.cloned(), rollback };
-    let target = activate::target(store, store.active()?.as_ref(), &request)?;
+    let target = request.resolve(store, store.active()?.as_ref())?;
     check(&store.manifest(&target)?)?;
     let begun = Instant::now();
     loop {
@@ -78,7 +78,8 @@ pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Op
             return daemon.call(&request, SWITCH_WAIT);
         }
         if let Some(lock) = store.lock_active()? {
-            return without_daemon(store, &lock, &request, message);
+            let switcher = Switcher::unmounted(store, &lock)?;
+            return Ok(report(&switcher.switch(&request, message, Asker::this_process())?));
         }
         if begun.elapsed() > LOCK_WAIT {
             return Err(Error::failed(format!(
@@ -104,57 +105,6 @@ fn check(manifest: &Manifest) -> Result<()> {
             _ => manifest.verify(),
         }
     })
-}
-
-/// Replaces `active`; the next mount serves it.
-fn without_daemon(store: &Store, _lock: &Lock, request: &Target, message: Option<String>) -> Result<Value> {
-    let begun = Instant::now();
-    store.mend_journal()?;
-    let was = store.active()?;
-    let name = activate::target(store, was.as_ref(), request)?;
-    let mut value = json!({
-        "from": was.as_ref().map(|active| &active.release), "to": name.as_str(), "changed": 0, "call_us": 0,
-        "swap_us": 0.0, "waited_ms": 0, "hidden": 0, "tidy": "done", "mounted": false, "warnings": [],
-    });
-    if was.as_ref().is_some_and(|active| active.release == name.as_str()) {
-        return Ok(value);
-    }
-    let _releases = store.lock_releases(Hold::Shared)?;
-    let new = store.manifest(&name)?;
-    let mut prepared = match &was {
-        None => activate::first(&name),
-        Some(was) => {
-            let old = left(store, was)?;
-            let stamps = store.read_stamps(was.stamps_len)?;
-            activate::prepare(&store.settings().switch, (was, &old), (&name, &new), request.rollback, &stamps)?
-        }
-    };
-    prepared.write_stamps(store)?;
-    prepared.record(store)?;
-    let mut line = Line::done(if request.rollback { "rollback" } else { "switch" }, Asker::this_process());
-    line.from = was.map(|active| active.release);
-    line.to = Some(name.to_string());
-    line.message = message;
-    line.switch = Some(prepared.active.switch);
-    store.write_journal(&line)?;
-    value["changed"] = prepared.changes.entries.len().into();
-    value["second"] = prepared.active.second.into();
-    value["waited_ms"] = (prepared.waited.as_millis() as u64).into();
-    value["call_us"] = (begun.elapsed().saturating_sub(prepared.waited).as_micros() as u64).into();
-    Ok(value)
-}
-
-/// The manifest of the release being left. If it cannot be read any more, everything counts as changed.
-fn left(store: &Store, active: &Active) -> Result<Manifest> {
-    let path = store.manifest_path(&active.release()?);
-    match Manifest::open(&path).and_then(|manifest| manifest.verify().map(|()| manifest)) {
-        Ok(manifest) => Ok(manifest),
-        Err(error) => {
-            log::warn!("{error}");
-            let root = BuildNode::new(b"", Kind::Dir, 0o755);
-            Manifest::from_bytes(Builder::new(root).encode(0)?, &path)
-        }
-    }
 }
 
 fn dry_run(store: &Store, name: &ReleaseName, output: Output) -> Result<()> {
@@ -196,9 +146,10 @@ pub fn text(value: &Value) -> String {
     if from == to {
         return format!("{to} is active already; nothing to do\n");
     }
+    let hidden = value["hidden"].as_u64().map_or("an unknown number".to_owned(), |hidden| hidden.to_string());
     let mut text = format!(
-        "{from} -> {to}: {} changed entries, {} hidden by media, {} us",
-        value["changed"], value["hidden"], value["call_us"]
+        "{from} -> {to}: {} changed entries, {hidden} hidden by media, {} us",
+        value["changed"], value["call_us"]
     );
     if value["waited_ms"].as_u64().unwrap_or(0) > 0 {
         text += &format!(" (and {} ms for a second of its own)", value["waited_ms"]);

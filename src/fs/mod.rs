@@ -48,6 +48,13 @@ pub struct Fs {
     store: File,
 }
 
+/// An answer that is not sent yet, and the epoch that it was computed from.
+#[derive(Debug)]
+pub struct Computed<T> {
+    epoch: Arc<Epoch>,
+    answer: Result<T>,
+}
+
 impl std::fmt::Debug for Fs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Fs")
@@ -78,21 +85,35 @@ impl Fs {
     /// Computes an answer without any lock, and sends it under the read side of the epoch lock if the epoch is
     /// still the same; else computes it again. `compute` may read the disk; `send` must only send.
     pub fn answer<T>(&self, compute: impl Fn(&Epoch) -> Result<T>, send: impl FnOnce(&Epoch, Result<T>)) {
-        loop {
-            let epoch = self.epochs.load();
-            let mut answer = compute(&epoch);
-            if let Some(bad) = epoch.bad() {
-                answer = Err(bad.damaged("a page of it cannot be read"));
-            }
-            let guard = self.epochs.lock();
-            if !Arc::ptr_eq(&guard, &epoch) {
-                continue;
-            }
-            if let Err(error) = &answer {
-                report(error);
-            }
-            return send(&epoch, answer);
+        let mut unsent = Some(send);
+        while let Some(send) = unsent {
+            unsent = self.send(self.compute(&compute), send);
         }
+    }
+
+    /// Computes an answer from the epoch that is served, without any lock.
+    pub fn compute<T>(&self, compute: impl Fn(&Epoch) -> Result<T>) -> Computed<T> {
+        let epoch = self.epochs.load();
+        let mut answer = compute(&epoch);
+        if let Some(bad) = epoch.bad() {
+            answer = Err(bad.damaged("a page of it cannot be read"));
+        }
+        Computed { epoch, answer }
+    }
+
+    /// Sends an answer under the read side of the epoch lock. If it was computed from another epoch than the one that is
+    /// served by now, nothing is sent, and `send` comes back.
+    pub fn send<T, S: FnOnce(&Epoch, Result<T>)>(&self, computed: Computed<T>, send: S) -> Option<S> {
+        let Computed { epoch, answer } = computed;
+        let guard = self.epochs.lock();
+        if !Arc::ptr_eq(&guard, &epoch) {
+            return Some(send);
+        }
+        if let Err(error) = &answer {
+            report(error);
+        }
+        send(&epoch, answer);
+        None
     }
 
     /// The writable layer, for a node of it.

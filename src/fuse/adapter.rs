@@ -3,7 +3,7 @@
 
 use super::convert::times;
 use super::lanes::{Class, Lanes};
-use super::notify::Kernel;
+use super::notify::PageDropper;
 use super::requests::{NewEntry, Requests};
 use crate::fs::media::{Caller, Changes, Permissions, Reading, Writing};
 use crate::fs::{Fs, Operation, Position};
@@ -19,7 +19,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Requests that nobody waits for, reads ahead above all, that the kernel may have under way.
@@ -34,8 +34,8 @@ pub struct Adapter {
 
 impl Adapter {
     /// For a session of so many threads.
-    pub fn new(fs: Arc<Fs>, kernel: Arc<OnceLock<Kernel>>, acls: bool, threads: usize) -> Self {
-        Self { requests: Arc::new(Requests::new(fs, kernel)), lanes: Arc::new(Lanes::new(threads)), acls }
+    pub fn new(fs: Arc<Fs>, pages: PageDropper, acls: bool, threads: usize) -> Self {
+        Self { requests: Arc::new(Requests::new(fs, pages)), lanes: Arc::new(Lanes::new(threads)), acls }
     }
 
     fn count(&self, operation: Operation) {

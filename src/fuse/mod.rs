@@ -1,11 +1,11 @@
 //! The adapter to the kernel: decode, one call into `fs`, reply. It decides nothing.
 
 mod adapter;
+mod connection;
 mod convert;
 mod lanes;
 mod notify;
 mod requests;
-mod session;
 
-pub use notify::{Kernel, Use};
-pub use session::{MountOptions, Session, mount};
+pub use connection::{Connection, MountOptions, Serving};
+pub use notify::PageDropper;

@@ -3,82 +3,57 @@
 //! A notification waits for locks of the kernel's, the directory's above all. So these calls are made from
 //! threads of their own, never from a request handler and never with a lock held that a handler needs.
 
-use crate::error::{Errno, Error, Result};
+use crate::error::{Context, Errno, Error, Result};
+use crate::switch::{Kernel, Use};
 use crate::tree::NodeId;
 use fuser::{INodeNo, Notifier};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// FUSE_NOTIFY_INVAL_INODE of the protocol (include/uapi/linux/fuse.h).
 const INVAL_INODE: i32 = 2;
 /// A name that no entry can have: it stands for "take and let go the directory's lock".
 const IMPOSSIBLE: &[u8] = b"/";
+/// Nodes whose pages wait to be dropped: past this many refused writes, some keep theirs until the kernel writes them.
+const MOST_WAITING: usize = 1024;
 
-/// Whether the kernel holds a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// It does: a file is open, or still cached.
-    Held,
-    /// It does not know it any more.
-    Gone,
-}
-
-/// The way to the kernel.
+/// The kernel at the other end of a connection.
 #[derive(Debug)]
-pub struct Kernel {
+pub(super) struct Notify {
     notifier: Notifier,
     device: OwnedFd,
-    dropper: SyncSender<NodeId>,
 }
 
-impl Kernel {
+impl Notify {
     /// `device` is a duplicate of the session's descriptor.
-    pub fn new(notifier: Notifier, device: OwnedFd) -> Self {
-        let (dropper, nodes) = sync_channel::<NodeId>(1024);
-        let own = notifier.clone();
-        let thread = std::thread::Builder::new().name("verfs-pages".into()).spawn(move || {
-            for node in nodes {
-                if let Err(error) = own.inval_inode(INodeNo(node.0), 0, 0) {
-                    log::debug!("dropping the pages of {node:?}: {error}");
-                }
-            }
-        });
-        if let Err(error) = thread {
-            log::error!("starting the thread that drops pages: {error}");
-        }
-        Self { notifier, device, dropper }
+    pub(super) fn new(notifier: Notifier, device: OwnedFd) -> Self {
+        Self { notifier, device }
     }
+}
 
-    /// Drops a directory entry, and what is cached below it.
-    pub fn drop_entry(&self, dir: NodeId, name: &[u8]) -> Result<()> {
+impl Kernel for Notify {
+    fn drop_entry(&self, dir: NodeId, name: &[u8]) -> Result<()> {
         self.notifier
             .inval_entry(INodeNo(dir.0), OsStr::from_bytes(name))
             .map_err(|error| Error::io("telling the kernel of a changed name", error))
     }
 
-    /// Drops the attributes of a node.
-    pub fn drop_attributes(&self, node: NodeId) -> Result<()> {
+    fn drop_attributes(&self, node: NodeId) -> Result<()> {
         self.notifier
             .inval_inode(INodeNo(node.0), -1, 0)
             .map_err(|error| Error::io("telling the kernel of changed attributes", error))
     }
 
-    /// Takes and lets go the lock of a directory, so that every reply that was sent before has been used.
-    /// Works on kernels up to 6.18; see [`Kernel::drop_entry`] for what else it does there: nothing.
-    pub fn pass_lock(&self, dir: NodeId) -> Result<()> {
+    /// An invalidation of a name that cannot exist: up to 6.18 the kernel takes the directory's lock for it, and finds
+    /// nothing.
+    fn pass_lock(&self, dir: NodeId) -> Result<()> {
         self.drop_entry(dir, IMPOSSIBLE)
     }
 
-    /// Drops the pages of a node soon, from another thread.
-    pub fn drop_pages_later(&self, node: NodeId) {
-        // Full: there are a thousand refused writes waiting already, and each drops its file's pages.
-        let _ = self.dropper.try_send(node);
-    }
-
-    /// Whether the kernel still holds a node. fuser's notifier hides the answer, so this one is written here.
-    pub fn holds(&self, node: NodeId) -> Result<Use> {
+    /// fuser's notifier hides the answer, so this message is written here.
+    fn holds(&self, node: NodeId) -> Result<Use> {
         let mut message = [0u8; 40];
         message[0..4].copy_from_slice(&40u32.to_le_bytes());
         message[4..8].copy_from_slice(&INVAL_INODE.to_le_bytes());
@@ -90,4 +65,35 @@ impl Kernel {
             Err(error) => Err(Error::io("asking the kernel for a node", error)),
         }
     }
+}
+
+/// Has the pages of nodes dropped soon, from another thread: a handler may use it, and before there is a connection.
+#[derive(Clone, Debug)]
+pub struct PageDropper(SyncSender<NodeId>);
+
+impl PageDropper {
+    /// The dropper, and the other end of its queue.
+    pub(super) fn new() -> (Self, Receiver<NodeId>) {
+        let (nodes, queue) = sync_channel(MOST_WAITING);
+        (Self(nodes), queue)
+    }
+
+    /// Drops the pages of a node soon.
+    pub fn drop_pages(&self, node: NodeId) {
+        // Full: there are a thousand refused writes waiting already, and each drops its file's pages.
+        let _ = self.0.try_send(node);
+    }
+}
+
+/// Starts the thread that drops the pages of what comes through the queue. It ends with the last [`PageDropper`].
+pub(super) fn drop_pages_of(queue: Receiver<NodeId>, notifier: Notifier) -> Result<()> {
+    let run = move || {
+        for node in queue {
+            if let Err(error) = notifier.inval_inode(INodeNo(node.0), 0, 0) {
+                log::debug!("dropping the pages of {node:?}: {error}");
+            }
+        }
+    };
+    std::thread::Builder::new().name("verfs-pages".into()).spawn(run).context(|| "starting a thread")?;
+    Ok(())
 }

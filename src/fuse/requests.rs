@@ -1,7 +1,7 @@
 //! Requests of the kernel, answered: call, match, reply. Which thread runs one is the adapter's business.
 
 use super::convert::{file_attr, file_type, nothing, ttl};
-use super::notify::Kernel;
+use super::notify::PageDropper;
 use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Changes, New, Permissions, Reading, Writing};
 use crate::fs::{self, Entry, Fs, Listed, LookupRef, Operation, Position};
@@ -14,7 +14,7 @@ use fuser::{
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// Most entries that are computed for one reply to a listing.
 const MOST_ENTRIES: usize = 1024;
@@ -22,8 +22,8 @@ const MOST_ENTRIES: usize = 1024;
 /// Who answers.
 pub(super) struct Requests {
     pub(super) fs: Arc<Fs>,
-    /// Set once the session is there; refused writes drop what the writer dirtied.
-    kernel: Arc<OnceLock<Kernel>>,
+    /// Refused writes drop what the writer dirtied.
+    pages: PageDropper,
     /// How many entries fitted into the last replies: the buffer's size is not told beforehand.
     plain_fit: AtomicUsize,
     plus_fit: AtomicUsize,
@@ -52,8 +52,8 @@ impl NewEntry {
 }
 
 impl Requests {
-    pub(super) fn new(fs: Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Self {
-        Self { fs, kernel, plain_fit: AtomicUsize::new(MOST_ENTRIES), plus_fit: AtomicUsize::new(MOST_ENTRIES) }
+    pub(super) fn new(fs: Arc<Fs>, pages: PageDropper) -> Self {
+        Self { fs, pages, plain_fit: AtomicUsize::new(MOST_ENTRIES), plus_fit: AtomicUsize::new(MOST_ENTRIES) }
     }
 
     /// The number for an error of a change; what was refused outside the scopes is counted.
@@ -279,9 +279,7 @@ impl Requests {
             Ok(len) => reply.written(len),
             Err(error) => {
                 reply.error(self.refuse(&error));
-                if let Some(kernel) = self.kernel.get() {
-                    kernel.drop_pages_later(node);
-                }
+                self.pages.drop_pages(node);
             }
         }
     }

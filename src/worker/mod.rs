@@ -1,13 +1,9 @@
-//! The daemon: wires store, file system, kernel and control socket together, and owns the switch.
+//! The worker: wires store, file system, kernel and control socket together.
 
-mod holders;
-mod invalidate;
-mod mounts;
 mod serve;
 mod service;
-mod switch;
 pub mod unmounted;
 
-pub use holders::{Holder, holders};
-pub use mounts::{Mounted, mounted};
+pub use crate::switch::{Holder, Mounted, holders, mounted};
 pub use serve::{Options, Ready, serve};
+pub use service::report;

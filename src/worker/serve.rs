@@ -1,9 +1,6 @@
-//! The life of a mount: checks, lock, mount, socket, signals, end.
+//! The life of a mount: what it needs is prepared, then it runs, then it ends.
 
-use super::invalidate::Invalidator;
-use super::mounts;
 use super::service::Service;
-use super::switch::Switcher;
 use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::control::server::Server;
@@ -11,15 +8,15 @@ use crate::error::{Context, Error, Result};
 use crate::fs::media::Rights;
 use crate::fs::refused::Refused;
 use crate::fs::{Epoch, Fs, Media, Release};
-use crate::fuse::{self, Kernel, MountOptions};
+use crate::fuse::{Connection, MountOptions, PageDropper};
 use crate::store::Store;
-use crate::store::active::activate;
-use crate::store::active::activate::Activation;
-use crate::store::journal::{Asker, Line};
+use crate::store::active::Active;
 use crate::store::lock::{Hold, Lock};
 use crate::store::media::home::Home;
 use crate::store::release::import;
 use crate::store::release::objects::Objects;
+use crate::switch::{First, Mount, Switcher, kind_on, mounted, set_read_ahead};
+use crate::tree::ReleaseName;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -27,8 +24,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long a daemon that was killed may take to let go of its store.
@@ -66,12 +64,42 @@ enum Event {
 
 /// Mounts a store and serves it until it is unmounted. `ready` is called once it answers.
 pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Result<()> {
+    let prepared = prepare(store, options)?;
+    let group = group_id(&prepared.store.settings().access.group)?;
+    let listener = Server::bind(&prepared.store.socket_path(), group)?;
+    let connection = Connection::mount(prepared.fs.clone(), &prepared.mountpoint, &prepared.how)?;
+    let running = run(prepared, connection, listener)?;
+    ready(&running.ready);
+    wait_for_end(&running.coming, &running.service);
+    end(running)
+}
+
+/// A store that can be served: locked, swept, its release and its writable layer open. Nothing can be seen of it yet.
+struct Prepared {
+    store: Store,
+    fs: Arc<Fs>,
+    name: ReleaseName,
+    active: Active,
+    /// If no release was ever active.
+    first: Option<First>,
+    mountpoint: PathBuf,
+    how: MountOptions,
+    locks: Locks,
+}
+
+/// What keeps others off the store and its writable layer.
+struct Locks {
+    _store: Lock,
+    _media: Option<Lock>,
+}
+
+fn prepare(store: Store, options: &Options) -> Result<Prepared> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::failed("mounting needs root: it makes a mount that everybody can use; run it with sudo"));
     }
-    let lock = take_lock(&store)?;
+    let store_lock = take_lock(&store)?;
     let mountpoint = check_mountpoint(&store, options)?;
-    let _media_lock = lock_media(&store)?;
+    let locks = Locks { _store: store_lock, _media: lock_media(&store)? };
     if !Path::new("/dev/fuse").exists() {
         return Err(Error::failed("there is no /dev/fuse; load it with `modprobe fuse`, or give it to the container"));
     }
@@ -81,65 +109,84 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     store.mend_journal()?;
     crate::store::durable::make_reserve(store.dir())?;
 
-    let first = first_release(&store)?;
+    let first = First::prepare(&store)?;
     let active = match &first {
-        Some(first) => first.active.clone(),
+        Some(first) => first.active().clone(),
         None => store.active()?.ok_or_else(|| Error::failed("the active release went away"))?,
     };
     let epoch = Epoch::first(&store, &active)?;
     let name = epoch.release.name.clone();
     let refused = Arc::new(Refused::default());
     let media = media(&store, &epoch.release, refused.clone())?;
-    let settings = store.settings().clone();
+    let settings = &store.settings().serve;
     let objects = Objects::of(store.root())?;
-    let descriptors = room_for_descriptors(settings.serve.descriptors, objects.packs().len() as u64);
+    let descriptors = room_for_descriptors(settings.descriptors, objects.packs().len() as u64);
     let root = File::open(store.root()).context(|| format!("opening {}", store.root().display()))?;
-    let fs = Arc::new(Fs::new(epoch, objects, root, descriptors, media, refused));
     let how = MountOptions {
         source: store.root().display().to_string(),
-        threads: settings.serve.threads,
+        threads: settings.threads,
         noexec: options.noexec,
-        acls: settings.serve.acls && fs.media.is_some(),
+        acls: settings.acls && media.is_some(),
     };
-    let group = group_id(&settings.access.group)?;
-    let socket = store.socket_path();
-    let mut server = Server::bind(&socket, group)?;
-    let session = fuse::mount(fs.clone(), &mountpoint, &how)?;
-    if let Err(error) = mounts::set_read_ahead(&mountpoint, READ_AHEAD) {
+    let fs = Arc::new(Fs::new(epoch, objects, root, descriptors, media, refused));
+    Ok(Prepared { store, fs, name, active, first, mountpoint, how, locks })
+}
+
+/// A mount that answers, the kernel and the control socket.
+struct Running {
+    service: Arc<Service>,
+    server: Server,
+    /// Waits for the end of the mount.
+    session: JoinHandle<Result<()>>,
+    coming: Receiver<Event>,
+    ready: Ready,
+    locks: Locks,
+}
+
+/// Serves what was prepared to the kernel on this connection, and to whoever asks at this socket.
+fn run(prepared: Prepared, connection: Connection, mut server: Server) -> Result<Running> {
+    let Prepared { store, fs, name, active, first, mountpoint, locks, .. } = prepared;
+    let (kernel, pages) = (connection.kernel(), connection.pages());
+    let serving = connection.serve()?;
+    if let Err(error) = set_read_ahead(&mountpoint, READ_AHEAD) {
         log::debug!("large files are read in smaller pieces: {error}");
     }
-    if let Some(first) = &first {
+    if let Some(first) = first {
         // Only now: a mount that fails changes nothing.
-        note_first(&store, first)?;
+        first.commit(&store)?;
     }
-    tend_media(&fs, session.kernel.clone())?;
-    let invalidator = Invalidator::new(session.kernel.clone(), mountpoint.clone());
-    let switcher = Switcher::new(store, fs.clone(), invalidator, mountpoint.clone(), active);
-    let service = Arc::new(Service::new(switcher, fs, session.kernel.clone()));
+    tend_media(&fs, pages)?;
+    let mount = Mount { fs: fs.clone(), kernel: kernel.clone(), mountpoint: mountpoint.clone() };
+    let switcher = Switcher::mounted(store, mount, active);
+    let service = Arc::new(Service::new(switcher, fs, kernel, mountpoint.clone()));
     server.serve(service.clone())?;
 
     let (events, coming) = channel();
     watch_signals(events.clone())?;
-    let waiter = std::thread::Builder::new()
+    let session = std::thread::Builder::new()
         .name("verfs-session".into())
         .spawn(move || {
-            let end = session.join();
+            let end = serving.join();
             let _ = events.send(Event::Ended);
             end
         })
         .context(|| "starting a thread")?;
     log::info!("serving {name} on {}", mountpoint.display());
-    ready(&Ready { release: name.to_string(), mountpoint: mountpoint.clone() });
-    wait_for_end(&coming, &service);
+    let ready = Ready { release: name.to_string(), mountpoint };
+    Ok(Running { service, server, session, coming, ready, locks })
+}
 
+/// Answers what was asked, and lets go of the store.
+fn end(running: Running) -> Result<()> {
+    let Running { mut server, session, ready, locks, .. } = running;
     server.shutdown();
-    let end = match waiter.is_finished() {
-        true => waiter.join().unwrap_or_else(|_| Err(Error::failed("the session died"))),
+    let end = match session.is_finished() {
+        true => session.join().unwrap_or_else(|_| Err(Error::failed("the session died"))),
         // Detached and still held by somebody: the process ends all the same.
         false => Ok(()),
     };
-    drop(lock);
-    log::info!("{} is unmounted", mountpoint.display());
+    drop(locks);
+    log::info!("{} is unmounted", ready.mountpoint.display());
     end
 }
 
@@ -174,13 +221,9 @@ fn drop_capability(which: CapabilitySet) -> Result<()> {
 
 /// What the writable layer needs beside requests: pages dropped that somebody changed behind the mount, idle descriptors
 /// closed, and its scopes measured.
-fn tend_media(fs: &Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Result<()> {
+fn tend_media(fs: &Arc<Fs>, pages: PageDropper) -> Result<()> {
     let Some(media) = &fs.media else { return Ok(()) };
-    media.on_change_behind(move |node| {
-        if let Some(kernel) = kernel.get() {
-            kernel.drop_pages_later(node);
-        }
-    });
+    media.on_change_behind(move |node| pages.drop_pages(node));
     now_and_then("verfs-idle", fs, Media::close_idle)?;
     reap(fs)?;
     now_and_then("verfs-usage", fs, Media::measure)
@@ -316,7 +359,7 @@ fn check_mountpoint(store: &Store, options: &Options) -> Result<PathBuf> {
     if !real.is_dir() {
         return Err(Error::request(format!("the mountpoint {} is not a directory", given.display())));
     }
-    if mounts::kind_on(&real)?.as_deref() == Some("fuse.verfs") {
+    if kind_on(&real)?.as_deref() == Some("fuse.verfs") {
         return Err(Error::request(format!("{} has a verfs mount already; `verfs umount {0}` first", real.display())));
     }
     if store.root().starts_with(&real) || real.starts_with(store.root()) {
@@ -345,36 +388,13 @@ fn clear_stale(store: &Store, mountpoint: &Path) -> Result<()> {
         log::warn!("cleared the stale mount on {}", mountpoint.display());
         Ok(())
     };
-    for mount in mounts::mounted()?.iter().rev().filter(|mount| mount.store == store.root()) {
+    for mount in mounted()?.iter().rev().filter(|mount| mount.store == store.root()) {
         clear(&mount.mountpoint)?;
     }
     while let Err(rustix::io::Errno::NOTCONN) = rustix::fs::stat(mountpoint) {
         clear(mountpoint)?;
     }
     Ok(())
-}
-
-/// If no release was ever active, the newest becomes it.
-fn first_release(store: &Store) -> Result<Option<Activation>> {
-    if store.active()?.is_some() {
-        return Ok(None);
-    }
-    let newest = store.newest()?.ok_or_else(|| {
-        Error::request(format!(
-            "the store {} has no release yet; add one with `verfs add NAME SOURCE`",
-            store.root().display()
-        ))
-    })?;
-    Ok(Some(activate::first(&newest)))
-}
-
-fn note_first(store: &Store, first: &Activation) -> Result<()> {
-    first.record(store)?;
-    let mut line = Line::done("switch", Asker::this_process());
-    line.to = Some(first.active.release.clone());
-    line.switch = Some(first.active.switch);
-    line.note = Some("first release to be mounted".to_owned());
-    store.write_journal(&line)
 }
 
 fn group_id(name: &str) -> Result<Option<u32>> {

@@ -1,25 +1,22 @@
 //! What the control socket answers.
 
-use super::holders::holders;
-use super::invalidate::Outcome;
-use super::switch::{Switched, Switcher};
 use crate::control::protocol::{Request, decode_path, json_path};
 use crate::control::server::{Answer, Peer};
 use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Restored, Task};
 use crate::fs::refused::Refusal;
 use crate::fs::{Fs, Media, Release};
-use crate::fuse::{Kernel, Use};
 use crate::store::Store;
-use crate::store::active::activate;
 use crate::store::journal::{Asker, rfc3339};
 use crate::store::media::scope::Scope;
+use crate::switch::{Kernel, Switched, Switcher, Target, Tidy, UnderWay, Use, holders};
 use crate::tree::{Digest, Kind, Tree};
 use parking_lot::Mutex;
 use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Hashes in one reply to `pinned`: 64 digits and punctuation each, within a line of the protocol.
@@ -36,19 +33,20 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct Service {
     switcher: Switcher,
     fs: Arc<Fs>,
-    kernel: Arc<OnceLock<Kernel>>,
+    kernel: Arc<dyn Kernel>,
+    mountpoint: PathBuf,
     /// What the last scan for objects in use found: its pages are asked for one after the other.
     pinned: Mutex<Vec<Digest>>,
 }
 
 impl Service {
-    pub fn new(switcher: Switcher, fs: Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Self {
-        Self { switcher, fs, kernel, pinned: Mutex::default() }
+    pub fn new(switcher: Switcher, fs: Arc<Fs>, kernel: Arc<dyn Kernel>, mountpoint: PathBuf) -> Self {
+        Self { switcher, fs, kernel, mountpoint, pinned: Mutex::default() }
     }
 
     /// Unmounts. A busy mount names who holds it, unless `lazy`: then it goes when they let go.
     pub fn unmount(&self, lazy: bool) -> Result<()> {
-        let mountpoint = self.switcher.mountpoint();
+        let mountpoint = &self.mountpoint;
         let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
         let begun = Instant::now();
         let done = loop {
@@ -104,7 +102,7 @@ impl Service {
 
     fn status(&self) -> Value {
         let snapshot = self.switcher.snapshot();
-        let active = snapshot.active;
+        let active = snapshot.active.as_ref();
         let upcalls: serde_json::Map<String, Value> =
             self.fs.counters.all().map(|(name, count)| (name.to_owned(), count.into())).collect();
         let (open, limit) = self.fs.descriptors.occupancy();
@@ -126,12 +124,13 @@ impl Service {
         }
         json!({
             "store": self.switcher.store().root().display().to_string(),
-            "mountpoint": self.switcher.mountpoint().display().to_string(),
-            "release": active.release,
-            "previous": active.previous,
-            "since": rfc3339(active.since),
-            "switch": active.switch,
+            "mountpoint": self.mountpoint.display().to_string(),
+            "release": active.map(|active| &active.release),
+            "previous": active.and_then(|active| active.previous.as_ref()),
+            "since": active.map(|active| rfc3339(active.since)),
+            "switch": active.map_or(0, |active| active.switch),
             "switches": snapshot.switches,
+            "switching": snapshot.under_way.as_ref().map(show_under_way),
             // The keeper is the process that will hold the connection over a worker's death.
             "keeper_pid": Value::Null,
             "worker_pid": std::process::id(),
@@ -150,11 +149,9 @@ impl Service {
         let epoch = self.fs.epochs.load();
         let task = Task { epoch: &epoch, contents: &self.fs.descriptors, caller: Caller::ROOT };
         let restored = media.restore(task, path)?;
-        if let Some(kernel) = self.kernel.get() {
-            for Restored { dir, name, .. } in &restored {
-                kernel.drop_entry(*dir, name)?;
-                kernel.drop_attributes(*dir)?;
-            }
+        for Restored { dir, name, .. } in &restored {
+            self.kernel.drop_entry(*dir, name)?;
+            self.kernel.drop_attributes(*dir)?;
         }
         // Within a line of the protocol.
         let names: Vec<String> = restored.iter().take(PAGE / 20).map(|restored| json_path(&restored.path)).collect();
@@ -174,7 +171,6 @@ impl Service {
     }
 
     fn scan(&self) -> Result<Vec<Digest>> {
-        let kernel = self.kernel.get().ok_or_else(|| Error::failed("the mount is not there yet"))?;
         let mut held = BTreeSet::new();
         for release in self.fs.epochs.releases() {
             let manifest = &release.manifest;
@@ -183,7 +179,7 @@ impl Service {
             }
             for index in 0..manifest.len() {
                 let node = manifest.node(index)?;
-                if node.kind == Kind::File && kernel.holds(node.nodeid)? == Use::Held {
+                if node.kind == Kind::File && self.kernel.holds(node.nodeid)? == Use::Held {
                     held.insert(manifest.digest(index)?);
                 }
             }
@@ -211,12 +207,12 @@ impl Answer for Service {
         match request {
             Request::Status => Ok(self.status()),
             Request::Switch { release, message, uid } => {
-                let to = activate::Target { to: Some(release.parse()?), rollback: false };
+                let to = Target { to: Some(release.parse()?), rollback: false };
                 self.switcher.switch(&to, message, asker(uid)).map(|switched| report(&switched))
             }
             Request::Rollback { release, message, uid } => {
                 let to = release.map(|name| name.parse()).transpose()?;
-                let request = activate::Target { to, rollback: true };
+                let request = Target { to, rollback: true };
                 self.switcher.switch(&request, message, asker(uid)).map(|switched| report(&switched))
             }
             Request::Reload => self.reload(),
@@ -241,7 +237,17 @@ fn show_refusal(refusal: &Refusal) -> Value {
     })
 }
 
-fn report(switched: &Switched) -> Value {
+fn show_under_way(under_way: &UnderWay) -> Value {
+    json!({
+        "from": under_way.from,
+        "to": under_way.to,
+        "phase": under_way.stage.word(),
+        "since": rfc3339(under_way.since),
+    })
+}
+
+/// What a switch did, as it is answered and printed, with a mount and without.
+pub fn report(switched: &Switched) -> Value {
     json!({
         "from": switched.from,
         "to": switched.to,
@@ -250,8 +256,9 @@ fn report(switched: &Switched) -> Value {
         "swap_us": switched.swap.as_nanos() as f64 / 1000.0,
         "waited_ms": switched.waited.as_millis() as u64,
         "second": switched.second,
-        "hidden": switched.hidden,
-        "tidy": if switched.tidy == Outcome::Done { "done" } else { "pending" },
+        "hidden": switched.shadowed,
+        "tidy": if switched.tidy == Tidy::Done { "done" } else { "pending" },
+        "mounted": switched.mounted,
         "warnings": switched.warnings,
     })
 }

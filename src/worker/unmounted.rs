@@ -1,24 +1,16 @@
 //! The writable layer of a store, looked at and changed by a command while nobody serves it.
 
 use crate::error::{Error, Result};
-use crate::fs::media::{Caller, How, Rights, Task};
-use crate::fs::refused::Refused;
+use crate::fs::media::{Caller, How, Task};
 use crate::fs::{Contents, Epoch, Media};
 use crate::store::Store;
-use crate::store::media::home::Home;
 use crate::store::release::objects::Objects;
-use std::sync::Arc;
+use crate::switch::media_of;
 
 fn opened(store: &Store) -> Result<(Media, Epoch)> {
     let active = store.active()?.ok_or_else(|| Error::request("no release is active, so there is nothing to hide"))?;
     let epoch = Epoch::first(store, &active)?;
-    let media = Media::new(
-        &store.settings().scopes,
-        Home::open(store.media_home())?,
-        Arc::new(Refused::default()),
-        Rights::Modes,
-    );
-    Ok((media, epoch))
+    Ok((media_of(store)?, epoch))
 }
 
 /// What the writable layer hides of the active release. Changes nothing, and may be asked beside a daemon.

@@ -1,5 +1,6 @@
 //! A client that holds a directory's lock for ever, as a process of its own: this test program
 //! run again, with the one test that does nothing but that.
+#![allow(dead_code)] // each of its users needs a part of it
 
 use crate::support::sys;
 use std::fs::File;

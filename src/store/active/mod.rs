@@ -1,6 +1,5 @@
 //! What is active: one small file, replaced as a whole.
 
-pub mod activate;
 pub mod stamps;
 
 use crate::error::{Context, Error, Result};

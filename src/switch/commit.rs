@@ -1,0 +1,283 @@
+//! The commit of a switch: the four steps of docs/SEMANTICS.md as a state machine of small effects.
+//!
+//! ```text
+//!           nobody is served: ──────────────┐
+//!                                           ▼
+//!   begin ─Open─▶ opened ─Forget─▶ dropped ─Record─▶ recorded ─Settle─▶ ─Swap─▶ ─Leave─▶ swapped ─Forget─▶ tidied
+//!                                     │        │
+//!                 too long, or failed └────────┴─Close─▶ ─Leave─▶ ─Restore─▶ taken back
+//! ```
+//!
+//! It decides and does nothing: a [`Runner`] carries an effect out and says how it went. So a test runs the same commit
+//! against a model of the kernel, and lets its readers go on between any two effects.
+
+use super::invalidate::{Invalidations, Phase, ReleasePair};
+use super::prepare::Stamped;
+use crate::error::{Error, Result};
+use crate::fault::{self, Skip};
+use crate::fs::{Epoch, Transition};
+use crate::store::active::Active;
+use std::sync::Arc;
+
+/// A step that somebody has to carry out.
+#[derive(Debug)]
+pub enum Effect {
+    /// Step 1: this epoch, with the transition open, is what is served.
+    Open(Epoch),
+    /// Steps 2 and 4: the kernel forgets these things.
+    Forget(Invalidations),
+    /// Step 3, on disk: this is what is active.
+    Record(Active),
+    /// Step 3: the gate of the transition closes; who is in the middle of a file finishes.
+    Settle(Arc<Transition>),
+    /// Step 3, in memory: this epoch is what is served.
+    Swap(Epoch),
+    /// Who waits at the gate goes on.
+    Leave(Arc<Transition>),
+    /// There will be no switch: this epoch, as it was before, is what is served.
+    Close(Epoch),
+    /// This is what is active on disk, whatever a failed write left there.
+    Restore(Active),
+}
+
+/// How an effect went.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// Nothing moved for as long as the limit.
+    TimedOut,
+    /// It failed.
+    Failed(Error),
+}
+
+impl From<Result<()>> for Outcome {
+    fn from(result: Result<()>) -> Self {
+        result.map_or_else(Self::Failed, |()| Self::Done)
+    }
+}
+
+/// Carries effects out.
+pub trait Runner {
+    /// Does it, and returns when it is done.
+    fn perform(&mut self, effect: Effect) -> Outcome;
+}
+
+/// Whether the kernel was told everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tidy {
+    /// It was.
+    Done,
+    /// A stuck client keeps some of it for the next switch.
+    Pending,
+}
+
+/// How a commit ended.
+#[derive(Debug)]
+pub enum End {
+    /// The switch happened.
+    Switched(Tidy),
+    /// It did not, because a client held a directory's lock for too long.
+    Busy,
+    /// It did not, for this reason.
+    Failed(Error),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Begin,
+    Opening,
+    Dropping,
+    Recording,
+    Settling,
+    Swapping,
+    Leaving,
+    Tidying,
+    Closing,
+    TakingBack,
+    Over,
+}
+
+/// What is served while it switches.
+#[derive(Debug)]
+struct Served {
+    epoch: Arc<Epoch>,
+    pair: Arc<ReleasePair>,
+    transition: Arc<Transition>,
+}
+
+/// A switch on its way.
+#[derive(Debug)]
+pub struct Commit {
+    stamped: Stamped,
+    /// `None`: nobody is served.
+    served: Option<Served>,
+    /// What a stuck client keeps the kernel from forgetting.
+    leftover: Invalidations,
+    state: State,
+    end: End,
+}
+
+impl Commit {
+    /// On disk alone: nobody is served.
+    pub(super) fn unserved(stamped: Stamped) -> Self {
+        Self::new(stamped, None, Invalidations::default())
+    }
+
+    /// While `epoch` is served; `leftover` is what an earlier switch could not tell the kernel.
+    pub(super) fn served(
+        stamped: Stamped,
+        epoch: Arc<Epoch>,
+        pair: Arc<ReleasePair>,
+        leftover: Invalidations,
+    ) -> Result<Self> {
+        let transition = Arc::new(Transition::new(&pair.changes, pair.keys()?));
+        Ok(Self::new(stamped, Some(Served { epoch, pair, transition }), leftover))
+    }
+
+    fn new(stamped: Stamped, served: Option<Served>, leftover: Invalidations) -> Self {
+        Self { stamped, served, leftover, state: State::Begin, end: End::Switched(Tidy::Done) }
+    }
+
+    /// Runs it to its end; gives what is left for the next switch.
+    pub fn run(mut self, runner: &mut impl Runner) -> (End, Invalidations) {
+        let mut outcome = Outcome::Done;
+        while let Some(effect) = self.next(outcome) {
+            outcome = runner.perform(effect);
+        }
+        (self.end, self.leftover)
+    }
+
+    /// What is to be done next, after the effect before it had this outcome.
+    fn next(&mut self, outcome: Outcome) -> Option<Effect> {
+        match self.state {
+            State::Begin => self.begin(),
+            State::Opening => {
+                fault::point("switch.opened");
+                self.drop_entries()
+            }
+            State::Dropping => {
+                fault::point("switch.dropped");
+                match outcome {
+                    Outcome::Done => {
+                        self.leftover = Invalidations::default();
+                        self.record()
+                    }
+                    refused => self.take_back(refused),
+                }
+            }
+            State::Recording => match outcome {
+                Outcome::Done => {
+                    fault::point("switch.recorded");
+                    self.stamped.keep();
+                    self.settle()
+                }
+                refused => self.take_back(refused),
+            },
+            State::Settling => self.swap(),
+            // Before the tidying: a lookup that waits keeps its directory's lock.
+            State::Swapping => self.leave(State::Leaving),
+            State::Leaving => {
+                fault::point("switch.swapped");
+                self.tidy()
+            }
+            State::Tidying => {
+                self.note_tidy(outcome);
+                fault::point("switch.tidied");
+                self.over()
+            }
+            State::Closing => self.leave(State::TakingBack),
+            State::TakingBack => self.restore(),
+            State::Over => None,
+        }
+    }
+
+    fn begin(&mut self) -> Option<Effect> {
+        let Some(served) = &self.served else { return self.record() };
+        self.state = State::Opening;
+        Some(Effect::Open(served.epoch.with_transition(Some(served.transition.clone()))))
+    }
+
+    fn drop_entries(&mut self) -> Option<Effect> {
+        self.state = State::Dropping;
+        let mut list = self.leftover.clone();
+        list.pairs.extend(self.served.iter().map(|served| (served.pair.clone(), Phase::BeforeSwap)));
+        Some(Effect::Forget(if fault::skips(Skip::Drop) { Invalidations::default() } else { list }))
+    }
+
+    fn record(&mut self) -> Option<Effect> {
+        self.state = State::Recording;
+        Some(Effect::Record(self.stamped.active().clone()))
+    }
+
+    fn settle(&mut self) -> Option<Effect> {
+        let Some(served) = &self.served else { return self.over() };
+        self.state = State::Settling;
+        Some(Effect::Settle(served.transition.clone()))
+    }
+
+    fn swap(&mut self) -> Option<Effect> {
+        self.state = State::Swapping;
+        let Served { epoch, pair, .. } = self.served.as_ref()?;
+        Some(Effect::Swap(epoch.after(self.stamped.active().switch, pair.new.clone(), &pair.changes)))
+    }
+
+    fn leave(&mut self, state: State) -> Option<Effect> {
+        self.state = state;
+        self.served.as_ref().map(|served| Effect::Leave(served.transition.clone()))
+    }
+
+    /// What was said in the transition, and what the kernel may have taken over of it.
+    fn said(&self) -> Invalidations {
+        let Some(Served { pair, transition, .. }) = &self.served else { return Invalidations::default() };
+        let entries = transition.noted().into_iter().map(|(dir, name)| (pair.known_as(dir), name));
+        Invalidations { pairs: vec![(pair.clone(), Phase::AfterSwap)], entries: entries.collect() }
+    }
+
+    fn tidy(&mut self) -> Option<Effect> {
+        self.state = State::Tidying;
+        Some(Effect::Forget(if fault::skips(Skip::Tidy) { Invalidations::default() } else { self.said() }))
+    }
+
+    fn note_tidy(&mut self, outcome: Outcome) {
+        if let Outcome::Failed(error) = &outcome {
+            log::error!("after the switch to {}: {error}", self.stamped.active().release);
+        }
+        if let Outcome::Done = outcome {
+            return;
+        }
+        if let Some(left) = self.stamped.active().previous.as_ref() {
+            log::warn!("a client keeps the kernel from forgetting names of {left}: the next switch does it");
+        }
+        self.leftover = self.said();
+        self.end = End::Switched(Tidy::Pending);
+    }
+
+    fn take_back(&mut self, refused: Outcome) -> Option<Effect> {
+        self.end = match refused {
+            Outcome::Failed(error) => End::Failed(error),
+            Outcome::TimedOut | Outcome::Done => End::Busy,
+        };
+        let Some(served) = &self.served else { return self.restore() };
+        self.state = State::Closing;
+        Some(Effect::Close(served.epoch.with_transition(None)))
+    }
+
+    fn restore(&mut self) -> Option<Effect> {
+        // Names that were said in the transition are forgotten later; until then they hold for no time.
+        let Invalidations { pairs, entries } = self.said();
+        for (pair, phase) in pairs {
+            if !self.leftover.pairs.iter().any(|(other, _)| other.is_like(&pair)) {
+                self.leftover.pairs.push((pair, phase));
+            }
+        }
+        self.leftover.entries.extend(entries);
+        self.state = State::Over;
+        self.stamped.before().cloned().map(Effect::Restore)
+    }
+
+    fn over(&mut self) -> Option<Effect> {
+        self.state = State::Over;
+        None
+    }
+}

@@ -1,0 +1,124 @@
+//! The moment of a switch: its second, which is the mtime of what it changes, and its number.
+
+use crate::error::{Error, Result};
+use crate::store::active::Active;
+use std::time::Duration;
+
+/// How long a switch waits at most for a second of its own.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// The time, and the wait for a later one.
+pub trait Clock {
+    /// Time since 1970.
+    fn now(&self) -> Duration;
+    /// Waits.
+    fn sleep(&self, time: Duration);
+}
+
+/// The clock of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Duration {
+        crate::store::since_epoch()
+    }
+
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+}
+
+/// When a switch is, and the how manieth it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The second of the last switch that changed content, this one included: no two such switches share one.
+    pub second: i64,
+    /// The number of the switch.
+    pub switch: u32,
+    /// When it is, in seconds since 1970.
+    pub since: i64,
+}
+
+impl Moment {
+    /// The first switch of a store. Nobody saw another release before, but the files of this one may have mtimes of this
+    /// very second: so it takes the second, and the next switch gets a later one.
+    pub fn first(clock: &impl Clock) -> Self {
+        let now = clock.now().as_secs() as i64;
+        Self { second: now, switch: 1, since: now }
+    }
+
+    /// The switch after `active`. One that changes content waits for a second of its own, or, with `share`, takes part
+    /// in the last one's.
+    pub fn after(active: &Active, changes_content: bool, share: bool, clock: &impl Clock) -> Result<Self> {
+        let switch =
+            active.switch.checked_add(1).filter(|n| *n < 1_000_000_000).ok_or_else(|| {
+                Error::failed("this store has been switched a thousand million times; make a new one")
+            })?;
+        let second = if changes_content { own_second(active.second, share, clock) } else { active.second };
+        Ok(Self { second, switch, since: clock.now().as_secs() as i64 })
+    }
+}
+
+/// A second later than `last`: waits for it, and where the clock went back takes the next one.
+fn own_second(last: i64, share: bool, clock: &impl Clock) -> i64 {
+    let begun = clock.now();
+    loop {
+        let time = clock.now();
+        let now = time.as_secs() as i64;
+        if now > last || (share && now == last) {
+            return now;
+        }
+        let until_next = Duration::from_nanos(1_000_000_000 - u64::from(time.subsec_nanos()));
+        if last - now > LONGEST_WAIT.as_secs() as i64 || time.saturating_sub(begun) + until_next > LONGEST_WAIT {
+            log::warn!("the clock went back: the last switch was at {last}, now is {now}; taking {}", last + 1);
+            return last + 1;
+        }
+        clock.sleep(until_next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// A clock that moves only while somebody waits.
+    struct Still(Cell<Duration>);
+
+    impl Still {
+        fn at(millis: u64) -> Self {
+            Self(Cell::new(Duration::from_millis(millis)))
+        }
+    }
+
+    impl Clock for Still {
+        fn now(&self) -> Duration {
+            self.0.get()
+        }
+
+        fn sleep(&self, time: Duration) {
+            self.0.set(self.0.get() + time);
+        }
+    }
+
+    #[test]
+    fn a_switch_gets_a_second_later_than_the_last_one() {
+        let clock = Still::at(7_300);
+        assert_eq!(own_second(5, false, &clock), 7);
+        assert_eq!(clock.now(), Duration::from_millis(7_300), "no wait");
+        assert_eq!(own_second(7, false, &clock), 8);
+        assert_eq!(clock.now(), Duration::from_secs(8), "it waited for the next second, and no longer");
+        assert_eq!(own_second(8, true, &clock), 8, "shared");
+        assert_eq!(clock.now(), Duration::from_secs(8));
+    }
+
+    #[test]
+    fn where_the_clock_went_back_it_takes_the_next_second_without_a_long_wait() {
+        let clock = Still::at(7_300);
+        assert_eq!(own_second(1_007, false, &clock), 1_008);
+        assert_eq!(clock.now(), Duration::from_millis(7_300));
+        assert_eq!(own_second(9, false, &clock), 10);
+        assert!(clock.now() <= Duration::from_millis(9_300), "two seconds at most");
+    }
+}

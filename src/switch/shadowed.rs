@@ -1,0 +1,104 @@
+//! What the disk of the writable layer is asked before a switch: how many changed names it shadows, and a release's own
+//! layer is made there. It may be another disk than the store's, and one that stands still keeps nobody from switching.
+
+use super::aside::Aside;
+use crate::error::{Error, Result};
+use crate::fs::media::Rights;
+use crate::fs::refused::Refused;
+use crate::fs::{Fs, Media};
+use crate::store::Store;
+use crate::store::media::home::Home;
+use crate::tree::ReleaseName;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the disk may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The writable layer of a store that nobody serves.
+pub fn media_of(store: &Store) -> Result<Media> {
+    let home = Home::open(store.media_home())?;
+    Ok(Media::new(&store.settings().scopes, home, Arc::new(Refused::default()), Rights::Modes))
+}
+
+/// The disk of the writable layer.
+#[derive(Debug)]
+pub(super) struct MediaDisk {
+    store: Arc<Store>,
+    aside: Aside,
+    /// Releases whose own layers are still to be made.
+    wanted: Arc<Mutex<BTreeSet<ReleaseName>>>,
+}
+
+/// What the disk said.
+pub(super) struct Looked {
+    /// How many names it shadows; `None`: it does not say.
+    pub shadowed: Option<usize>,
+    /// Why it does not.
+    pub warning: Option<String>,
+}
+
+impl MediaDisk {
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        Self { store, aside: Aside::default(), wanted: Arc::default() }
+    }
+
+    /// Makes the own layer of the release that comes, and counts which of these names the layer that `fs` serves shadows.
+    pub(super) fn before_switch(&self, fs: &Arc<Fs>, next: &ReleaseName, paths: Vec<Vec<u8>>) -> Result<Looked> {
+        if fs.media.is_none() {
+            return Ok(Looked { shadowed: Some(0), warning: None });
+        }
+        self.wanted.lock().insert(next.clone());
+        let (fs, store, wanted) = (fs.clone(), self.store.clone(), self.wanted.clone());
+        self.look(move || {
+            make_own_layers(&store, &wanted)?;
+            let shadowed = fs.media.as_ref().map_or(Ok(0), |media| count(media, &paths));
+            // Another switch may have asked while the disk stood still.
+            make_own_layers(&store, &wanted)?;
+            Ok(shadowed)
+        })
+    }
+
+    /// Counts which of these names the layer of a store that nobody serves shadows.
+    pub(super) fn unserved(&self, paths: Vec<Vec<u8>>) -> Result<Looked> {
+        if paths.is_empty() {
+            return Ok(Looked { shadowed: Some(0), warning: None });
+        }
+        let store = self.store.clone();
+        self.look(move || Ok(media_of(&store).and_then(|media| count(&media, &paths))))
+    }
+
+    fn look(&self, question: impl FnOnce() -> Result<Result<usize>> + Send + 'static) -> Result<Looked> {
+        let home = self.store.media_home().display();
+        let unknown =
+            |why: String| Looked { shadowed: None, warning: Some(format!("what media shadows is not known: {why}")) };
+        Ok(match self.aside.ask(PATIENCE, question)? {
+            Some(Ok(shadowed)) => Looked { shadowed: Some(shadowed), warning: None },
+            Some(Err(error)) => unknown(error.to_string()),
+            None => unknown(format!(
+                "the disk of {home} has not answered for {} s. Release files are served; what needs that disk waits for it",
+                PATIENCE.as_secs()
+            )),
+        })
+    }
+}
+
+fn count(media: &Media, paths: &[Vec<u8>]) -> Result<usize> {
+    let mut shadowed = 0;
+    for path in paths {
+        shadowed += usize::from(media.shadows(path)?);
+    }
+    Ok(shadowed)
+}
+
+/// Makes all that are wanted. One that fails is no longer wanted: its release does not become active.
+fn make_own_layers(store: &Store, wanted: &Mutex<BTreeSet<ReleaseName>>) -> Result<()> {
+    loop {
+        let Some(release) = wanted.lock().pop_first() else { return Ok(()) };
+        store
+            .make_own_layer(&release)
+            .map_err(|error| Error::failed(format!("the own layer of {release} cannot be made: {error}")))?;
+    }
+}

@@ -1,0 +1,176 @@
+//! What goes on beside a switch that takes its time: `status` is answered, and a disk that stands still stops nobody.
+#![allow(clippy::unwrap_used)]
+
+#[path = "race/stuck.rs"]
+mod stuck;
+mod support;
+
+use serde_json::Value;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use stuck::Stuck;
+use support::control::Control;
+use support::disk::SmallDisk;
+use support::tree::Tree;
+use support::{Rig, skip_mounted};
+
+/// How long anything may take that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn two_releases(rig: &Rig) {
+    for name in ["01", "02"] {
+        rig.add(name, &Tree::new().file("index.html", name).file("d/page", name).file("cache/same", "same"));
+    }
+    rig.ok(&["switch", "01"]);
+}
+
+/// Asks for the status until it shows a switch in this phase, or `over`.
+fn seen_in(phase: &str, control: &mut Control, over: impl Fn() -> bool) -> Option<Value> {
+    let begun = Instant::now();
+    while !over() {
+        assert!(begun.elapsed() < PATIENCE, "no status shows a switch in the phase {phase:?}");
+        let status = control.status().unwrap();
+        if status["switching"]["phase"] == phase {
+            return Some(status);
+        }
+    }
+    None
+}
+
+#[test]
+fn status_is_answered_while_a_switch_waits_for_its_second() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.init();
+    two_releases(&rig);
+    rig.setting("switch", "share_second", "false");
+    rig.mount();
+    let mut control = rig.control();
+    let mut answered = 0;
+    // A switch that is asked for at the turn of a second does not wait; not all of these are.
+    for to in ["02", "01"].iter().cycle().take(20) {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                rig.control().switch(to).unwrap();
+                done.store(true, Ordering::Relaxed);
+            });
+            let Some(status) = seen_in("second", &mut control, || done.load(Ordering::Relaxed)) else { return };
+            answered += 1;
+            let from = if *to == "02" { "01" } else { "02" };
+            assert_eq!(status["release"], from, "what is served: {status}");
+            assert_eq!((&status["switching"]["from"], &status["switching"]["to"]), (&from.into(), &(*to).into()));
+            assert!(status["switching"]["since"].as_str().unwrap().ends_with('Z'), "{status}");
+        });
+        let status = control.status().unwrap();
+        assert_eq!((&status["release"], &status["switching"]), (&(*to).into(), &Value::Null));
+    }
+    assert!(answered > 0, "no switch of twenty waited for a second");
+}
+
+#[test]
+fn status_is_answered_while_a_stuck_client_holds_a_switch() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.init();
+    two_releases(&rig);
+    // Longer than the test waits for anything: only the end of the client ends this switch.
+    rig.setting("switch", "limit_ms", "300000");
+    rig.mount();
+    let stuck = Stuck::start(&rig.mnt.join("d"));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let switching = scope.spawn(|| {
+            let answer = rig.control().switch("02");
+            done.store(true, Ordering::Relaxed);
+            answer
+        });
+        let status = seen_in("drop", &mut rig.control(), || done.load(Ordering::Relaxed));
+        // The switch cannot have ended: the client is still there.
+        let status = status.expect("the switch waits for the client");
+        assert_eq!((&status["release"], &status["switching"]["to"]), (&"01".into(), &"02".into()));
+        drop(stuck);
+        switching.join().unwrap().unwrap();
+    });
+    assert_eq!(rig.json(&["status"])["release"], "02");
+}
+
+/// A file system that stands still until this is dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(disk: &SmallDisk) -> Frozen {
+        fsfreeze("-f", disk.path());
+        Frozen(disk.path().to_owned())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        fsfreeze("-u", &self.0);
+    }
+}
+
+fn fsfreeze(how: &str, disk: &std::path::Path) {
+    assert!(Command::new("fsfreeze").arg(how).arg(disk).status().unwrap().success(), "fsfreeze {how}");
+}
+
+#[test]
+fn a_disk_of_media_that_stands_still_keeps_no_release_from_being_switched() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let disk = SmallDisk::beside(&rig, "ext4");
+    let home = disk.path().join("layer");
+    fs::create_dir(&home).unwrap();
+    let home = home.to_str().unwrap();
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--per-release", "cache", "--media", home]);
+    rig.setting("switch", "share_second", "true");
+    two_releases(&rig);
+    rig.add("03", &Tree::new().file("index.html", "03"));
+    rig.mount();
+    let frozen = Frozen::new(&disk);
+    // The own layer of the second release cannot be made now, and that of the third is not even tried.
+    for name in ["02", "03"] {
+        let switched = rig.json(&["switch", name]);
+        assert_eq!(switched["hidden"], Value::Null, "{switched}");
+        let warnings = switched["warnings"].to_string();
+        assert!(warnings.contains("not known") && warnings.contains(home), "{warnings}");
+        assert_eq!(fs::read_to_string(rig.mnt.join("index.html")).unwrap(), name);
+    }
+    let threads = fs::read_dir(format!("/proc/{}/task", rig.pids()[0])).unwrap();
+    let aside = threads.filter(|thread| {
+        let comm = thread.as_ref().unwrap().path().join("comm");
+        fs::read_to_string(comm).is_ok_and(|name| name.trim() == "verfs-aside")
+    });
+    assert_eq!(aside.count(), 1, "one thread waits for the disk");
+    drop(frozen);
+    // The thread makes both, late.
+    let begun = Instant::now();
+    for release in ["02", "03"] {
+        while !disk.path().join("layer/own").join(release).join("media/cache").exists() {
+            assert!(begun.elapsed() < PATIENCE, "the own layer of {release} is never made");
+            thread::yield_now();
+        }
+    }
+    let known = |name: &str| rig.json(&["switch", name])["hidden"].is_u64();
+    while !known("01") && !known("02") {
+        assert!(begun.elapsed() < PATIENCE, "the disk is never asked again");
+    }
+    rig.umount();
+}
+
+#[test]
+#[ignore = "the client of a test above, a process of its own"]
+fn stays_inside_getdents_until_killed() {
+    stuck::stay();
+}
