@@ -2,9 +2,9 @@
 
 use super::convert::{file_attr, file_type, nothing, times, ttl};
 use super::notify::Kernel;
-use crate::error::{Errno, Error, Result};
+use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Changes, New, Permissions, Reading, Writing};
-use crate::fs::{self, Entry, Fs, Listed, Operation, Position};
+use crate::fs::{Entry, Fs, Listed, Operation, Position};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
 use fuser::{
@@ -46,10 +46,10 @@ impl Adapter {
 
     /// The number for an error of a change; what was refused outside the scopes is counted.
     fn refuse(&self, error: &Error) -> fuser::Errno {
-        if error.errno() == Errno::ROFS {
+        if matches!(error, Error::Refused) {
             self.count(Operation::Refused);
         }
-        fail(error)
+        errno(error)
     }
 
     fn done(&self, reply: ReplyEmpty, result: Result<()>) {
@@ -74,11 +74,6 @@ impl Adapter {
 
 fn errno(error: &Error) -> fuser::Errno {
     fuser::Errno::from_i32(error.errno().raw_os_error())
-}
-
-fn fail(error: &Error) -> fuser::Errno {
-    fs::report(error);
-    errno(error)
 }
 
 fn lookup(fs: &Fs, dir: NodeId, name: &[u8], reply: ReplyEntry) {
@@ -110,7 +105,7 @@ fn caller(req: &Request) -> Caller {
 fn empty(reply: ReplyEmpty, result: Result<()>) {
     match result {
         Ok(()) => reply.ok(),
-        Err(error) => reply.error(fail(&error)),
+        Err(error) => reply.error(errno(&error)),
     }
 }
 
@@ -190,7 +185,7 @@ impl Filesystem for Adapter {
         self.count(Operation::Readlink);
         match self.fs.readlink(NodeId(ino.0)) {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(fail(&error)),
+            Err(error) => reply.error(errno(&error)),
         }
     }
 
@@ -215,7 +210,7 @@ impl Filesystem for Adapter {
         let how = Reading { thread: req.pid(), direct: flags.0 & libc::O_DIRECT != 0 };
         match self.fs.read(NodeId(ino.0), offset, size, how) {
             Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(fail(&error)),
+            Err(error) => reply.error(errno(&error)),
         }
     }
 
@@ -323,7 +318,7 @@ impl Filesystem for Adapter {
                 255,
                 stat.f_frsize as u32,
             ),
-            Err(error) => reply.error(fail(&error)),
+            Err(error) => reply.error(errno(&error)),
         }
     }
 
@@ -344,7 +339,7 @@ impl Filesystem for Adapter {
         self.count(Operation::Lseek);
         match self.fs.seek(NodeId(ino.0), offset, whence) {
             Ok(offset) => reply.offset(offset),
-            Err(error) => reply.error(fail(&error)),
+            Err(error) => reply.error(errno(&error)),
         }
     }
 

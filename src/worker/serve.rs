@@ -12,7 +12,6 @@ use crate::fs::media::Rights;
 use crate::fs::refused::Refused;
 use crate::fs::{Epoch, Fs, Media, Release};
 use crate::fuse::{self, Kernel, MountOptions};
-use crate::store::Store;
 use crate::store::active::activate;
 use crate::store::active::activate::Activation;
 use crate::store::journal::{Asker, Line};
@@ -20,6 +19,7 @@ use crate::store::lock::{Hold, Lock};
 use crate::store::media::home::Home;
 use crate::store::release::import;
 use crate::store::release::objects::Objects;
+use crate::store::{Store, look};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -72,7 +72,7 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     let lock = take_lock(&store)?;
     let mountpoint = check_mountpoint(&store, options)?;
     let _media_lock = lock_media(&store)?;
-    if !Path::new("/dev/fuse").exists() {
+    if !look::is_there(Path::new("/dev/fuse"))? {
         return Err(Error::failed("there is no /dev/fuse; load it with `modprobe fuse`, or give it to the container"));
     }
     for path in import::sweep(&store)? {
@@ -112,7 +112,7 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
         // Only now: a mount that fails changes nothing.
         note_first(&store, first)?;
     }
-    tend_media(&fs, session.kernel.clone())?;
+    tend(&fs, session.kernel.clone())?;
     let invalidator = Invalidator::new(session.kernel.clone(), mountpoint.clone());
     let switcher = Switcher::new(store, fs.clone(), invalidator, mountpoint.clone(), active);
     let service = Arc::new(Service::new(switcher, fs, session.kernel.clone()));
@@ -172,27 +172,28 @@ fn drop_capability(which: CapabilitySet) -> Result<()> {
     set_capabilities(None, sets).context(what)
 }
 
-/// What the writable layer needs beside requests: pages dropped that somebody changed behind the mount, idle descriptors
-/// closed, and its scopes measured.
-fn tend_media(fs: &Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Result<()> {
+/// What is needed beside requests: faults are tried again; and of the writable layer, pages dropped that somebody changed
+/// behind the mount, idle descriptors closed, and its scopes measured.
+fn tend(fs: &Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Result<()> {
+    now_and_then("verfs-faults", fs, Fs::probe_faults)?;
     let Some(media) = &fs.media else { return Ok(()) };
     media.on_change_behind(move |node| {
         if let Some(kernel) = kernel.get() {
             kernel.drop_pages_later(node);
         }
     });
-    now_and_then("verfs-idle", fs, Media::close_idle)?;
-    now_and_then("verfs-usage", fs, Media::measure)
+    now_and_then("verfs-idle", fs, |fs| fs.media.iter().for_each(Media::close_idle))?;
+    now_and_then("verfs-usage", fs, |fs| fs.media.iter().for_each(Media::measure))
 }
 
-/// Does something for the writable layer twice a second, as long as it is there.
-fn now_and_then(thread: &str, fs: &Arc<Fs>, work: fn(&Media)) -> Result<()> {
+/// Does something twice a second, as long as the mount is there. Each in a thread of its own: a disk may keep it waiting.
+fn now_and_then(thread: &str, fs: &Arc<Fs>, work: fn(&Fs)) -> Result<()> {
     let fs = Arc::downgrade(fs);
     std::thread::Builder::new()
         .name(thread.into())
         .spawn(move || {
             while let Some(fs) = fs.upgrade() {
-                fs.media.iter().for_each(work);
+                work(&fs);
                 drop(fs);
                 std::thread::sleep(Duration::from_millis(500));
             }
@@ -260,9 +261,9 @@ fn take_lock(store: &Store) -> Result<Lock> {
         }
         // Who answers keeps the store; one that was killed lets go of it in a moment. Until then the kernel still takes
         // connections for it.
-        let pid = Client::connect(&store.socket_path()).ok().flatten().and_then(|mut client| {
-            client.call(&Request::Status, ANSWER).ok()?;
-            client.server_pid().ok()
+        let pid = server_pid(store).unwrap_or_else(|error| {
+            log::debug!("{error}");
+            None
         });
         if pid.is_some() || begun.elapsed() > DYING {
             break pid;
@@ -274,6 +275,13 @@ fn take_lock(store: &Store) -> Result<Lock> {
         "the store {} is in use by {who}; it can be mounted once: see `verfs status --store {0}`",
         store.root().display()
     )))
+}
+
+/// The process that serves the store and answers.
+fn server_pid(store: &Store) -> Result<Option<i32>> {
+    let Some(mut client) = Client::connect(&store.socket_path())? else { return Ok(None) };
+    client.call(&Request::Status, ANSWER)?;
+    client.server_pid().map(Some)
 }
 
 /// One daemon per writable layer: two stores may name the same directory for theirs.
@@ -298,7 +306,7 @@ fn check_mountpoint(store: &Store, options: &Options) -> Result<PathBuf> {
     let real = std::fs::canonicalize(given).map_err(|error| {
         Error::request(format!("the mountpoint {} cannot be used: {error}; make it with mkdir -p", given.display()))
     })?;
-    if !real.is_dir() {
+    if !look::is_dir(&real)? {
         return Err(Error::request(format!("the mountpoint {} is not a directory", given.display())));
     }
     if mounts::kind_on(&real)?.as_deref() == Some("fuse.verfs") {
@@ -311,8 +319,8 @@ fn check_mountpoint(store: &Store, options: &Options) -> Result<PathBuf> {
             real.display()
         )));
     }
-    let empty = std::fs::read_dir(&real).context(|| format!("reading {}", real.display()))?.next().is_none();
-    if !empty && !options.over {
+    let inside = look::entries(&real)?.unwrap_or_default();
+    if !inside.is_empty() && !options.over {
         return Err(Error::request(format!(
             "the mountpoint {} is not empty; say --over to hide what is in it, or use an empty directory",
             real.display()
@@ -368,6 +376,7 @@ fn group_id(name: &str) -> Result<Option<u32>> {
     }
     match nix::unistd::Group::from_name(name) {
         Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
-        _ => Err(Error::request(format!("there is no group {name:?} (access.group in verfs.toml)"))),
+        Err(error) => Err(Error::io(format!("looking for the group {name:?}"), error)),
+        Ok(None) => Err(Error::request(format!("there is no group {name:?} (access.group in verfs.toml)"))),
     }
 }

@@ -149,7 +149,7 @@ impl Switcher {
         // Until it is active, it must not be removed.
         let _releases = self.store.lock_releases(Hold::Shared)?;
         let new = self.open(&epoch, name)?;
-        self.fs.descriptors.objects().refresh();
+        self.fs.descriptors.objects().refresh()?;
         self.store.make_own_layer(name)?;
         let old = epoch.release.clone();
         let mut prepared = activate::prepare(

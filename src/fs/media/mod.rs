@@ -26,7 +26,7 @@ use super::attr::{Attr, Entry, Ttl};
 use super::contents::Contents;
 use super::epoch::{Epoch, Release};
 use super::refused::{Refused, Why};
-use crate::error::{Errno, Result};
+use crate::error::{Errno, Error, Result};
 use crate::store::media::home::{Home, Orphan, docroot_path, split};
 use crate::store::media::scope::Scope;
 use crate::tree::union::Layers;
@@ -157,11 +157,10 @@ impl Media {
     fn refuse<T>(&self, path: &[u8], caller: Caller, why: Why) -> Result<T> {
         self.refused.note(docroot_path(path).1, caller.uid, why);
         Err(match why {
-            Why::Outside => Errno::ROFS,
-            Why::Denied => Errno::ACCESS,
-            Why::Limit => Errno::DQUOT,
-        }
-        .into())
+            Why::Outside => Error::Refused,
+            Why::Denied => Error::answer(Errno::ACCESS),
+            Why::Limit => Error::answer(Errno::DQUOT),
+        })
     }
 
     /// Whether something of this name may be made.
@@ -227,6 +226,11 @@ impl Media {
 
     fn names<'a>(&'a self, epoch: &'a Epoch) -> Names<'a> {
         Names { media: self, epoch, _guard: self.names.lock() }
+    }
+
+    /// Whether the disk takes changes: makes one that nobody sees.
+    pub fn try_change(&self) -> Result<()> {
+        self.home.try_change()
     }
 
     /// Files of releases that the kernel holds in scopes: the release, and their number there.

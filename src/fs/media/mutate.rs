@@ -7,7 +7,7 @@ use crate::error::{Errno, Error, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
 use crate::fs::epoch::Release;
-use crate::store::media::home::{Copy, FileId, Orphan, Whiteout, docroot_path, ends, has_default_acl, split};
+use crate::store::media::home::{COPYING, Copy, FileId, Orphan, Whiteout, docroot_path, ends, has_default_acl, split};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
 use crate::tree::{EntryName, Kind, Node, NodeId, Tree};
@@ -57,7 +57,7 @@ impl Media {
         self.may_take(&path, task.caller, 1)?;
         let plan = union::create(names.name(&path)?)?;
         let make = |dir: &OwnedFd, name: &[u8]| {
-            let inherits = self.rights == Rights::Acls && has_default_acl(dir);
+            let inherits = self.rights == Rights::Acls && has_default_acl(dir)?;
             let mode = Mode::from_raw_mode(mode.mode & 0o7777 & !if inherits { 0 } else { mode.umask });
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             match new {
@@ -200,7 +200,7 @@ impl Media {
         node.mtime = task.epoch.mtime(&node).as_nanos();
         let object = task.contents.open(manifest.digest(index)?, node.size)?;
         self.home.copy(&node, &object, &manifest.xattrs(index)?, len).map(Some).map_err(|error| match error {
-            Error::Errno(Errno::IO) => task.contents.unreadable(&object, Errno::IO),
+            Error::Disk { operation: COPYING, errno: Errno::IO, .. } => task.contents.unreadable(&object, Errno::IO),
             error => error,
         })
     }
