@@ -22,6 +22,9 @@ impl Fs {
     }
 
     fn again(&self, failed: &Failed) -> Result<()> {
+        if let (Disk::Media, true, Some(media)) = (failed.disk, failed.operation.is_change(), &self.media) {
+            return media.try_change();
+        }
         let Failed { disk, operation, node, ref name, offset } = *failed;
         let _answering = self.answering();
         let epoch = self.epochs.load();
@@ -29,7 +32,6 @@ impl Fs {
             return Err(bad.damaged("a page of it cannot be read"));
         }
         match operation {
-            Operation::Read | Operation::Lseek => self.read_one(node, offset),
             Operation::Lookup => self.look_up(&epoch, node, name).map(drop),
             Operation::Readlink => self.target(node).map(drop),
             Operation::Getxattr | Operation::Listxattr => self.xattrs(&epoch, node).map(drop),
@@ -40,11 +42,9 @@ impl Fs {
             }
             Operation::Statfs => self.room().map(drop),
             Operation::Getattr | Operation::Opendir => self.attributes(&epoch, node).map(drop),
-            // A change, or its fsync: of a file that is to be copied up, it is the release's that could not be read.
-            _ => match (disk, &self.media) {
-                (Disk::Media, Some(media)) => media.try_change(),
-                _ => self.read_one(node, 0),
-            },
+            Operation::Read => self.read_one(node, offset),
+            // Content as well. Of a change it is the release's, which is to be copied up and could not be read.
+            _ => self.read_one(node, 0),
         }
     }
 
