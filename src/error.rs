@@ -1,7 +1,7 @@
 //! The one error type: what happened, to what, and what to do.
 //!
 //! It is translated at three doors only: `fuse/` asks for [`Error::errno`], `control/` sends text and code,
-//! and `main.rs` exits with [`Error::exit_code`].
+//! and `cli/` exits with [`Error::exit_code`]. What is a fault of a disk is said by one table, [`verdict`].
 
 use std::fmt;
 use std::io;
@@ -68,6 +68,16 @@ impl Error {
         Self::Errno(errno)
     }
 
+    /// Whether it is a fault that an operator must know of, while a mount is served.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Errno(_) | Self::Refused => Verdict::Answer,
+            Self::Disk { operation, errno, .. } => verdict(operation, *errno),
+            Self::Io { .. } => verdict("", self.errno()),
+            Self::Request(_) | Self::Failed(_) | Self::Damaged(_) => Verdict::FileFault,
+        }
+    }
+
     /// The process's exit code for this error.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -89,18 +99,76 @@ impl Error {
 
     /// Whether the disk had no room for what was tried.
     pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::Io { source, .. }
-            if matches!(source.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOSPC | Errno::DQUOT)))
+        matches!(self.errno(), Errno::NOSPC | Errno::DQUOT)
     }
 
     /// Whether the thing asked for is not there.
     pub fn is_not_found(&self) -> bool {
-        match self {
-            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            Self::Errno(errno) | Self::Disk { errno, .. } => *errno == Errno::NOENT,
-            _ => false,
-        }
+        self.errno() == Errno::NOENT
     }
+
+    /// Whether this user may not do what was tried.
+    pub fn is_denied(&self) -> bool {
+        matches!(self.errno(), Errno::ACCESS | Errno::PERM)
+    }
+}
+
+/// What a disk's error number says of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A plain answer to what was asked: the caller is told, nobody else.
+    Answer,
+    /// A fault, perhaps of this one file.
+    FileFault,
+    /// A fault of the whole disk, or of the machine.
+    DiskFault,
+}
+
+/// The one place where an answer is told from a fault. An operation is named as [`Error::Disk`] names it.
+///
+/// Any user of the mount can provoke an answer on a sound disk, and nobody can provoke a fault. So a number that is not
+/// listed counts as a fault: it is better seen once too often.
+pub fn verdict(operation: &str, errno: Errno) -> Verdict {
+    match (operation, errno) {
+        // SEEK_DATA and SEEK_HOLE past the last byte (lseek(2)); anywhere else ENXIO says that the device is gone.
+        ("seeking in", Errno::NXIO) => Verdict::Answer,
+
+        // The disk is full, or the user's share of it: whoever writes is told, `df` and `quota` show it.
+        (_, Errno::NOSPC | Errno::DQUOT)
+        // What is there, or is not, or is of another kind.
+        | (_, Errno::NOENT | Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP)
+        // The disk checks once more, for a caller who is not root: an immutable file, an export that squashes root.
+        | (_, Errno::ACCESS | Errno::PERM)
+        // A file was replaced behind the mount. An NFS server that was set up anew says the same: then all is ESTALE, and
+        // only a new mount of the disk helps.
+        | (_, Errno::STALE)
+        // Limits of the disk's format.
+        | (_, Errno::NAMETOOLONG | Errno::FBIG | Errno::MLINK | Errno::TOOBIG | Errno::OVERFLOW | Errno::RANGE)
+        // In use as what is run, or as a mountpoint.
+        | (_, Errno::TXTBSY | Errno::BUSY)
+        // What this disk cannot do, or nobody: an attribute without a value, a rename to another disk, odd arguments.
+        | (_, Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY | Errno::XDEV | Errno::INVAL | Errno::SPIPE)
+        // Try again.
+        | (_, Errno::INTR | Errno::AGAIN) => Verdict::Answer,
+
+        // Made read-only, by hand or by the kernel after an error. Our own refusal is `Error::Refused`.
+        (_, Errno::ROFS)
+        // The device is gone or switched off.
+        | (_, Errno::NODEV | Errno::NXIO | Errno::NOMEDIUM | Errno::SHUTDOWN)
+        // The server, or the network to it.
+        | (_, Errno::NOTCONN | Errno::TIMEDOUT | Errno::HOSTDOWN | Errno::HOSTUNREACH | Errno::NETDOWN)
+        | (_, Errno::NETUNREACH | Errno::CONNREFUSED | Errno::CONNRESET | Errno::CONNABORTED | Errno::NOLINK)
+        // Not the disk but this machine has too little. No user can bring it about: descriptors are bounded.
+        | (_, Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Verdict::DiskFault,
+
+        // EIO, EUCLEAN, EBADMSG, EREMOTEIO, EILSEQ: what cannot be read may be one block.
+        _ => Verdict::FileFault,
+    }
+}
+
+/// The name of an error number.
+pub fn errno_name(errno: Errno) -> String {
+    format!("{:?}", nix::errno::Errno::from_raw(errno.raw_os_error()))
 }
 
 impl fmt::Display for Error {
@@ -121,12 +189,6 @@ impl std::error::Error for Error {
             Self::Io { source, .. } => Some(source),
             _ => None,
         }
-    }
-}
-
-impl From<Errno> for Error {
-    fn from(errno: Errno) -> Self {
-        Self::Errno(errno)
     }
 }
 
@@ -177,6 +239,54 @@ mod tests {
         }
         assert!(io(libc::EDQUOT).is_no_space() && !io(libc::EIO).is_no_space());
         assert!(io(libc::ENOENT).is_not_found() && Error::Errno(Errno::NOENT).is_not_found());
+        assert!(io(libc::EACCES).is_denied() && !Error::failed("f").is_denied());
+    }
+
+    #[test]
+    fn faults_of_a_disk_are_told_from_its_answers() {
+        use Verdict::{Answer, DiskFault, FileFault};
+        let table = [
+            ("opening", libc::EROFS, DiskFault),
+            ("reading", libc::EIO, FileFault),
+            ("reading", libc::EUCLEAN, FileFault),
+            ("reading", libc::EBADMSG, FileFault),
+            ("reading", libc::ENODEV, DiskFault),
+            ("reading", libc::ENXIO, DiskFault),
+            ("seeking in", libc::ENXIO, Answer),
+            ("looking at", libc::ENOTCONN, DiskFault),
+            ("looking at", libc::ESHUTDOWN, DiskFault),
+            ("writing", libc::ETIMEDOUT, DiskFault),
+            ("writing", libc::EHOSTDOWN, DiskFault),
+            ("opening", libc::EMFILE, DiskFault),
+            ("opening", libc::ENOMEM, DiskFault),
+            ("writing", libc::ENOSPC, Answer),
+            ("writing", libc::EDQUOT, Answer),
+            ("opening", libc::ENOENT, Answer),
+            ("making", libc::EEXIST, Answer),
+            ("removing", libc::ENOTEMPTY, Answer),
+            ("opening", libc::EACCES, Answer),
+            ("removing", libc::EPERM, Answer),
+            ("making", libc::ENAMETOOLONG, Answer),
+            ("opening", libc::ETXTBSY, Answer),
+            ("opening", libc::ESTALE, Answer),
+            // One that the table does not list.
+            ("opening", libc::EKEYREVOKED, FileFault),
+        ];
+        for (operation, code, says) in table {
+            let error = io::Error::from_raw_os_error(code);
+            let error = Err::<(), _>(error).on_disk(operation, || "x").expect_err("it failed");
+            assert_eq!((error.verdict(), error.errno().raw_os_error()), (says, code), "{error}");
+        }
+        assert_eq!(Error::Refused.verdict(), Answer);
+        assert_eq!(Error::answer(Errno::IO).verdict(), Answer, "whoever says it has told of it");
+        assert_eq!(Error::damaged("d").verdict(), FileFault);
+        assert_eq!(errno_name(Errno::ROFS), "EROFS");
+    }
+
+    #[test]
+    fn an_error_of_a_disk_names_operation_and_path() {
+        let error = Err::<(), _>(Errno::IO).on_disk("reading", || b"/srv/a\n".to_vec()).expect_err("it failed");
+        assert_eq!(error.to_string(), "reading /srv/a\\n: Input/output error (os error 5)");
     }
 
     #[test]

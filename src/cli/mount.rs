@@ -4,7 +4,7 @@ use super::output::Output;
 use super::{logging, which};
 use crate::control::protocol::Request;
 use crate::error::{Context, Error, Result};
-use crate::store::Store;
+use crate::store::{Store, look};
 use crate::worker::{self, Options, Ready, holders, mounted};
 use clap::Parser;
 use rustix::mount::{UnmountFlags, unmount};
@@ -219,7 +219,7 @@ pub fn umount(verb: &Umount, store: Option<&Path>, output: Output) -> Result<()>
     let pid = daemon.server_pid()?;
     daemon.call(&Request::Umount { lazy: verb.lazy }, UMOUNT_WAIT)?;
     let begun = Instant::now();
-    while !verb.lazy && Path::new(&format!("/proc/{pid}")).exists() && begun.elapsed() < UMOUNT_WAIT {
+    while !verb.lazy && look::is_process(pid.unsigned_abs())? && begun.elapsed() < UMOUNT_WAIT {
         if is_zombie(pid) {
             break;
         }
@@ -238,9 +238,14 @@ fn find_mount(what: Option<&Path>, store: Option<&Path>) -> Result<worker::Mount
         (Some(what), _) => what.to_owned(),
         (None, given) => which::path(given)?,
     };
-    // A stale mountpoint cannot be resolved; then the path counts as it was typed.
-    let real =
-        std::fs::canonicalize(&target).unwrap_or_else(|_| std::path::absolute(&target).unwrap_or(target.clone()));
+    let real = match std::fs::canonicalize(&target) {
+        Ok(real) => real,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(error).context(|| format!("looking at {}", target.display()));
+        }
+        // A stale mountpoint cannot be resolved, nor a store that is gone; then the path counts as it was typed.
+        Err(_) => std::path::absolute(&target).context(|| format!("looking at {}", target.display()))?,
+    };
     let hit = |mount: &&worker::Mounted| mount.mountpoint == real || mount.store == real;
     let found = mounts.iter().rev().find(hit).cloned().ok_or_else(|| {
         let known: Vec<String> = mounts.iter().map(|mount| mount.mountpoint.display().to_string()).collect();

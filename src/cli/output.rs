@@ -21,10 +21,14 @@ impl Output {
 
     /// Prints an error on standard error.
     pub fn error(self, error: &Error) {
+        let mut text = error.to_string();
+        if error.is_denied() && !rustix::process::geteuid().is_root() {
+            text += "; run it as root, or as a user who may";
+        }
         if self.json {
-            eprintln!("{}", json!({ "error": error.to_string(), "code": error.exit_code() }));
+            eprintln!("{}", json!({ "error": text, "code": error.exit_code() }));
         } else {
-            eprintln!("verfs: {error}");
+            eprintln!("verfs: {text}");
         }
     }
 

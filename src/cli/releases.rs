@@ -92,6 +92,7 @@ fn offline_status(store: &Store) -> Result<Value> {
         "worker_pid": Value::Null,
         "upcalls": {},
         "degraded": [],
+        "faults": { "total": 0, "kinds": [] },
     }))
 }
 

@@ -1,7 +1,7 @@
 //! Which store is meant, and who serves it.
 
 use crate::control::client::Client;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::store::Store;
 use crate::worker::mounted;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,11 @@ pub fn store(given: Option<&Path>) -> Result<Store> {
 /// The store that a positional argument names, which must not disagree with `--store`.
 pub fn agreed(positional: &Path, given: Option<&Path>) -> Result<PathBuf> {
     if let Some(given) = given {
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        if real(given) != real(positional) {
+        let real = |path: &Path| match std::fs::canonicalize(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(path.to_owned()),
+            real => real.context(|| format!("looking at {}", path.display())),
+        };
+        if real(given)? != real(positional)? {
             return Err(Error::request(format!(
                 "--store says {} and the command names {}; say one of them",
                 given.display(),

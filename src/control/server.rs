@@ -212,8 +212,14 @@ impl Server {
 
     fn remove_file(&mut self) {
         let Some(file) = self.file.take() else { return };
-        let ours = self.place.stat().is_ok_and(|stat| (stat.st_dev, stat.st_ino) == file);
-        if ours && let Err(error) = self.place.unlink() {
+        let removed = match self.place.stat() {
+            Ok(stat) if (stat.st_dev, stat.st_ino) == file => self.place.unlink(),
+            // Another's, or none.
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
             log::warn!("control: cannot remove {}: {error}", self.place.path().display());
         }
     }
@@ -247,13 +253,14 @@ fn clear_stale(place: &Place) -> Result<()> {
             ErrorKind::WouldBlock => Err(alive("a daemon that accepts nobody".into())),
             ErrorKind::NotFound => Ok(()),
             // Linux says this of every file that is no socket, too.
-            ErrorKind::ConnectionRefused if place.is_socket().unwrap_or(false) => {
-                log::info!("control: removing {path}, left by a daemon that is no more");
-                place.unlink().map_err(|error| Error::io(format!("cannot remove the stale socket {path}"), error))
-            }
-            ErrorKind::ConnectionRefused => {
-                Err(Error::failed(format!("{path} is in the way: it is not a socket; move it away")))
-            }
+            ErrorKind::ConnectionRefused => match place.is_socket() {
+                Ok(true) => {
+                    log::info!("control: removing {path}, left by a daemon that is no more");
+                    place.unlink().map_err(|error| Error::io(format!("cannot remove the stale socket {path}"), error))
+                }
+                Ok(false) => Err(Error::failed(format!("{path} is in the way: it is not a socket; move it away"))),
+                Err(error) => Err(Error::io(format!("looking at {path}"), error)),
+            },
             _ => Err(Error::io(format!("cannot tell whether a daemon listens on {path}"), error)),
         },
     }

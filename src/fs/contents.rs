@@ -1,6 +1,6 @@
 //! File contents: a bounded cache of open objects.
 
-use crate::error::{Errno, Error, Result};
+use crate::error::{Errno, Error, OnDisk, Result};
 use crate::store::release::objects::{self, Content, Objects};
 use crate::tree::Digest;
 use lru::LruCache;
@@ -50,22 +50,37 @@ impl Contents {
 
     /// Reads up to `len` bytes of an object. `kept`: the kernel keeps them in the pages of the mount.
     pub fn read(&self, content: &Content, offset: u64, len: usize, kept: bool) -> Result<ReadBytes> {
-        let bytes = content.read(offset, len).map_err(|error| self.unreadable(content, error))?;
+        let bytes = content.read(offset, len).map_err(|error| {
+            // The next who asks opens it anew: it may have been put right by then.
+            let bad = self.open.lock().pop(&content.digest());
+            drop(bad);
+            self.unreadable(content, error)
+        })?;
         Ok(match content.as_large().filter(|_| kept) {
             Some(file) => ReadBytes::held_twice(bytes, file.clone(), offset),
             None => bytes.into(),
         })
     }
 
+    /// SEEK_DATA and SEEK_HOLE in an object.
+    pub fn seek(&self, content: &Content, offset: i64, whence: i32) -> Result<i64> {
+        content.seek(offset, whence).on_disk("seeking in", || self.path(content))
+    }
+
     /// The error for an object that could not be read or copied.
-    pub fn unreadable(&self, content: &Content, error: Errno) -> Error {
-        let shown = self.objects.show(content.digest());
-        match error {
-            Errno::IO => {
-                Error::damaged(format!("the object {shown} cannot be read to its end; restore it from a backup"))
-            }
-            error => Error::io(format!("reading the object {shown}"), error),
+    pub fn unreadable(&self, content: &Content, errno: Errno) -> Error {
+        match (errno, content.is_whole()) {
+            (Errno::IO, Ok(false)) => Error::damaged(format!(
+                "the object {} cannot be read to its end; restore it from a backup",
+                self.objects.show(content.digest())
+            )),
+            _ => Error::Disk { operation: "reading", path: self.path(content), errno },
         }
+    }
+
+    /// The file that a content lies in.
+    fn path(&self, content: &Content) -> Vec<u8> {
+        self.objects.file_of(content).into_os_string().into_encoded_bytes()
     }
 
     /// How many are open, and how many may be.

@@ -23,6 +23,19 @@ operations! {
     Setxattr "setxattr", Removexattr "removexattr", Access "access", Fsync "fsync", Ioctl "ioctl", Poll "poll", Refused "refused_write",
 }
 
+impl Operation {
+    /// Whether it changes something, or makes a change durable.
+    pub fn is_change(self) -> bool {
+        use Operation::*;
+        match self {
+            Create | Write | Setattr | Mknod | Mkdir | Unlink | Rmdir | Symlink | Rename | Link | Fallocate
+            | CopyFileRange | Setxattr | Removexattr | Fsync => true,
+            Lookup | Forget | Getattr | Readlink | Open | Read | Release | Flush | Opendir | Readdir | Readdirplus
+            | Releasedir | Statfs | Getxattr | Listxattr | Lseek | Access | Ioctl | Poll | Refused => false,
+        }
+    }
+}
+
 /// How many upcalls there were, by operation.
 #[derive(Debug)]
 pub struct Counters([AtomicU64; NAMES.len()]);

@@ -6,7 +6,9 @@
 
 use super::Fs;
 use super::attr::{Attr, Ttl};
+use super::counters::Operation;
 use super::epoch::{Epoch, Located, Release};
+use super::faults::Asked;
 use super::mount::LookupRef;
 use crate::error::{Errno, Error, Result};
 use crate::store::active::stamps::Stamp;
@@ -41,6 +43,18 @@ pub struct Listed {
 impl Fs {
     /// Up to `most` entries of a directory from a position on; `plus`: with attributes that the kernel may keep.
     pub fn list(&self, epoch: &Epoch, dir: NodeId, from: Position, most: usize, plus: bool) -> Result<Vec<Listed>> {
+        let operation = if plus { Operation::Readdirplus } else { Operation::Readdir };
+        self.noted(&Asked::of(operation, dir), self.entries(epoch, dir, from, most, plus))
+    }
+
+    pub(super) fn entries(
+        &self,
+        epoch: &Epoch,
+        dir: NodeId,
+        from: Position,
+        most: usize,
+        plus: bool,
+    ) -> Result<Vec<Listed>> {
         if let Some(media) = self.media_of(dir) {
             return media.list(epoch, dir, from.switch, from.cookie, most, plus);
         }
@@ -55,7 +69,7 @@ impl Fs {
         let shown = Located { release: &release, index, live: Arc::ptr_eq(&release, &epoch.release) };
         let node = release.manifest.node(index)?;
         if node.kind != Kind::Dir {
-            return Err(Errno::NOTDIR.into());
+            return Err(Error::answer(Errno::NOTDIR));
         }
         let children = release.manifest.children(index)?;
         // The active release's own number of this directory, where it shows another release's.

@@ -9,9 +9,11 @@ mod change;
 mod contents;
 mod counters;
 mod epoch;
+pub mod faults;
 mod listing;
 pub mod media;
 mod mount;
+mod probe;
 pub mod refused;
 mod threads;
 
@@ -23,11 +25,11 @@ pub use listing::{Listed, Position};
 pub use media::Media;
 pub use mount::LookupRef;
 
-use crate::error::{Errno, Error, Result};
-
+use crate::error::{Errno, Error, OnDisk, Result};
 use crate::store::media::home::is_acl;
 use crate::store::release::objects::{Content, Objects};
 use crate::tree::{EntryName, Kind, NodeId, Tree, name_key};
+use faults::{Asked, Disk, Faults};
 use media::{Caller, Reading};
 use refused::{Refused, Why};
 use std::fs::File;
@@ -45,6 +47,8 @@ pub struct Fs {
     pub media: Option<Media>,
     /// Writes that were refused.
     pub refused: Arc<Refused>,
+    /// What the disks could not do.
+    pub faults: Faults,
     store: File,
 }
 
@@ -78,6 +82,7 @@ impl Fs {
             descriptors: Contents::new(objects, descriptors),
             media,
             refused,
+            faults: Faults::default(),
             store,
         }
     }
@@ -96,7 +101,8 @@ impl Fs {
         let epoch = self.epochs.load();
         let mut answer = compute(&epoch);
         if let Some(bad) = epoch.bad() {
-            answer = Err(bad.damaged("a page of it cannot be read"));
+            let whole = Asked::of(Operation::Lookup, NodeId::ROOT);
+            answer = self.noted(&whole, Err(bad.damaged("a page of it cannot be read")));
         }
         Computed { epoch, answer }
     }
@@ -109,11 +115,26 @@ impl Fs {
         if !Arc::ptr_eq(&guard, &epoch) {
             return Some(send);
         }
-        if let Err(error) = &answer {
-            report(error);
-        }
         send(&epoch, answer);
         None
+    }
+
+    /// Notes what came of a request: a fault of a disk, or that it works.
+    fn noted<T>(&self, asked: &Asked<'_>, done: Result<T>) -> Result<T> {
+        let own = if asked.node.is_scoped() { Disk::Media } else { Disk::Store };
+        match &done {
+            Ok(_) => self.faults.worked(asked, own),
+            Err(error) => {
+                let objects = self.descriptors.objects().root().as_os_str().as_encoded_bytes();
+                let disk = match error {
+                    Error::Damaged(_) => Disk::Store,
+                    Error::Disk { path, .. } if path.starts_with(objects) => Disk::Store,
+                    _ => own,
+                };
+                self.faults.note(asked, disk, error);
+            }
+        }
+        done
     }
 
     /// The writable layer, for a node of it.
@@ -166,8 +187,12 @@ impl Fs {
 
     /// What a name in a directory stands for.
     pub fn lookup(&self, epoch: &Epoch, dir: NodeId, name: &[u8]) -> Result<Entry> {
+        self.noted(&Asked::named(Operation::Lookup, dir, name), self.look_up(epoch, dir, name))
+    }
+
+    fn look_up(&self, epoch: &Epoch, dir: NodeId, name: &[u8]) -> Result<Entry> {
         if EntryName::new(name).is_none() {
-            return Err(Errno::NAMETOOLONG.into());
+            return Err(Error::answer(Errno::NAMETOOLONG));
         }
         if let Some(media) = self.media_of(dir) {
             return media.lookup(epoch, dir, name);
@@ -211,6 +236,10 @@ impl Fs {
 
     /// The attributes of a node, and how long they hold.
     pub fn getattr(&self, epoch: &Epoch, node: NodeId) -> Result<(Attr, Ttl)> {
+        self.noted(&Asked::of(Operation::Getattr, node), self.attributes(epoch, node))
+    }
+
+    fn attributes(&self, epoch: &Epoch, node: NodeId) -> Result<(Attr, Ttl)> {
         match self.media_of(node) {
             Some(media) => media.getattr(epoch, node),
             None => epoch.attributes(node),
@@ -219,6 +248,10 @@ impl Fs {
 
     /// The target of a symlink. It belongs to the node, so no epoch is waited for.
     pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
+        self.noted(&Asked::of(Operation::Readlink, node), self.target(node))
+    }
+
+    fn target(&self, node: NodeId) -> Result<Vec<u8>> {
         let epoch = self.epochs.load();
         if let Some(media) = self.media_of(node) {
             return media.readlink(node);
@@ -226,7 +259,7 @@ impl Fs {
         let at = epoch.find(node)?;
         match at.manifest().node(at.index)?.kind {
             Kind::Symlink => Ok(at.manifest().target(at.index)?.to_vec()),
-            _ => Err(Errno::INVAL.into()),
+            _ => Err(Error::answer(Errno::INVAL)),
         }
     }
 
@@ -237,13 +270,17 @@ impl Fs {
         let found = at.manifest().node(at.index)?;
         match found.kind {
             Kind::File => self.descriptors.open(at.manifest().digest(at.index)?, found.size),
-            Kind::Dir => Err(Errno::ISDIR.into()),
-            Kind::Symlink => Err(Errno::INVAL.into()),
+            Kind::Dir => Err(Error::answer(Errno::ISDIR)),
+            Kind::Symlink => Err(Error::answer(Errno::INVAL)),
         }
     }
 
     /// Reads up to `len` bytes of a file's content.
     pub fn read(&self, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<ReadBytes> {
+        self.noted(&Asked::range(node, offset, len), self.content(node, offset, len, how))
+    }
+
+    fn content(&self, node: NodeId, offset: u64, len: u32, how: Reading) -> Result<ReadBytes> {
         match self.media_of(node) {
             Some(media) => media.read(&self.descriptors, node, offset, len, how),
             None => self.descriptors.read(&self.open_content(node)?, offset, len as usize, !how.direct),
@@ -252,38 +289,36 @@ impl Fs {
 
     /// lseek(2) with SEEK_DATA and SEEK_HOLE.
     pub fn seek(&self, node: NodeId, offset: i64, whence: i32) -> Result<i64> {
-        if let Some(media) = self.media_of(node) {
-            return media.seek(&self.descriptors, node, offset, whence);
-        }
-        Ok(self.open_content(node)?.seek(offset, whence)?)
+        let found = match self.media_of(node) {
+            Some(media) => media.seek(&self.descriptors, node, offset, whence),
+            None => self.open_content(node).and_then(|content| self.descriptors.seek(&content, offset, whence)),
+        };
+        self.noted(&Asked::of(Operation::Lseek, node), found)
     }
 
     /// The value of an extended attribute: those of the user only.
     pub fn getxattr(&self, epoch: &Epoch, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        self.noted(&Asked::of(Operation::Getxattr, node), self.xattr(epoch, node, name))
+    }
+
+    fn xattr(&self, epoch: &Epoch, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
         if let Some(media) = self.media_of(node) {
             return media.getxattr(node, name);
         }
         if is_acl(name) && self.media.as_ref().is_some_and(Media::uses_acls) {
-            return Err(Errno::NODATA.into());
+            return Err(Error::answer(Errno::NODATA));
         }
         if !name.starts_with(b"user.") {
-            return Err(Errno::OPNOTSUPP.into());
+            return Err(Error::answer(Errno::OPNOTSUPP));
         }
         let at = epoch.find(node)?;
         let found = at.manifest().xattrs(at.index)?.into_iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value).ok_or(Error::Errno(Errno::NODATA))
+        found.map(|(_, value)| value).ok_or(Error::answer(Errno::NODATA))
     }
 
     /// The names of a node's extended attributes, each with a NUL behind it.
     pub fn listxattr(&self, epoch: &Epoch, node: NodeId) -> Result<Vec<u8>> {
-        let names = match self.media_of(node) {
-            Some(media) => media.xattrs(node)?,
-            None => {
-                let at = epoch.find(node)?;
-                at.manifest().xattrs(at.index)?
-            }
-        };
-        let names = names.into_iter();
+        let names = self.noted(&Asked::of(Operation::Listxattr, node), self.xattrs(epoch, node))?.into_iter();
         Ok(names
             .flat_map(|(mut name, _)| {
                 name.push(0);
@@ -292,16 +327,23 @@ impl Fs {
             .collect())
     }
 
+    fn xattrs(&self, epoch: &Epoch, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        match self.media_of(node) {
+            Some(media) => media.xattrs(node),
+            None => {
+                let at = epoch.find(node)?;
+                at.manifest().xattrs(at.index)
+            }
+        }
+    }
+
     /// Room on the store's disk.
     pub fn statfs(&self) -> Result<rustix::fs::StatVfs> {
-        rustix::fs::fstatvfs(&self.store).map_err(|error| Error::io("asking for the free space of the store", error))
+        self.noted(&Asked::of(Operation::Statfs, NodeId::ROOT), self.room())
     }
-}
 
-/// Writes a line for what is a fault of the store's; an answer such as ENOENT is none.
-pub fn report(error: &Error) {
-    match error {
-        Error::Errno(_) => {}
-        _ => log::error!("{error}"),
+    fn room(&self) -> Result<rustix::fs::StatVfs> {
+        let shown = || self.descriptors.objects().root().as_os_str().as_encoded_bytes();
+        rustix::fs::fstatvfs(&self.store).on_disk("asking for the room of", shown)
     }
 }

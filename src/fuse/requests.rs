@@ -4,7 +4,7 @@ use super::convert::{file_attr, file_type, nothing, ttl};
 use super::notify::PageDropper;
 use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Changes, New, Permissions, Reading, Writing};
-use crate::fs::{self, Entry, Fs, Listed, LookupRef, Operation, Position};
+use crate::fs::{Entry, Fs, Listed, LookupRef, Operation, Position};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
 use fuser::{
@@ -13,8 +13,8 @@ use fuser::{
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most entries that are computed for one reply to a listing.
 const MOST_ENTRIES: usize = 1024;
@@ -61,7 +61,7 @@ impl Requests {
         if matches!(error, Error::Refused) {
             self.fs.counters.count(Operation::Refused);
         }
-        fail(error)
+        errno(error)
     }
 
     fn done(&self, reply: ReplyEmpty, result: Result<()>) {
@@ -100,21 +100,21 @@ impl Requests {
     pub(super) fn readlink(&self, node: NodeId, reply: ReplyData) {
         match self.fs.readlink(node) {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(fail(&error)),
+            Err(error) => reply.error(errno(&error)),
         }
     }
 
     pub(super) fn read(&self, node: NodeId, offset: u64, size: u32, how: Reading, reply: ReplyData) {
         match self.fs.read(node, offset, size, how) {
             Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(fail(&error)),
+            Err(error) => reply.error(errno(&error)),
         }
     }
 
     pub(super) fn seek(&self, node: NodeId, offset: i64, whence: i32, reply: ReplyLseek) {
         match self.fs.seek(node, offset, whence) {
             Ok(offset) => reply.offset(offset),
-            Err(error) => reply.error(fail(&error)),
+            Err(error) => reply.error(errno(&error)),
         }
     }
 
@@ -189,7 +189,7 @@ impl Requests {
                 255,
                 stat.f_frsize as u32,
             ),
-            Err(error) => reply.error(fail(&error)),
+            Err(error) => reply.error(errno(&error)),
         }
     }
 
@@ -325,11 +325,6 @@ fn errno(error: &Error) -> fuser::Errno {
     fuser::Errno::from_i32(error.errno().raw_os_error())
 }
 
-fn fail(error: &Error) -> fuser::Errno {
-    fs::report(error);
-    errno(error)
-}
-
 fn send_entry(entry: Entry, reply: ReplyEntry) {
     let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
     entry.lookup.map(LookupRef::sent);
@@ -339,7 +334,7 @@ fn send_entry(entry: Entry, reply: ReplyEntry) {
 fn empty(reply: ReplyEmpty, result: Result<()>) {
     match result {
         Ok(()) => reply.ok(),
-        Err(error) => reply.error(fail(&error)),
+        Err(error) => reply.error(errno(&error)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Writes that are there after a power cut or were never there, and a reserve for a full disk.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Errno, Error, Result};
 use crate::fault;
+use crate::store::look;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use std::fs::File;
 use std::io::Write;
@@ -116,7 +117,7 @@ pub fn sweep_temporaries(path: &Path) -> Result<Vec<PathBuf>> {
         else {
             continue;
         };
-        if !Path::new(&format!("/proc/{pid}")).exists() {
+        if !look::is_process(pid)? {
             std::fs::remove_file(entry.path()).context(|| format!("removing {}", entry.path().display()))?;
             swept.push(entry.path());
         }
@@ -132,7 +133,7 @@ pub fn free_bytes(path: &Path) -> Result<u64> {
 
 /// An error for a name that is there already.
 pub fn exists(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if source.raw_os_error() == Some(libc::EEXIST))
+    error.errno() == Errno::EXIST
 }
 
 #[cfg(test)]

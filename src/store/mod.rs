@@ -21,6 +21,7 @@ pub mod active;
 pub mod durable;
 pub mod journal;
 pub mod lock;
+pub mod look;
 pub mod media;
 pub mod release;
 pub mod settings;
@@ -32,6 +33,7 @@ use lock::{Hold, Lock};
 use release::manifest::Manifest;
 use settings::Settings;
 use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -51,27 +53,15 @@ impl Store {
     /// Makes a store in a directory that is empty or not there.
     pub fn init(root: &Path, settings: &str) -> Result<Self> {
         let parsed = Settings::parse(settings)?;
-        match fs::read_dir(root) {
-            Ok(entries) => {
-                if root.join("verfs.toml").exists() {
-                    return Err(Error::request(format!("{} is a store already", root.display())));
-                }
-                // What an interrupted init left is taken up; anything else is somebody's.
-                let foreign = entries.flatten().find(|entry| {
-                    let ours = LAYOUT.iter().chain(media::layout::LAYOUT).any(|(name, _)| entry.file_name() == *name);
-                    let empty = fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_none());
-                    let reserve = entry.file_name() == "reserve";
-                    !(ours && (empty || entry.file_name() == "media") || reserve)
-                });
-                if let Some(foreign) = foreign {
-                    return Err(Error::request(format!(
-                        "{} is not empty ({} is in it); a store needs a directory of its own",
-                        root.display(),
-                        foreign.file_name().display()
-                    )));
-                }
+        match fs::metadata(root) {
+            Ok(meta) if !meta.is_dir() => {
+                return Err(Error::request(format!("{} cannot be a store: it is not a directory", root.display())));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_dir(root, 0o755)?,
+            Ok(_) if look::is_there(&root.join("verfs.toml"))? => {
+                return Err(Error::request(format!("{} is a store already", root.display())));
+            }
+            Ok(_) => check_is_free(root)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => make_dir(root, 0o755)?,
             Err(error) => return Err(Error::request(format!("{} cannot be a store: {error}", root.display()))),
         }
         for (name, mode) in LAYOUT {
@@ -89,14 +79,14 @@ impl Store {
 
     /// Opens the store in this directory.
     pub fn open(root: &Path) -> Result<Self> {
-        let root = fs::canonicalize(root).map_err(|_| no_store(root))?;
-        let path = root.join("verfs.toml");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(no_store(&root)),
-            Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => return Err(no_store(&root)),
-            Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
+        let or_no_store = |path: &Path, error: std::io::Error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => no_store(root),
+            _ => Error::io(format!("reading {}", path.display()), error),
         };
+        let real = fs::canonicalize(root).map_err(|error| or_no_store(root, error))?;
+        let path = real.join("verfs.toml");
+        let text = fs::read_to_string(&path).map_err(|error| or_no_store(&path, error))?;
+        let root = real;
         let meta = fs::metadata(&path).context(|| format!("reading {}", path.display()))?;
         if meta.mode() & 0o022 != 0 {
             return Err(Error::failed(format!(
@@ -138,15 +128,18 @@ impl Store {
     /// Opens the manifest of a release.
     pub fn manifest(&self, name: &ReleaseName) -> Result<Manifest> {
         let path = self.manifest_path(name);
-        if !path.exists() {
-            return Err(self.unknown(name));
+        match look::is_there(&path)? {
+            true => Manifest::open(&path),
+            false => Err(self.unknown(name)),
         }
-        Manifest::open(&path)
     }
 
     /// "There is no such release", with the ones that there are.
     pub fn unknown(&self, name: &ReleaseName) -> Error {
-        let names: Vec<String> = self.releases().unwrap_or_default().iter().map(ToString::to_string).collect();
+        let names: Vec<String> = match self.releases() {
+            Ok(names) => names.iter().map(ToString::to_string).collect(),
+            Err(error) => return error,
+        };
         let known = match names.len() {
             0 => "the store is empty; add one with `verfs add`".to_owned(),
             1..=12 => format!("there are: {}", names.join(", ")),
@@ -206,6 +199,26 @@ impl Store {
             ))
         })
     }
+}
+
+/// Refuses a directory with something in it. What an interrupted init left is taken up; anything else is somebody's.
+fn check_is_free(root: &Path) -> Result<()> {
+    for path in look::entries(root)?.unwrap_or_default() {
+        let name = path.file_name().unwrap_or_default();
+        let ours = LAYOUT.iter().chain(media::layout::LAYOUT).any(|(ours, _)| name == *ours);
+        let is_left = match ours {
+            true => name == "media" || look::entries(&path)?.is_none_or(|inside| inside.is_empty()),
+            false => name == "reserve",
+        };
+        if !is_left {
+            return Err(Error::request(format!(
+                "{} is not empty ({} is in it); a store needs a directory of its own",
+                root.display(),
+                name.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn no_store(root: &Path) -> Error {

@@ -219,7 +219,7 @@ impl Switcher {
                 let to = mapped(&epoch, name, manifest);
                 let scopes = fs.media.as_ref().map(|media| &media.scopes);
                 let mut plan = Plan::new(active.clone(), epoch, to, rollback, scopes)?;
-                fs.descriptors.objects().refresh();
+                fs.descriptors.objects().refresh()?;
                 plan.warn_of_mounts(mountpoint, &mounts::below(mountpoint)?)?;
                 for warning in fs.media.as_ref().map_or(Ok(Vec::new()), |media| media.unreachable(&plan.to))? {
                     plan.warn(warning);

@@ -1,7 +1,7 @@
 //! A tree in memory, for tests.
 
 use super::{Digest, Kind, Node, NodeId, Owner, Tree};
-use crate::error::{Errno, Result};
+use crate::error::{Errno, Error, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -90,7 +90,7 @@ fn flat(path: &[u8], item: &Item, parent: u32) -> Flat {
 
 impl Tree for Plain {
     fn node(&self, index: u32) -> Result<Node> {
-        self.0.get(index as usize).map(|flat| flat.node).ok_or(Errno::IO.into())
+        self.0.get(index as usize).map(|flat| flat.node).ok_or(Error::answer(Errno::IO))
     }
 
     fn name(&self, index: u32) -> Result<&[u8]> {

@@ -9,12 +9,12 @@ use crate::fs::media::Rights;
 use crate::fs::refused::Refused;
 use crate::fs::{Epoch, Fs, Media, Release};
 use crate::fuse::{Connection, MountOptions, PageDropper};
-use crate::store::Store;
 use crate::store::active::Active;
 use crate::store::lock::{Hold, Lock};
 use crate::store::media::home::Home;
 use crate::store::release::import;
 use crate::store::release::objects::Objects;
+use crate::store::{Store, look};
 use crate::switch::{First, Mount, Switcher, kind_on, mounted, set_read_ahead};
 use crate::tree::ReleaseName;
 use rustix::mount::{UnmountFlags, unmount};
@@ -100,7 +100,7 @@ fn prepare(store: Store, options: &Options) -> Result<Prepared> {
     let store_lock = take_lock(&store)?;
     let mountpoint = check_mountpoint(&store, options)?;
     let locks = Locks { _store: store_lock, _media: lock_media(&store)? };
-    if !Path::new("/dev/fuse").exists() {
+    if !look::is_there(Path::new("/dev/fuse"))? {
         return Err(Error::failed("there is no /dev/fuse; load it with `modprobe fuse`, or give it to the container"));
     }
     for path in import::sweep(&store)? {
@@ -155,7 +155,7 @@ fn run(prepared: Prepared, connection: Connection, mut server: Server) -> Result
         // Only now: a mount that fails changes nothing.
         first.commit(&store)?;
     }
-    tend_media(&fs, pages)?;
+    tend(&fs, pages)?;
     let mount = Mount { fs: fs.clone(), kernel: kernel.clone(), mountpoint: mountpoint.clone() };
     let switcher = Switcher::mounted(store, mount, active);
     let service = Arc::new(Service::new(switcher, fs, kernel, mountpoint.clone()));
@@ -219,14 +219,15 @@ fn drop_capability(which: CapabilitySet) -> Result<()> {
     set_capabilities(None, sets).context(what)
 }
 
-/// What the writable layer needs beside requests: pages dropped that somebody changed behind the mount, idle descriptors
-/// closed, and its scopes measured.
-fn tend_media(fs: &Arc<Fs>, pages: PageDropper) -> Result<()> {
+/// What is needed beside requests: faults are tried again; and of the writable layer, pages dropped that somebody changed
+/// behind the mount, what the kernel forgot let go of, idle descriptors closed, and its scopes measured.
+fn tend(fs: &Arc<Fs>, pages: PageDropper) -> Result<()> {
+    now_and_then("verfs-faults", fs, Fs::probe_faults)?;
     let Some(media) = &fs.media else { return Ok(()) };
     media.on_change_behind(move |node| pages.drop_pages(node));
-    now_and_then("verfs-idle", fs, Media::close_idle)?;
     reap(fs)?;
-    now_and_then("verfs-usage", fs, Media::measure)
+    now_and_then("verfs-idle", fs, |fs| fs.media.iter().for_each(Media::close_idle))?;
+    now_and_then("verfs-usage", fs, |fs| fs.media.iter().for_each(Media::measure))
 }
 
 /// Lets go of what the kernel forgot, as long as the writable layer is there.
@@ -243,14 +244,14 @@ fn reap(fs: &Arc<Fs>) -> Result<()> {
     Ok(())
 }
 
-/// Does something for the writable layer twice a second, as long as it is there.
-fn now_and_then(thread: &str, fs: &Arc<Fs>, work: fn(&Media)) -> Result<()> {
+/// Does something twice a second, as long as the mount is there. Each in a thread of its own: a disk may keep it waiting.
+fn now_and_then(thread: &str, fs: &Arc<Fs>, work: fn(&Fs)) -> Result<()> {
     let fs = Arc::downgrade(fs);
     std::thread::Builder::new()
         .name(thread.into())
         .spawn(move || {
             while let Some(fs) = fs.upgrade() {
-                fs.media.iter().for_each(work);
+                work(&fs);
                 drop(fs);
                 std::thread::sleep(Duration::from_millis(500));
             }
@@ -318,9 +319,9 @@ fn take_lock(store: &Store) -> Result<Lock> {
         }
         // Who answers keeps the store; one that was killed lets go of it in a moment. Until then the kernel still takes
         // connections for it.
-        let pid = Client::connect(&store.socket_path()).ok().flatten().and_then(|mut client| {
-            client.call(&Request::Status, ANSWER).ok()?;
-            client.server_pid().ok()
+        let pid = server_pid(store).unwrap_or_else(|error| {
+            log::debug!("{error}");
+            None
         });
         if pid.is_some() || begun.elapsed() > DYING {
             break pid;
@@ -332,6 +333,13 @@ fn take_lock(store: &Store) -> Result<Lock> {
         "the store {} is in use by {who}; it can be mounted once: see `verfs status --store {0}`",
         store.root().display()
     )))
+}
+
+/// The process that serves the store and answers.
+fn server_pid(store: &Store) -> Result<Option<i32>> {
+    let Some(mut client) = Client::connect(&store.socket_path())? else { return Ok(None) };
+    client.call(&Request::Status, ANSWER)?;
+    client.server_pid().map(Some)
 }
 
 /// One daemon per writable layer: two stores may name the same directory for theirs.
@@ -356,7 +364,7 @@ fn check_mountpoint(store: &Store, options: &Options) -> Result<PathBuf> {
     let real = std::fs::canonicalize(given).map_err(|error| {
         Error::request(format!("the mountpoint {} cannot be used: {error}; make it with mkdir -p", given.display()))
     })?;
-    if !real.is_dir() {
+    if !look::is_dir(&real)? {
         return Err(Error::request(format!("the mountpoint {} is not a directory", given.display())));
     }
     if kind_on(&real)?.as_deref() == Some("fuse.verfs") {
@@ -369,8 +377,8 @@ fn check_mountpoint(store: &Store, options: &Options) -> Result<PathBuf> {
             real.display()
         )));
     }
-    let empty = std::fs::read_dir(&real).context(|| format!("reading {}", real.display()))?.next().is_none();
-    if !empty && !options.over {
+    let inside = look::entries(&real)?.unwrap_or_default();
+    if !inside.is_empty() && !options.over {
         return Err(Error::request(format!(
             "the mountpoint {} is not empty; say --over to hide what is in it, or use an empty directory",
             real.display()
@@ -403,6 +411,7 @@ fn group_id(name: &str) -> Result<Option<u32>> {
     }
     match nix::unistd::Group::from_name(name) {
         Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
-        _ => Err(Error::request(format!("there is no group {name:?} (access.group in verfs.toml)"))),
+        Err(error) => Err(Error::io(format!("looking for the group {name:?}"), error)),
+        Ok(None) => Err(Error::request(format!("there is no group {name:?} (access.group in verfs.toml)"))),
     }
 }

@@ -6,9 +6,9 @@ use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Restored, Task};
 use crate::fs::refused::Refusal;
 use crate::fs::{Fs, Media, Release};
-use crate::store::Store;
 use crate::store::journal::{Asker, rfc3339};
 use crate::store::media::scope::Scope;
+use crate::store::{Store, look};
 use crate::switch::{Kernel, Switched, Switcher, Target, Tidy, UnderWay, Use, holders};
 use crate::tree::{Digest, Kind, Tree};
 use parking_lot::Mutex;
@@ -114,10 +114,8 @@ impl Service {
             .iter()
             .map(|(path, limit, used)| json!({ "path": json_path(path), "limit": limit, "used": used }))
             .collect();
-        let mut degraded = Vec::new();
-        if let Some(bad) = self.fs.epochs.load().bad() {
-            degraded.push(bad.damaged("a page of it cannot be read").to_string());
-        }
+        let faults = self.fs.faults.report();
+        let mut degraded = faults.degraded;
         if snapshot.tidy_pending {
             degraded
                 .push("a stuck client keeps the kernel from forgetting old names: the next switch does it".to_owned());
@@ -140,6 +138,12 @@ impl Service {
             "refused": { "total": refused, "most": most },
             "inflight_tidy": snapshot.tidy_pending,
             "degraded": degraded,
+            "faults": {
+                "total": faults.total,
+                "kinds": faults.kinds.iter().map(|(operation, error, count)| {
+                    json!({ "operation": operation, "error": error, "count": count })
+                }).collect::<Vec<_>>(),
+            },
         })
     }
 
@@ -196,7 +200,7 @@ impl Service {
     /// Whether the store still has a release as it is mounted.
     fn is_there(&self, release: &Release) -> Result<bool> {
         let store = self.switcher.store();
-        let there = store.manifest_path(&release.name).exists();
+        let there = look::is_there(&store.manifest_path(&release.name))?;
         Ok(there && store.manifest(&release.name)?.identity() == release.manifest.identity())
     }
 }
@@ -219,7 +223,7 @@ impl Answer for Service {
             Request::Umount { lazy } => self.unmount(lazy).map(|()| json!({ "unmounted": true })),
             Request::Pinned { after } => self.pinned(after),
             Request::Repacked => {
-                self.fs.descriptors.objects().refresh();
+                self.fs.descriptors.objects().refresh()?;
                 Ok(json!({}))
             }
             Request::Restore { path } => self.restore(&decode_path(&path)),

@@ -2,8 +2,10 @@
 
 use super::Rig;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// See the head of this file.
 pub struct SmallDisk(PathBuf);
@@ -21,6 +23,28 @@ impl SmallDisk {
     /// An ext2, ext4, xfs or btrfs of 320 MiB, beside the store.
     pub fn beside(rig: &Rig, kind: &str) -> SmallDisk {
         SmallDisk::in_file(rig, kind, &rig.root().join(format!("{kind}.img")))
+    }
+
+    /// An ext4 of 64 MiB at this directory, in one group and without a journal: what is written lies behind all that
+    /// says where it lies.
+    pub fn in_one_group(image: &Path, dir: &Path) -> SmallDisk {
+        File::create(image).unwrap().set_len(64 << 20).unwrap();
+        run(Command::new("mkfs.ext4").args(["-q", "-b", "4096", "-O", "^has_journal"]).arg(image));
+        fs::create_dir_all(dir).unwrap();
+        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(dir));
+        fs::remove_dir(dir.join("lost+found")).unwrap();
+        SmallDisk(dir.to_owned())
+    }
+
+    /// Makes it read-only, or writable again. A file that is still open for writing is waited for.
+    pub fn set_read_only(&self, read_only: bool) {
+        rustix::fs::sync();
+        let how = if read_only { "remount,ro" } else { "remount,rw" };
+        let end = Instant::now() + Duration::from_secs(20);
+        while !Command::new("mount").args(["-o", how]).arg(&self.0).stderr(Stdio::null()).status().unwrap().success() {
+            assert!(Instant::now() < end, "{how} of {}", self.0.display());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// An ext2 beside the store that says it has 320 MiB, and fails when `bytes` were written to it; and what it lies on.
@@ -64,6 +88,42 @@ impl SmallDisk {
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+/// A disk that ends before a file's content: reading it is EIO, until it is put right.
+pub struct CutOff {
+    image: PathBuf,
+    begin: u64,
+    bytes: Vec<u8>,
+}
+
+impl CutOff {
+    /// Cuts the disk in this image off where the content of this file begins.
+    pub fn before(image: &Path, file: &Path) -> CutOff {
+        rustix::fs::sync();
+        let output = Command::new("filefrag").args(["-b1", "-v"]).arg(file).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        // "   0:        0..  8388607:   34603008..  42991615: ..."
+        let begins = text.lines().filter_map(|line| {
+            let mut columns = line.split(':');
+            columns.next()?.trim().parse::<u32>().ok()?;
+            columns.nth(1)?.split("..").next()?.trim().parse::<u64>().ok()
+        });
+        let begin = begins.min().unwrap_or_else(|| panic!("where does {} lie? {text}", file.display()));
+        let whole = File::options().read(true).write(true).open(image).unwrap();
+        let mut bytes = vec![0; (whole.metadata().unwrap().len() - begin) as usize];
+        whole.read_exact_at(&mut bytes, begin).unwrap();
+        whole.set_len(begin).unwrap();
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        CutOff { image: image.to_owned(), begin, bytes }
+    }
+
+    /// All of the disk is there again.
+    pub fn mend(self) {
+        let whole = File::options().write(true).open(&self.image).unwrap();
+        whole.write_all_at(&self.bytes, self.begin).unwrap();
+        whole.sync_all().unwrap();
     }
 }
 

@@ -4,10 +4,12 @@
 use super::control::Control;
 use super::deadline::{self, Deadline, Watched};
 use super::tree::Tree;
+use super::user::User;
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -89,11 +91,26 @@ impl Rig {
 
     /// Runs the program with more in its environment.
     pub fn run<S: AsRef<OsStr>>(&self, args: &[S], env: &[(&str, &str)]) -> Outcome {
+        self.run_by(args, env, None)
+    }
+
+    /// Runs the program as a user without rights to the store, who can reach it.
+    pub fn verfs_as<S: AsRef<OsStr>>(&self, user: User<'_>, args: &[S]) -> Outcome {
+        fs::set_permissions(self.root(), fs::Permissions::from_mode(0o755)).unwrap();
+        self.run_by(args, &[], Some(user))
+    }
+
+    fn run_by<S: AsRef<OsStr>>(&self, args: &[S], env: &[(&str, &str)], user: Option<User<'_>>) -> Outcome {
         let number = self.runs.fetch_add(1, Ordering::Relaxed);
         // Files, not pipes: a daemon that kept a pipe would keep the test waiting.
         let out = self.root().join(format!("out.{number}"));
         let err = self.root().join(format!("err.{number}"));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_verfs"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_verfs"));
+        if let Some(User { uid, gid, .. }) = user {
+            // No other groups: without them root's are dropped (std::os::unix::process::CommandExt::uid).
+            command.uid(uid).gid(gid);
+        }
+        let mut child = command
             .args(args)
             .env("VERFS_STORE", &self.store)
             .env_remove("VERFS_FAULT")

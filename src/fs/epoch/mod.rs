@@ -12,7 +12,7 @@ mod transition;
 pub use cell::Epochs;
 pub use transition::Transition;
 
-use crate::error::{Errno, Result};
+use crate::error::{Errno, Error, Result};
 use crate::fs::attr::{Attr, Entry, Ttl};
 use crate::store::Store;
 use crate::store::active::Active;
@@ -90,7 +90,7 @@ impl Epoch {
                 return Ok(Located { release, index, live: false });
             }
         }
-        Err(Errno::STALE.into())
+        Err(Error::answer(Errno::STALE))
     }
 
     /// The release of this name, if it was active in this mount.

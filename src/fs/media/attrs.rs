@@ -4,7 +4,7 @@ use super::content::drop_privileges;
 use super::descriptors::Access;
 use super::nodes::Backing;
 use super::{Media, Rights, Task};
-use crate::error::{Errno, Error, Result};
+use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fs::attr::{Attr, Ttl};
 use crate::store::media::home::{is_acl, set_xattr, xattrs};
 use crate::sys::AsCaller;
@@ -34,7 +34,7 @@ impl Media {
             (Backing::Upper(_), Some(orphan), _) => self.home.open_orphan_path(orphan),
             (Backing::Upper(id), None, Some(path)) => self.home.open_path(path, *id),
             (Backing::Dir, _, Some(path)) => self.home.open_dir_path(path),
-            _ => Err(Errno::STALE.into()),
+            _ => Err(Error::answer(Errno::STALE)),
         })
     }
 
@@ -48,15 +48,18 @@ impl Media {
         let handle = self.handle(node)?;
         let owner = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
         if owner.0.is_some() || owner.1.is_some() {
-            rustix::fs::chownat(&handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH)?;
+            rustix::fs::chownat(&handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH)
+                .on_disk("changing the owner of", || self.shown(node))?;
         }
         if let Some(mode) = changes.mode {
             // An O_PATH descriptor has no fchmod; its link in /proc leads to the very file.
             let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
-            rustix::fs::chmod(link, Mode::from_raw_mode(mode & 0o7777))?;
+            rustix::fs::chmod(link, Mode::from_raw_mode(mode & 0o7777))
+                .on_disk("changing the mode of", || self.shown(node))?;
         }
         if let Some(times) = &changes.times {
-            rustix::fs::utimensat(&handle, "", times, AtFlags::EMPTY_PATH)?;
+            rustix::fs::utimensat(&handle, "", times, AtFlags::EMPTY_PATH)
+                .on_disk("changing the times of", || self.shown(node))?;
         }
         change.done(&handle)?;
         self.getattr(task.epoch, node)
@@ -66,30 +69,31 @@ impl Media {
         let file = self.open(node, Access::Write)?;
         // What a truncation adds is a hole.
         let _growth = self.grow(node, task.caller, &file, 0)?;
-        self.truncations.begin(node, task.caller.thread, &file, size)?;
+        let begun = self.truncations.begin(node, task.caller.thread, &file, size);
+        begun.on_disk("reading", || self.shown(node))?;
         let truncated = {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             rustix::fs::ftruncate(&*file, size)
         };
-        if let Err(error) = truncated {
+        if truncated.is_err() {
             self.truncations.cancel(node);
-            return Err(error.into());
         }
-        if task.caller.uid != 0 {
-            drop_privileges(&file)?;
+        truncated.on_disk("truncating", || self.shown(node))?;
+        match task.caller.uid {
+            0 => Ok(()),
+            _ => drop_privileges(&file).on_disk("changing the mode of", || self.shown(node)),
         }
-        Ok(())
     }
 
     /// Extended attributes of the user's, of what is behind a node.
     pub fn getxattr(&self, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
         self.check_attribute(name)?;
-        Ok(self.xattrs(node)?.into_iter().find(|(key, _)| key == name).ok_or(Errno::NODATA)?.1)
+        Ok(self.xattrs(node)?.into_iter().find(|(key, _)| key == name).ok_or(Error::answer(Errno::NODATA))?.1)
     }
 
     /// All of them.
     pub fn xattrs(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let backing = self.nodes.lock().get(node).ok_or(Errno::STALE)?.backing.clone();
+        let backing = self.nodes.lock().get(node).ok_or(Error::answer(Errno::STALE))?.backing.clone();
         if let Backing::Lower { release, index, .. } = backing {
             return release.manifest.xattrs(index);
         }
@@ -99,7 +103,7 @@ impl Media {
             Err(error) if error.is_not_found() => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let mut found = xattrs(&link)?;
+        let mut found = xattrs(&link).on_disk("reading the attributes of", || self.shown(node))?;
         found.retain(|(name, _)| self.check_attribute(name).is_ok());
         Ok(found)
     }
@@ -108,7 +112,7 @@ impl Media {
     fn check_attribute(&self, name: &[u8]) -> Result<()> {
         match name.starts_with(b"user.") || self.rights == Rights::Acls && is_acl(name) {
             true => Ok(()),
-            false => Err(Error::Errno(Errno::OPNOTSUPP)),
+            false => Err(Error::answer(Errno::OPNOTSUPP)),
         }
     }
 
@@ -118,7 +122,7 @@ impl Media {
         self.bring_up(task, node, None)?;
         let handle = self.handle(node)?;
         let change = self.begin_change(node);
-        set_xattr(&handle, name, value)?;
+        set_xattr(&handle, name, value).on_disk("changing the attributes of", || self.shown(node))?;
         change.done(&handle)
     }
 }

@@ -3,7 +3,7 @@
 use super::descriptors::Access;
 use super::nodes::{Backing, Look, MediaNode};
 use super::{Media, Task};
-use crate::error::{Errno, Result};
+use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fs::{Contents, ReadBytes};
 use crate::store::release::objects::{self, Content};
 use crate::sys::AsCaller;
@@ -44,7 +44,7 @@ impl Media {
         truncations.note_request(node, how.thread);
         let mut bytes = match &source {
             Source::Upper(file) => {
-                let bytes = read_to(file, offset, len as usize)?;
+                let bytes = read_to(file, offset, len as usize).on_disk("reading", || self.shown(node))?;
                 match !how.direct && bytes.len() >= READ_ON && is_held_twice(file) {
                     true => ReadBytes::held_twice(bytes, file.clone(), offset),
                     false => bytes.into(),
@@ -68,7 +68,7 @@ impl Media {
     /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
     pub fn write(&self, task: Task<'_>, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
         let file = self.writable(task, node)?;
-        let stat = rustix::fs::fstat(&*file)?;
+        let stat = rustix::fs::fstat(&*file).on_disk("looking at", || self.shown(node))?;
         let begin = if how.append { stat.st_size as u64 } else { offset };
         let _growth = self.grow(node, task.caller, &file, begin.saturating_add(bytes.len() as u64))?;
         let (uid, gid) = if how.mapped { (stat.st_uid, stat.st_gid) } else { (task.caller.uid, task.caller.gid) };
@@ -84,15 +84,17 @@ impl Media {
                     Ok(len) => done += len,
                     Err(Errno::INTR) => {}
                     Err(_) if done > 0 => break,
-                    Err(error) => return Err(error.into()),
+                    failed => {
+                        failed.on_disk("writing", || self.shown(node))?;
+                    }
                 }
             }
         }
         if how.drop_privileges {
-            drop_privileges(&file)?;
+            drop_privileges(&file).on_disk("changing the mode of", || self.shown(node))?;
         }
         if how.sync || self.home.tells_late() {
-            rustix::fs::fdatasync(&*file)?;
+            rustix::fs::fdatasync(&*file).on_disk("syncing", || self.shown(node))?;
         }
         change.done(&*file)?;
         if !how.mapped && !how.direct {
@@ -101,7 +103,7 @@ impl Media {
         Ok(done as u32)
     }
 
-    /// Layers that a change of ours begins; it is over when what this gives is dropped.
+    /// Says that a change of ours begins; it is over when what this gives is dropped.
     pub(super) fn begin_change(&self, node: NodeId) -> OwnChange<'_> {
         self.truncations.end(node);
         if let Some(held) = self.nodes.lock().get_mut(node) {
@@ -119,10 +121,11 @@ impl Media {
         let change = self.begin_change(node);
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
-            rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode as u32), offset, len)?;
+            rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode as u32), offset, len)
+                .on_disk("allocating", || self.shown(node))?;
         }
         if task.caller.uid != 0 {
-            drop_privileges(&file)?;
+            drop_privileges(&file).on_disk("changing the mode of", || self.shown(node))?;
         }
         change.done(&*file)
     }
@@ -140,13 +143,14 @@ impl Media {
         let len = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
         let copied = {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
-            rustix::fs::copy_file_range(&**source, Some(&mut at), &*target, Some(&mut into), len)?
+            rustix::fs::copy_file_range(&**source, Some(&mut at), &*target, Some(&mut into), len)
+                .on_disk("copying to", || self.shown(to.0))?
         };
         if let (Source::Release(content), 0, 1..) = (&from.0, copied, len) {
             return Err(task.contents.unreadable(content, Errno::IO));
         }
         if task.caller.uid != 0 {
-            drop_privileges(&target)?;
+            drop_privileges(&target).on_disk("changing the mode of", || self.shown(to.0))?;
         }
         change.done(&*target)?;
         Ok(copied as u32)
@@ -155,25 +159,26 @@ impl Media {
     /// lseek(2) with SEEK_DATA and SEEK_HOLE.
     pub fn seek(&self, descriptors: &Contents, node: NodeId, offset: i64, whence: i32) -> Result<i64> {
         match self.source(descriptors, node)? {
-            Source::Release(content) => Ok(content.seek(offset, whence)?),
+            Source::Release(content) => descriptors.seek(&content, offset, whence),
             Source::Upper(file) => {
-                let size = rustix::fs::fstat(&*file)?.st_size as u64;
-                let from = u64::try_from(offset).ok().filter(|from| *from < size).ok_or(Errno::NXIO)?;
-                Ok(objects::seek(&file, from, whence)?)
+                let size = rustix::fs::fstat(&*file).on_disk("looking at", || self.shown(node))?.st_size as u64;
+                let from = u64::try_from(offset).ok().filter(|from| *from < size);
+                let from = from.ok_or(Error::answer(Errno::NXIO))?;
+                objects::seek(&file, from, whence).on_disk("seeking in", || self.shown(node))
             }
         }
     }
 
     /// fsync(2) and fdatasync(2); a file of a release is on disk.
     pub fn fsync(&self, node: NodeId, data_only: bool) -> Result<()> {
-        match self.nodes.lock().get(node).ok_or(Errno::STALE)?.backing {
+        match self.nodes.lock().get(node).ok_or(Error::answer(Errno::STALE))?.backing {
             Backing::Upper(_) => {}
             _ => return Ok(()),
         }
         let file = self.open(node, Access::Read)?;
         let synced = if data_only { rustix::fs::fdatasync(&*file) } else { rustix::fs::fsync(&*file) };
-        self.writeback.end(node);
-        synced.map_err(Into::into)
+        drop(self.writeback.end(node));
+        synced.on_disk("syncing", || self.shown(node))
     }
 
     /// fsync(2) of a directory.
@@ -193,7 +198,8 @@ pub(super) struct OwnChange<'a> {
 impl OwnChange<'_> {
     /// It was done, and the file looks so now.
     pub(super) fn done(mut self, file: impl AsFd) -> Result<()> {
-        self.look = Some(Look::of(&rustix::fs::fstat(file)?));
+        let stat = rustix::fs::fstat(file).on_disk("looking at", || self.media.shown(self.node))?;
+        self.look = Some(Look::of(&stat));
         Ok(())
     }
 }
@@ -221,14 +227,14 @@ pub enum Source {
 }
 
 /// Reads up to `len` bytes; fewer only at the end.
-pub(super) fn read_to(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
+pub(super) fn read_to(file: &File, offset: u64, len: usize) -> rustix::io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let at = offset + bytes.len() as u64;
         match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
             Ok(0) => break,
             Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
     bytes.truncate(len);
@@ -267,7 +273,7 @@ pub struct Writing {
 }
 
 /// suid goes, and sgid where the group may execute, as write(2) and truncate(2) do it for those without CAP_FSETID.
-pub(super) fn drop_privileges(file: &File) -> Result<()> {
+pub(super) fn drop_privileges(file: &File) -> rustix::io::Result<()> {
     let mode = rustix::fs::fstat(file)?.st_mode;
     let sgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
     if mode & (0o4000 | sgid) != 0 {

@@ -7,7 +7,7 @@ use super::nodes::{Backing, MediaNode, Nodes};
 use super::{Media, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
-use crate::store::media::home::{Copy, FileId};
+use crate::store::media::home::{COPYING, Copy, FileId};
 use crate::tree::union::{self, Plan, Step};
 use crate::tree::{Kind, NodeId, Tree};
 
@@ -119,7 +119,7 @@ impl Media {
         node.mtime = task.epoch.mtime(&node).as_nanos();
         let object = task.contents.open(manifest.digest(index)?, node.size)?;
         self.home.copy(&node, &object, &manifest.xattrs(index)?, len).map_err(|error| match error {
-            Error::Errno(Errno::IO) => task.contents.unreadable(&object, Errno::IO),
+            Error::Disk { operation: COPYING, errno: Errno::IO, .. } => task.contents.unreadable(&object, Errno::IO),
             error => error,
         })
     }

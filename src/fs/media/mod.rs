@@ -33,7 +33,7 @@ use super::contents::Contents;
 use super::epoch::{Epoch, Release};
 use super::mount::Mount;
 use super::refused::{Refused, Why};
-use crate::error::{Errno, Error, Result};
+use crate::error::{Errno, Error, OnDisk, Result};
 use crate::store::media::home::{Home, docroot_path, split};
 use crate::store::media::scope::Scope;
 use crate::tree::union::{Layers, Name};
@@ -227,11 +227,11 @@ impl Media {
     fn grow(&self, node: NodeId, caller: Caller, file: &Arc<File>, end: u64) -> Result<Option<UsageGuard<'_>>> {
         let (scope, path) = {
             let nodes = self.nodes.lock();
-            let held = nodes.get(node).ok_or(Errno::STALE)?;
+            let held = nodes.get(node).ok_or(Error::answer(Errno::STALE))?;
             (held.scope, held.paths.first().cloned())
         };
         let Some(limit) = self.scopes.rules(scope).limit else { return Ok(None) };
-        let stat = rustix::fs::fstat(&**file)?;
+        let stat = rustix::fs::fstat(&**file).on_disk("looking at", || self.shown(node))?;
         let more = end.saturating_sub(stat.st_size as u64);
         if more > 0 && !self.usage.fits(scope, limit, more) {
             let path = path.unwrap_or_else(|| self.scopes.path(scope).to_vec());
@@ -257,6 +257,11 @@ impl Media {
         self.scopes.ids().filter_map(limit).collect()
     }
 
+    /// Whether the disk takes changes: makes one that nobody sees.
+    pub fn try_change(&self) -> Result<()> {
+        self.home.try_change()
+    }
+
     /// Files of releases that the kernel holds in scopes: the release, and their number there.
     pub fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
         self.nodes.lock().held_of_releases()
@@ -264,7 +269,15 @@ impl Media {
 
     /// What is known of a node.
     fn node(&self, node: NodeId) -> Result<MediaNode> {
-        self.nodes.lock().get(node).cloned().ok_or_else(|| Errno::STALE.into())
+        self.nodes.lock().get(node).cloned().ok_or(Error::answer(Errno::STALE))
+    }
+
+    /// Where a node lies, as a message names it.
+    fn shown(&self, node: NodeId) -> Vec<u8> {
+        match self.nodes.lock().path(node) {
+            Ok(Some(path)) => self.home.show(&path),
+            _ => b"a file without a name".to_vec(),
+        }
     }
 
     /// Does something by a name of a node. The name may move on meanwhile: then it is done by where the node is now.
@@ -332,9 +345,10 @@ impl Media {
         match self.node(node)?.backing {
             Backing::Lower { release, index, .. } => Ok(release.manifest.target(index)?.to_vec()),
             // Of the very symlink, which may have lost its name to another one.
-            Backing::Upper(_) => rustix::fs::readlinkat(self.handle(node)?, "", Vec::new())
-                .map(|target| target.into_bytes())
-                .map_err(Error::answer),
+            Backing::Upper(_) => {
+                let target = rustix::fs::readlinkat(self.handle(node)?, "", Vec::new());
+                target.map(|target| target.into_bytes()).on_disk("reading", || self.shown(node))
+            }
             Backing::Dir => Err(Error::answer(Errno::INVAL)),
         }
     }

@@ -94,7 +94,7 @@ impl Media {
         self.may_take(&path, task.caller, 1)?;
         let plan = union::create(changing.name(&path)?)?;
         let make = |dir: &OwnedFd, name: &[u8]| {
-            let inherits = self.rights == Rights::Acls && has_default_acl(dir);
+            let inherits = self.rights == Rights::Acls && has_default_acl(dir)?;
             let mode = Mode::from_raw_mode(mode.mode & 0o7777 & !if inherits { 0 } else { mode.umask });
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
             match new {

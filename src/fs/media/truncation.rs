@@ -12,7 +12,6 @@
 //! (mm/filemap.c, filemap_read): too much, if the file was truncated and written anew meanwhile. So the first change
 //! after a truncation waits until the readers that met the end have run.
 
-use crate::error::Result;
 use crate::fs::threads::wait_until_they_ran;
 use crate::tree::NodeId;
 use parking_lot::Mutex;
@@ -83,7 +82,7 @@ pub struct Truncations {
 
 impl Truncations {
     /// A file is about to be truncated for this thread.
-    pub fn begin(&self, node: NodeId, thread: u32, file: &File, size: u64) -> Result<()> {
+    pub fn begin(&self, node: NodeId, thread: u32, file: &File, size: u64) -> rustix::io::Result<()> {
         let to = rustix::fs::fstat(file)?.st_size as u64;
         if size >= to {
             return Ok(());

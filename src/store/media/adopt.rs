@@ -1,10 +1,10 @@
 //! `media adopt`: a directory of uploads that is there already becomes a scope, in place where the disk allows it.
 
 use crate::error::{Context, Error, Result};
-use crate::store::Store;
 use crate::store::durable::Dir;
 use crate::store::journal::{Asker, Line};
 use crate::store::media::scope::Scope;
+use crate::store::{Store, look};
 use rustix::io::Errno;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) -> Result
     let home = store.media_home();
     let real = fs::canonicalize(dir)
         .map_err(|error| Error::request(format!("{} cannot be adopted: {error}", dir.display())))?;
-    if !real.is_dir() {
+    if !look::is_dir(&real)? {
         return Err(Error::request(format!("{} is not a directory", dir.display())));
     }
     let real_home = fs::canonicalize(home).context(|| format!("reading {}", home.display()))?;
@@ -50,12 +50,12 @@ pub fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) -> Result
     }
     store.make_layer()?;
     let target = home.join("media").join(&scope.path);
-    let mut there = fs::read_dir(&target).context(|| format!("reading {}", target.display()))?;
-    if let Some(Ok(first)) = there.next() {
+    let there = look::entries(&target)?.unwrap_or_default();
+    if let Some(first) = there.first() {
         return Err(Error::request(format!(
             "the scope {} is not empty ({} is in it); move what is in {} away first",
             scope.path,
-            first.file_name().display(),
+            first.file_name().unwrap_or_default().display(),
             target.display()
         )));
     }
@@ -81,7 +81,9 @@ pub fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) -> Result
 fn copy(home: &Path, from: &Path, target: &Path, may_copy: bool) -> Result<Way> {
     let work = home.join("tmp").join(format!("up-adopt-{}", std::process::id()));
     let run = |how: &str| -> Result<bool> {
-        let _ = fs::remove_dir_all(&work);
+        if look::is_there(&work)? {
+            fs::remove_dir_all(&work).context(|| format!("removing {}", work.display()))?;
+        }
         let done = Command::new("cp").args(["-a", how, "--"]).args([from, &work]).output().context(|| "running cp")?;
         if !done.status.success() && how == "--reflink=auto" {
             let said = String::from_utf8_lossy(&done.stderr);

@@ -10,7 +10,7 @@
 
 use crate::error::{Context, Error, Result};
 use crate::store::media::scope::Scope;
-use crate::store::{Store, make_dir};
+use crate::store::{Store, look, make_dir};
 use crate::tree::ReleaseName;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -29,7 +29,7 @@ impl Store {
     /// Makes what is missing of the writable layer: its directories and the tops of the shared scopes.
     pub fn make_layer(&self) -> Result<()> {
         let home = self.media_home();
-        if !home.is_dir() {
+        if !look::is_dir(home)? {
             return Err(Error::failed(format!(
                 "the writable layer should lie in {} (media in verfs.toml), which is no directory; mount its disk, or make it",
                 home.display()
@@ -37,7 +37,7 @@ impl Store {
         }
         for (name, mode) in LAYOUT {
             let dir = home.join(name);
-            if !dir.exists() {
+            if !look::is_there(&dir)? {
                 make_dir(&dir, *mode)?;
             }
         }
@@ -65,19 +65,14 @@ impl Store {
     pub fn sweep_own_layers(&self) -> Result<Vec<PathBuf>> {
         let all = self.media_home().join("own");
         let mut swept = Vec::new();
-        let entries = match fs::read_dir(&all) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(swept),
-            Err(error) => return Err(Error::io(format!("reading {}", all.display()), error)),
-        };
-        for entry in entries {
-            let entry = entry.context(|| format!("reading {}", all.display()))?;
-            let Some(name) = entry.file_name().to_str().and_then(|name| name.parse::<ReleaseName>().ok()) else {
-                continue;
-            };
-            if !self.manifest_path(&name).exists() {
-                fs::remove_dir_all(entry.path()).context(|| format!("removing {}", entry.path().display()))?;
-                swept.push(entry.path());
+        for path in look::entries(&all)?.unwrap_or_default() {
+            let name =
+                path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<ReleaseName>().ok());
+            let Some(name) = name else { continue };
+            // Only where it is certain that the release is gone.
+            if !look::is_there(&self.manifest_path(&name))? {
+                fs::remove_dir_all(&path).context(|| format!("removing {}", path.display()))?;
+                swept.push(path);
             }
         }
         Ok(swept)
@@ -88,7 +83,7 @@ impl Store {
 fn make_tops<'a>(media: &Path, scopes: impl IntoIterator<Item = &'a Scope>) -> Result<()> {
     for scope in scopes {
         let top = media.join(&scope.path);
-        if fs::symlink_metadata(&top).is_ok() {
+        if look::is_there(&top)? {
             continue;
         }
         make_dir(&top, 0o755)?;

@@ -103,14 +103,18 @@ pub fn parse_owner(text: &str) -> Result<Owner> {
         Ok(uid) => (uid, None),
         Err(_) => match User::from_name(user) {
             Ok(Some(user)) => (user.uid.as_raw(), Some(user.gid.as_raw())),
-            _ => return Err(wrong(format!("there is no user {user:?}"))),
+            Ok(None) => return Err(wrong(format!("there is no user {user:?}"))),
+            Err(error) => return Err(Error::io(format!("looking for the user {user:?}"), error)),
         },
     };
     let gid = match group {
-        Some(group) => match (group.parse::<u32>(), Group::from_name(group)) {
-            (Ok(gid), _) => gid,
-            (_, Ok(Some(group))) => group.gid.as_raw(),
-            _ => return Err(wrong(format!("there is no group {group:?}"))),
+        Some(group) => match group.parse::<u32>() {
+            Ok(gid) => gid,
+            Err(_) => match Group::from_name(group) {
+                Ok(Some(group)) => group.gid.as_raw(),
+                Ok(None) => return Err(wrong(format!("there is no group {group:?}"))),
+                Err(error) => return Err(Error::io(format!("looking for the group {group:?}"), error)),
+            },
         },
         None => own_group.ok_or_else(|| wrong("a group is missing".to_owned()))?,
     };

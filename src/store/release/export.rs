@@ -1,9 +1,9 @@
 //! `export`: a release as plain files. The way out of verfs.
 
 use crate::error::{Context, Error, Result};
-use crate::store::Store;
 use crate::store::release::objects::Objects;
 use crate::store::release::sparse;
+use crate::store::{Store, look};
 use crate::tree::{Kind, Node, ReleaseName, Tree};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use std::ffi::OsStr;
@@ -17,19 +17,15 @@ use std::path::Path;
 pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
     let manifest = store.manifest(name)?;
     manifest.verify()?;
-    if dir.exists() {
-        let empty = fs::read_dir(dir)
-            .map_err(|error| Error::request(format!("{} cannot be read: {error}", dir.display())))?
-            .next()
-            .is_none();
-        if !empty {
+    match look::entries(dir).map_err(|error| Error::request(error.to_string()))? {
+        Some(inside) if inside.is_empty() => {}
+        Some(_) => {
             return Err(Error::request(format!(
                 "{} is not empty; name a directory that is, or is not there",
                 dir.display()
             )));
         }
-    } else {
-        fs::create_dir_all(dir).context(|| format!("making {}", dir.display()))?;
+        None => fs::create_dir_all(dir).context(|| format!("making {}", dir.display()))?,
     }
     let objects = Objects::of(store.root())?;
     let root = OwnedFd::from(File::open(dir).context(|| format!("opening {}", dir.display()))?);

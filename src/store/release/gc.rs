@@ -2,13 +2,13 @@
 
 use crate::error::{Context, Error, Result};
 use crate::fault;
-use crate::store::Store;
 use crate::store::durable::Dir;
 use crate::store::journal::{Asker, Line};
 use crate::store::lock::Hold;
 use crate::store::release::import;
 use crate::store::release::objects::Objects;
 use crate::store::release::repack::repack;
+use crate::store::{Store, look};
 use crate::tree::{Digest, Kind, ReleaseName, Tree};
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -31,7 +31,7 @@ pub struct Freed {
 pub fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
     let _releases = store.lock_releases(Hold::Exclusive)?;
     let path = store.manifest_path(name);
-    if !path.exists() {
+    if !look::is_there(&path)? {
         return Err(store.unknown(name));
     }
     if let Some(active) = store.active()? {

@@ -100,7 +100,7 @@ fn copy(objects: &Objects, plan: &mut PackPlan, staging: &Staging) -> Result<()>
         let content = Content::of_pack(*digest, &plan.pack, *extent);
         let bytes = content.read(0, extent.len as usize).context(|| format!("reading the pack {path}"))?;
         if Digest::of(&bytes) != *digest {
-            if objects.has_own(*digest, extent.len.into()) {
+            if objects.has_own(*digest, extent.len.into())? {
                 continue;
             }
             return Err(Error::damaged(format!(
@@ -123,7 +123,7 @@ fn remove(objects: &Objects, plans: &[PackPlan]) -> Result<()> {
     for PackPlan { pack, .. } in plans {
         let what = || format!("removing {}", pack.path().display());
         // A pack of the same contents in the same order has the same name: what is there now may be a new one.
-        if !pack.is_still_there() {
+        if !pack.is_still_there()? {
             continue;
         }
         fs::remove_file(pack.path()).context(what)?;

@@ -8,7 +8,7 @@
 //! So a directory of the upper layer under a whiteout is opaque, and shows nothing of the release.
 
 use super::Kind;
-use crate::error::{Errno, Result};
+use crate::error::{Errno, Error, Result};
 
 /// What an entry of the upper layer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,14 +125,14 @@ fn parent(path: &[u8]) -> Vec<u8> {
 pub fn create(at: Name<'_>) -> Result<Plan> {
     match at.layers.shown() {
         Shown::Nothing => Ok(vec![Step::MakeDirs(parent(at.path)), Step::Place(at.path.to_vec())]),
-        _ => Err(Errno::EXIST.into()),
+        _ => Err(Error::answer(Errno::EXIST)),
     }
 }
 
 /// The entry in the upper layer, so that it can be changed there.
 pub fn bring_up(at: Name<'_>) -> Result<Plan> {
     match at.layers.shown() {
-        Shown::Nothing => Err(Errno::NOENT.into()),
+        Shown::Nothing => Err(Error::answer(Errno::NOENT)),
         Shown::Upper(_) | Shown::Merged => Ok(Vec::new()),
         Shown::Lower(Kind::Dir) => Ok(vec![Step::MakeDirs(at.path.to_vec())]),
         Shown::Lower(_) => Ok(vec![Step::MakeDirs(parent(at.path)), Step::CopyUp(at.path.to_vec())]),
@@ -142,11 +142,11 @@ pub fn bring_up(at: Name<'_>) -> Result<Plan> {
 /// unlink(2).
 pub fn unlink(at: Name<'_>) -> Result<Plan> {
     if at.layers.is_dir() {
-        return Err(Errno::ISDIR.into());
+        return Err(Error::answer(Errno::ISDIR));
     }
     let mut plan = hide(at);
     match at.layers.shown() {
-        Shown::Nothing => return Err(Errno::NOENT.into()),
+        Shown::Nothing => return Err(Error::answer(Errno::NOENT)),
         Shown::Upper(_) => plan.push(Step::Unlink(at.path.to_vec())),
         Shown::Lower(_) | Shown::Merged => {}
     }
@@ -156,9 +156,9 @@ pub fn unlink(at: Name<'_>) -> Result<Plan> {
 /// rmdir(2); `empty` is whether the directory shows no entry.
 pub fn rmdir(at: Name<'_>, empty: bool) -> Result<Plan> {
     match at.layers.shown() {
-        Shown::Nothing => return Err(Errno::NOENT.into()),
-        _ if !at.layers.is_dir() => return Err(Errno::NOTDIR.into()),
-        _ if !empty => return Err(Errno::NOTEMPTY.into()),
+        Shown::Nothing => return Err(Error::answer(Errno::NOENT)),
+        _ if !at.layers.is_dir() => return Err(Error::answer(Errno::NOTDIR)),
+        _ if !empty => return Err(Error::answer(Errno::NOTEMPTY)),
         _ => {}
     }
     let mut plan = hide(at);
@@ -171,11 +171,11 @@ pub fn rmdir(at: Name<'_>, empty: bool) -> Result<Plan> {
 /// link(2): a second name for a leaf.
 pub fn link(from: Name<'_>, to: Name<'_>) -> Result<Plan> {
     if from.layers.is_dir() {
-        return Err(Errno::PERM.into());
+        return Err(Error::answer(Errno::PERM));
     }
     let mut plan = bring_up(from)?;
     if to.layers.shown() != Shown::Nothing {
-        return Err(Errno::EXIST.into());
+        return Err(Error::answer(Errno::EXIST));
     }
     plan.push(Step::MakeDirs(parent(to.path)));
     plan.push(Step::Link(from.path.to_vec(), to.path.to_vec()));
@@ -186,22 +186,22 @@ pub fn link(from: Name<'_>, to: Name<'_>) -> Result<Plan> {
 pub fn rename(from: Name<'_>, to: Name<'_>, onto: Onto, empty: bool) -> Result<Plan> {
     let (source, target) = (from.layers.shown(), to.layers.shown());
     if source == Shown::Nothing {
-        return Err(Errno::NOENT.into());
+        return Err(Error::answer(Errno::NOENT));
     }
     if from.path == to.path {
         return Ok(Vec::new());
     }
     let inside = |outer: &[u8], path: &[u8]| path.strip_prefix(outer).is_some_and(|rest| rest.starts_with(b"/"));
     if inside(from.path, to.path) || (onto == Onto::Exchange && inside(to.path, from.path)) {
-        return Err(Errno::INVAL.into());
+        return Err(Error::answer(Errno::INVAL));
     }
     match onto {
-        Onto::Nothing if target != Shown::Nothing => return Err(Errno::EXIST.into()),
-        Onto::Exchange if target == Shown::Nothing => return Err(Errno::NOENT.into()),
+        Onto::Nothing if target != Shown::Nothing => return Err(Error::answer(Errno::EXIST)),
+        Onto::Exchange if target == Shown::Nothing => return Err(Error::answer(Errno::NOENT)),
         Onto::Replace if target != Shown::Nothing => match (from.layers.is_dir(), to.layers.is_dir()) {
-            (false, true) => return Err(Errno::ISDIR.into()),
-            (true, false) => return Err(Errno::NOTDIR.into()),
-            (true, true) if !empty => return Err(Errno::NOTEMPTY.into()),
+            (false, true) => return Err(Error::answer(Errno::ISDIR)),
+            (true, false) => return Err(Error::answer(Errno::NOTDIR)),
+            (true, true) if !empty => return Err(Error::answer(Errno::NOTEMPTY)),
             _ => {}
         },
         _ => {}
@@ -209,7 +209,7 @@ pub fn rename(from: Name<'_>, to: Name<'_>, onto: Onto, empty: bool) -> Result<P
     // As overlayfs without redirect_dir: what is in a release's directory would have to be copied.
     let moves = |shown| !matches!(shown, Shown::Merged | Shown::Lower(Kind::Dir));
     if !moves(source) || (onto == Onto::Exchange && !moves(target)) {
-        return Err(Errno::XDEV.into());
+        return Err(Error::answer(Errno::XDEV));
     }
     let mut plan = bring_up(from)?;
     plan.push(Step::MakeDirs(parent(to.path)));
@@ -227,14 +227,14 @@ pub fn rename(from: Name<'_>, to: Name<'_>, onto: Onto, empty: bool) -> Result<P
 
 /// Lets the release's entry show again; `empty` is whether the upper directory here has no entry of its own.
 pub fn restore(at: Name<'_>, empty: bool) -> Result<Plan> {
-    let Some(lower) = at.layers.lower else { return Err(Errno::NOENT.into()) };
+    let Some(lower) = at.layers.lower else { return Err(Error::answer(Errno::NOENT)) };
     let mut plan = Plan::new();
     if at.layers.whiteout {
         plan.push(Step::Unhide(at.path.to_vec()));
     }
     match at.layers.upper {
         Some(UpperKind::Leaf) => plan.push(Step::Unlink(at.path.to_vec())),
-        Some(UpperKind::Dir) if lower != Kind::Dir && !empty => return Err(Errno::NOTEMPTY.into()),
+        Some(UpperKind::Dir) if lower != Kind::Dir && !empty => return Err(Error::answer(Errno::NOTEMPTY)),
         Some(UpperKind::Dir) if lower != Kind::Dir => plan.push(Step::Rmdir(at.path.to_vec())),
         Some(UpperKind::Dir) | None => {}
     }

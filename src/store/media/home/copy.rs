@@ -1,12 +1,16 @@
 //! Copies of a release's files on their way up.
 
 use super::{Home, Orphan};
-use crate::error::{Errno, Result};
+use crate::error::{Errno, OnDisk, Result};
 use crate::store::release::objects::Content;
 use crate::tree::{Node, Owner};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use std::fs::File;
 use std::os::fd::OwnedFd;
+
+/// Reading the object and writing the copy of it are one call; which of the two failed the kernel does not say.
+pub const COPYING: &str = "copying a file of a release to";
+pub(super) const DRESSING: &str = "setting the attributes of";
 
 /// A copy of a release's file in the work space. If it gets no name it goes.
 #[derive(Debug)]
@@ -25,7 +29,8 @@ impl Copy<'_> {
     /// Makes it an orphan at once: the name of its file has moved on.
     pub fn orphan(mut self) -> Result<Orphan> {
         let number = self.home.next_orphan();
-        rustix::fs::renameat(&self.home.tmp, &self.temporary[..], &self.home.orphans, number.to_string())?;
+        rustix::fs::renameat(&self.home.tmp, &self.temporary[..], &self.home.orphans, number.to_string())
+            .on_disk("making", || self.home.show_orphan(number))?;
         self.temporary.clear();
         Ok(Orphan::Named(number))
     }
@@ -44,29 +49,32 @@ impl Home {
     /// yet.
     pub fn copy(&self, node: &Node, object: &Content, xattrs: &[(Vec<u8>, Vec<u8>)], keep: u64) -> Result<Copy<'_>> {
         let temporary = self.temporary();
+        let shown = || self.show_beside("tmp", &temporary);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o600))?);
-        let copy = Copy { home: self, temporary };
-        fill(&file, object, node.size.min(keep), keep >= node.size)?;
+        let made = rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o600));
+        let file = File::from(made.on_disk("making", shown)?);
+        let copy = Copy { home: self, temporary: temporary.clone() };
+        fill(&file, object, node.size.min(keep), keep >= node.size).on_disk(COPYING, shown)?;
         for (name, value) in xattrs {
-            rustix::fs::fsetxattr(&file, &name[..], value, rustix::fs::XattrFlags::empty())?;
+            rustix::fs::fsetxattr(&file, &name[..], value, rustix::fs::XattrFlags::empty()).on_disk(DRESSING, shown)?;
         }
-        dress(&self.tmp, &copy.temporary, node)?;
+        dress(&self.tmp, &copy.temporary, node).on_disk(DRESSING, shown)?;
         if keep < node.size {
             // Another content than the release's, and it stays if we are stopped before the truncation comes.
             let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
-            rustix::fs::futimens(&file, &Timestamps { last_access: now, last_modification: now })?;
+            rustix::fs::futimens(&file, &Timestamps { last_access: now, last_modification: now })
+                .on_disk(DRESSING, shown)?;
         }
         // It must not take the release's place before it is all there.
-        rustix::fs::fsync(&file)?;
+        rustix::fs::fsync(&file).on_disk("syncing", shown)?;
         Ok(copy)
     }
 
     /// Copies a symlink of the release up.
     pub fn copy_up_symlink(&self, path: &[u8], node: &Node, target: &[u8]) -> Result<()> {
         let temporary = self.temporary();
-        rustix::fs::symlinkat(target, &self.tmp, &temporary[..])?;
-        dress(&self.tmp, &temporary, node)?;
+        rustix::fs::symlinkat(target, &self.tmp, &temporary[..]).on_disk("making", || self.show(path))?;
+        dress(&self.tmp, &temporary, node).on_disk(DRESSING, || self.show(path))?;
         self.take_place(&temporary, path)
     }
 }

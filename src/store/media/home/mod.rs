@@ -16,13 +16,13 @@ mod path;
 mod whiteouts;
 mod xattrs;
 
-pub use copy::Copy;
+pub use copy::{COPYING, Copy};
 pub use orphans::Orphan;
 pub use path::{docroot_path, ends, in_own_layer, split};
 pub use whiteouts::Whiteout;
 pub use xattrs::{has_default_acl, is_acl, set_xattr, xattrs};
 
-use crate::error::{Context, Errno, Error, Result};
+use crate::error::{Context, Errno, Error, OnDisk, Result};
 use crate::fault;
 use crate::tree::Node;
 use crate::tree::union::{Onto, Step, UpperKind};
@@ -32,7 +32,8 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
@@ -75,6 +76,8 @@ impl FileId {
 /// The directories of the writable layer.
 #[derive(Debug)]
 pub struct Home {
+    /// Where it lies, for messages alone: nothing is opened by it.
+    path: PathBuf,
     media: OwnedFd,
     whiteouts: OwnedFd,
     own: OwnedFd,
@@ -108,6 +111,7 @@ impl Home {
         let kind = rustix::fs::fstatfs(&media).context(|| format!("looking at {}", home.display()))?.f_type;
         Ok(Self {
             device: rustix::fs::fstat(&media).context(|| format!("looking at {}", home.display()))?.st_dev,
+            path: home.to_owned(),
             remote: REMOTE.contains(&(kind as u32)),
             media,
             whiteouts: open("whiteouts")?,
@@ -147,6 +151,25 @@ impl Home {
         }
     }
 
+    /// A path as a message names it.
+    pub fn show(&self, path: &[u8]) -> Vec<u8> {
+        self.show_in(In::Media, path)
+    }
+
+    fn show_in(&self, tree: In, path: &[u8]) -> Vec<u8> {
+        let tree = if matches!(tree, In::Media) { &b"media"[..] } else { b"whiteouts" };
+        let home = self.path.as_os_str().as_bytes();
+        match docroot_path(path) {
+            (None, path) => [home, tree, path].join(&b'/'),
+            (Some(release), path) => [home, b"own", release, tree, path].join(&b'/'),
+        }
+    }
+
+    /// A name in one of the directories beside the two trees, as a message names it.
+    fn show_beside(&self, dir: &str, name: &[u8]) -> Vec<u8> {
+        [self.path.as_os_str().as_bytes(), dir.as_bytes(), name].join(&b'/')
+    }
+
     /// Opens what is at a path, never through a symlink.
     fn open_at(&self, tree: In, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let (root, below) = self.at(tree, path);
@@ -166,6 +189,20 @@ impl Home {
 
     fn dir(&self, tree: In, path: &[u8]) -> rustix::io::Result<OwnedFd> {
         self.open_at(tree, path, OFlags::PATH | OFlags::DIRECTORY)
+    }
+
+    /// Makes a file in the work space, durably, and removes it: whether the disk takes changes.
+    pub fn try_change(&self) -> Result<()> {
+        let name = self.temporary();
+        let shown = || self.show_beside("tmp", &name);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::openat(&self.tmp, &name[..], flags, Mode::from_raw_mode(0o600)).on_disk("making", shown)?;
+        let written = rustix::io::write(&file, b"x")
+            .on_disk("writing", shown)
+            .and_then(|_| rustix::fs::fsync(&file).on_disk("syncing", shown));
+        rustix::fs::unlinkat(&self.tmp, &name[..], AtFlags::empty()).on_disk("removing", shown)?;
+        written
     }
 
     /// Removes what a stopped daemon left in the work space. Only who serves the store may.
@@ -192,42 +229,55 @@ impl Home {
         let found =
             self.dir(In::Media, dir).and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
         let hidden = matches!(found, Err(Errno::NOTDIR | Errno::LOOP));
-        Ok((absent(found)?, hidden))
+        Ok((absent(found).on_disk("looking at", || self.show(path))?, hidden))
     }
 
     /// Opens a file of the upper layer; it must still be the one that it was.
     pub fn open_file(&self, path: &[u8], id: FileId, flags: OFlags) -> Result<File> {
-        same(self.open_at(In::Media, path, flags | OFlags::NONBLOCK | OFlags::NOCTTY)?, id)
+        let opened = self.open_at(In::Media, path, flags | OFlags::NONBLOCK | OFlags::NOCTTY);
+        let operation = if flags.contains(OFlags::RDWR) { "opening for writing" } else { "opening" };
+        self.same(path, opened.on_disk(operation, || self.show(path))?, id)
     }
 
     /// An entry of the upper layer, to change its attributes: never what a symlink points to.
     pub fn open_path(&self, path: &[u8], id: FileId) -> Result<OwnedFd> {
         let (dir, name) = self.parent_of(path)?;
-        let fd = rustix::fs::openat(&dir, &name[..], OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        same(fd, id).map(OwnedFd::from)
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&dir, &name[..], flags, Mode::empty());
+        self.same(path, opened.on_disk("opening", || self.show(path))?, id).map(OwnedFd::from)
     }
 
     /// A directory of the upper layer, to change its attributes.
     pub fn open_dir_path(&self, path: &[u8]) -> Result<OwnedFd> {
-        Ok(self.dir(In::Media, path)?)
+        self.dir(In::Media, path).on_disk("opening", || self.show(path))
+    }
+
+    fn same(&self, path: &[u8], file: OwnedFd, id: FileId) -> Result<File> {
+        match FileId::of(&rustix::fs::fstat(&file).on_disk("looking at", || self.show(path))?) == id {
+            true => Ok(File::from(file)),
+            // Somebody put another file there behind the mount: what was opened is gone.
+            false => Err(Error::answer(Errno::STALE)),
+        }
     }
 
     /// Makes the names in a directory durable.
     pub fn sync_dir(&self, path: &[u8]) -> Result<()> {
-        match absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY))? {
-            Some(dir) => Ok(rustix::fs::fsync(dir)?),
+        let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
+        match opened.on_disk("opening", || self.show(path))? {
+            Some(dir) => rustix::fs::fsync(&dir).on_disk("syncing", || self.show(path)),
             None => Ok(()),
         }
     }
 
     /// The names in a directory of the upper layer; none if it is not there.
     pub fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileId, FileType)>> {
-        let opened = self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY);
-        let Some(dir) = absent(opened)? else { return Ok(Vec::new()) };
-        let device = rustix::fs::fstat(&dir)?.st_dev;
+        let shown = || self.show(path);
+        let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
+        let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(Vec::new()) };
+        let device = rustix::fs::fstat(&dir).on_disk("looking at", shown)?.st_dev;
         let mut found = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&dir)? {
-            let entry = entry?;
+        for entry in rustix::fs::Dir::read_from(&dir).on_disk("listing", shown)? {
+            let entry = entry.on_disk("listing", shown)?;
             let name = entry.file_name().to_bytes();
             if !matches!(name, b"." | b"..") {
                 found.push((name.to_vec(), FileId::listed(device, entry.ino()), entry.file_type()));
@@ -238,16 +288,16 @@ impl Home {
 
     /// Bytes that the files below a path take on disk.
     pub fn disk_usage(&self, path: &[u8]) -> Result<u64> {
-        let top = self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY);
-        let Some(top) = absent(top)? else { return Ok(0) };
+        let top = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
+        let Some(top) = top.on_disk("opening", || self.show(path))? else { return Ok(0) };
         let mut linked = HashSet::new();
-        Ok(disk_usage(&top, &mut linked)?)
+        disk_usage(&top, &mut linked).on_disk("measuring what lies below", || self.show(path))
     }
 
     /// The same of a scope that each release has to itself, of all releases.
     pub fn own_disk_usage(&self, scope: &[u8]) -> Result<u64> {
         let mut bytes = 0;
-        for release in names(&self.own)? {
+        for release in names(&self.own).on_disk("listing", || self.show_beside("own", b""))? {
             bytes += self.disk_usage(&[&release[..], scope].join(&0))?;
         }
         Ok(bytes)
@@ -256,7 +306,7 @@ impl Home {
     /// The directory of a new entry, for the call that makes it.
     pub fn parent_of(&self, path: &[u8]) -> Result<(OwnedFd, Vec<u8>)> {
         let (dir, name) = split(path);
-        Ok((self.dir(In::Media, dir)?, name.to_vec()))
+        Ok((self.dir(In::Media, dir).on_disk("opening", || self.show(dir))?, name.to_vec()))
     }
 
     /// Carries out a step other than [`Step::Place`], [`Step::MakeDirs`] and [`Step::CopyUp`]. What it takes out of
@@ -268,12 +318,13 @@ impl Home {
             Step::Unlink(path) => self.orphan(path).map(Some),
             Step::Rmdir(path) => {
                 let (dir, name) = self.parent_of(path)?;
-                rustix::fs::unlinkat(&dir, &name[..], AtFlags::REMOVEDIR)?;
+                rustix::fs::unlinkat(&dir, &name[..], AtFlags::REMOVEDIR).on_disk("removing", || self.show(path))?;
                 Ok(None)
             }
             Step::Link(from, to) => {
-                let ((from_dir, from), (to_dir, to)) = (self.parent_of(from)?, self.parent_of(to)?);
-                rustix::fs::linkat(&from_dir, &from[..], &to_dir, &to[..], AtFlags::empty())?;
+                let ((from_dir, from_name), (to_dir, to_name)) = (self.parent_of(from)?, self.parent_of(to)?);
+                rustix::fs::linkat(&from_dir, &from_name[..], &to_dir, &to_name[..], AtFlags::empty())
+                    .on_disk("linking", || self.show(to))?;
                 Ok(None)
             }
             Step::Rename(from, to, onto) => self.rename(from, to, *onto),
@@ -290,10 +341,11 @@ impl Home {
             Onto::Nothing => RenameFlags::NOREPLACE,
             Onto::Exchange => RenameFlags::EXCHANGE,
             Onto::Replace => {
-                let target = absent(rustix::fs::statat(&to_dir, &to_name[..], AtFlags::SYMLINK_NOFOLLOW))?;
+                let target = absent(rustix::fs::statat(&to_dir, &to_name[..], AtFlags::SYMLINK_NOFOLLOW))
+                    .on_disk("looking at", || self.show(to))?;
                 if target.is_some_and(|stat| !FileType::from_raw_mode(stat.st_mode).is_dir()) {
                     // A second name, so that the rename can replace the first at once.
-                    kept = Some(self.keep(&to_dir, &to_name)?);
+                    kept = Some(self.keep(&to_dir, to)?);
                 }
                 RenameFlags::empty()
             }
@@ -306,7 +358,7 @@ impl Home {
         if let (Err(_), Some(orphan)) = (renamed, &kept) {
             self.drop_orphan(orphan);
         }
-        renamed?;
+        renamed.on_disk("renaming", || self.show(from))?;
         Ok(kept)
     }
 
@@ -320,9 +372,10 @@ impl Home {
             return Ok(());
         }
         let temporary = self.temporary();
-        rustix::fs::mkdirat(&self.tmp, &temporary[..], Mode::from_raw_mode(0o755))?;
+        rustix::fs::mkdirat(&self.tmp, &temporary[..], Mode::from_raw_mode(0o755))
+            .on_disk("making", || self.show(path))?;
         if let Some(node) = like {
-            dress(&self.tmp, &temporary, node)?;
+            dress(&self.tmp, &temporary, node).on_disk(copy::DRESSING, || self.show(path))?;
         }
         self.take_place(&temporary, path)
     }
@@ -330,10 +383,12 @@ impl Home {
     fn take_place(&self, temporary: &[u8], path: &[u8]) -> Result<()> {
         fault::point("upper.copied");
         let placed = self.parent_of(path).and_then(|(dir, name)| {
-            match rustix::fs::renameat_with(&self.tmp, temporary, &dir, &name[..], RenameFlags::NOREPLACE) {
-                Err(Errno::INVAL) => Ok(rename_to_free(&self.tmp, temporary, &dir, &name)?),
-                placed => Ok(placed?),
-            }
+            let placed = match rustix::fs::renameat_with(&self.tmp, temporary, &dir, &name[..], RenameFlags::NOREPLACE)
+            {
+                Err(Errno::INVAL) => rename_to_free(&self.tmp, temporary, &dir, &name),
+                placed => placed,
+            };
+            placed.on_disk("making", || self.show(path))
         });
         if placed.is_err() {
             let _ = remove_all(&self.tmp, temporary);
@@ -351,11 +406,11 @@ pub fn upper_kind(stat: &Stat) -> UpperKind {
 }
 
 /// `None` for what is not there, or is behind something that is no directory of ours.
-fn absent<T>(found: rustix::io::Result<T>) -> Result<Option<T>> {
+fn absent<T>(found: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 
@@ -366,14 +421,6 @@ fn rename_to_free(from: &OwnedFd, name: &[u8], to: &OwnedFd, new: &[u8]) -> rust
         Err(Errno::NOENT) => rustix::fs::renameat(from, name, to, new),
         Ok(_) => Err(Errno::EXIST),
         Err(error) => Err(error),
-    }
-}
-
-fn same(file: OwnedFd, id: FileId) -> Result<File> {
-    match FileId::of(&rustix::fs::fstat(&file)?) == id {
-        true => Ok(File::from(file)),
-        // Somebody put another file there behind the mount: what was opened is gone.
-        false => Err(Errno::STALE.into()),
     }
 }
 
@@ -393,14 +440,12 @@ fn names(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
 fn disk_usage(dir: &OwnedFd, linked: &mut HashSet<u64>) -> rustix::io::Result<u64> {
     let mut bytes = 0;
     for name in names(dir)? {
-        let Ok(stat) = rustix::fs::statat(dir, &name[..], AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        // Gone meanwhile.
+        let Some(stat) = absent(rustix::fs::statat(dir, &name[..], AtFlags::SYMLINK_NOFOLLOW))? else { continue };
         if FileType::from_raw_mode(stat.st_mode).is_dir() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            match rustix::fs::openat(dir, &name[..], flags, Mode::empty()) {
-                Ok(inner) => bytes += disk_usage(&inner, linked)?,
-                // Gone meanwhile.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(error) => return Err(error),
+            if let Some(inner) = absent(rustix::fs::openat(dir, &name[..], flags, Mode::empty()))? {
+                bytes += disk_usage(&inner, linked)?;
             }
         } else if stat.st_nlink == 1 || linked.insert(stat.st_ino) {
             bytes += stat.st_blocks as u64 * 512;

@@ -1,8 +1,8 @@
 //! Leaves that lost their last name and may be open: kept by a name in `orphans/`, or where the disk has no room for one
 //! by a descriptor.
 
-use super::Home;
-use crate::error::{Context, Errno, Result};
+use super::{Home, split};
+use crate::error::{Errno, Error, OnDisk, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -26,10 +26,11 @@ impl Home {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match orphan {
             Orphan::Named(number) => {
-                Ok(File::from(rustix::fs::openat(&self.orphans, number.to_string(), flags, Mode::empty())?))
+                let opened = rustix::fs::openat(&self.orphans, number.to_string(), flags, Mode::empty());
+                opened.map(File::from).on_disk("opening", || self.show_orphan(*number))
             }
-            Orphan::Open(file) => file.try_clone().context(|| "opening an unlinked file"),
-            Orphan::Gone => Err(Errno::STALE.into()),
+            Orphan::Open(file) => file.try_clone().on_disk("opening", || "an unlinked file"),
+            Orphan::Gone => Err(Error::answer(Errno::STALE)),
         }
     }
 
@@ -37,13 +38,14 @@ impl Home {
     pub fn stat_orphan(&self, orphan: &Orphan) -> Result<Stat> {
         match orphan {
             Orphan::Named(number) => {
-                let mut stat = rustix::fs::statat(&self.orphans, number.to_string(), AtFlags::SYMLINK_NOFOLLOW)?;
+                let stat = rustix::fs::statat(&self.orphans, number.to_string(), AtFlags::SYMLINK_NOFOLLOW);
+                let mut stat = stat.on_disk("looking at", || self.show_orphan(*number))?;
                 // Its name here is not one that anybody gave it.
                 stat.st_nlink = stat.st_nlink.saturating_sub(1);
                 Ok(stat)
             }
-            Orphan::Open(file) => Ok(rustix::fs::fstat(file)?),
-            Orphan::Gone => Err(Errno::STALE.into()),
+            Orphan::Open(file) => rustix::fs::fstat(file).on_disk("looking at", || "an unlinked file"),
+            Orphan::Gone => Err(Error::answer(Errno::STALE)),
         }
     }
 
@@ -52,21 +54,28 @@ impl Home {
         self.open_orphan(orphan, OFlags::PATH).map(OwnedFd::from)
     }
 
+    pub(super) fn show_orphan(&self, number: u64) -> Vec<u8> {
+        self.show_beside("orphans", number.to_string().as_bytes())
+    }
+
     pub(super) fn next_orphan(&self) -> u64 {
         self.serial.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Gives a leaf a second name among the orphans, or opens it where the disk has no room for one.
-    pub(super) fn keep(&self, dir: &OwnedFd, name: &[u8]) -> Result<Orphan> {
+    /// Gives a leaf, of which the directory is open, a second name among the orphans, or opens it where the disk has no
+    /// room for one.
+    pub(super) fn keep(&self, dir: &OwnedFd, path: &[u8]) -> Result<Orphan> {
+        let name = split(path).1;
         let number = self.next_orphan();
         match rustix::fs::linkat(dir, name, &self.orphans, number.to_string(), AtFlags::empty()) {
             Ok(()) => Ok(Orphan::Named(number)),
             Err(Errno::DQUOT | Errno::NOSPC | Errno::MLINK) => {
                 let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
                 let file = rustix::fs::openat(dir, name, flags, Mode::empty());
+                // A file that cannot be opened, whatever the reason, can be removed all the same.
                 Ok(file.map_or(Orphan::Gone, |file| Orphan::Open(Arc::new(File::from(file)))))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error).on_disk("removing", || self.show(path)),
         }
     }
 
@@ -78,11 +87,11 @@ impl Home {
             Ok(()) => Ok(Orphan::Named(number)),
             // A quota of btrfs lets nothing be renamed when it is used up, but lets it be removed.
             Err(Errno::DQUOT | Errno::NOSPC) => {
-                let orphan = self.keep(&dir, &name)?;
-                rustix::fs::unlinkat(&dir, &name[..], AtFlags::empty())?;
+                let orphan = self.keep(&dir, path)?;
+                rustix::fs::unlinkat(&dir, &name[..], AtFlags::empty()).on_disk("removing", || self.show(path))?;
                 Ok(orphan)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error).on_disk("removing", || self.show(path)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Whiteouts: an empty file hides the release's entry of its name and all below it.
 
 use super::{Home, In, absent, ends, or_here, remove_all, split};
-use crate::error::{Errno, Error, Result};
+use crate::error::{Errno, OnDisk, Result};
 use crate::fault;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use std::collections::HashSet;
@@ -28,17 +28,18 @@ impl Home {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(Whiteout::Here),
             Err(Errno::NOTDIR) => Ok(Whiteout::Above),
             Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => Ok(Whiteout::None),
-            Err(error) => Err(Error::io("reading a whiteout", error)),
+            Err(error) => Err(error).on_disk("looking at", || self.show_in(In::Whiteouts, path)),
         }
     }
 
     /// The names that are hidden one by one in a directory.
     pub fn whiteouts_in(&self, path: &[u8]) -> Result<HashSet<Vec<u8>>> {
         let mut hidden = HashSet::new();
-        let opened = self.open_at(In::Whiteouts, path, OFlags::RDONLY | OFlags::DIRECTORY);
-        let Some(dir) = absent(opened)? else { return Ok(hidden) };
-        for entry in rustix::fs::Dir::read_from(&dir)? {
-            let entry = entry?;
+        let shown = || self.show_in(In::Whiteouts, path);
+        let opened = absent(self.open_at(In::Whiteouts, path, OFlags::RDONLY | OFlags::DIRECTORY));
+        let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(hidden) };
+        for entry in rustix::fs::Dir::read_from(&dir).on_disk("listing", shown)? {
+            let entry = entry.on_disk("listing", shown)?;
             if entry.file_type() == FileType::RegularFile {
                 hidden.insert(entry.file_name().to_bytes().to_vec());
             }
@@ -49,12 +50,16 @@ impl Home {
     /// Hides the release's entry at a path. What was below in the tree of whiteouts goes in the same instant, by an
     /// exchange: a name that it hid must not come back for a moment.
     pub(super) fn put_whiteout(&self, path: &[u8]) -> Result<()> {
+        self.make_whiteout(path).on_disk("hiding the release's entry by", || self.show_in(In::Whiteouts, path))
+    }
+
+    fn make_whiteout(&self, path: &[u8]) -> rustix::io::Result<()> {
         let (dir, name) = split(path);
         for end in ends(dir) {
             let (parent, part) = split(&dir[..end]);
             match rustix::fs::mkdirat(self.dir(In::Whiteouts, parent)?, part, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         fault::point("upper.whiteout");
@@ -63,7 +68,7 @@ impl Home {
         match rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(0o644)) {
             Ok(_) => return Ok(()),
             Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
         let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if !FileType::from_raw_mode(stat.st_mode).is_dir() {
@@ -77,20 +82,21 @@ impl Home {
                 let aside = self.temporary();
                 rustix::fs::renameat(&dir, name, &self.tmp, &aside[..])?;
                 rustix::fs::renameat(&self.tmp, &temporary[..], &dir, name)?;
-                remove_all(&self.tmp, &aside)?;
+                remove_all(&self.tmp, &aside)
             }
             exchanged => {
                 exchanged?;
                 fault::point("upper.exchanged");
-                remove_all(&self.tmp, &temporary)?;
+                remove_all(&self.tmp, &temporary)
             }
         }
-        Ok(())
     }
 
     /// Lets the release's entry at a path show again.
     pub(super) fn remove_whiteout(&self, path: &[u8]) -> Result<()> {
         let (dir, name) = split(path);
-        Ok(rustix::fs::unlinkat(self.dir(In::Whiteouts, dir)?, name, AtFlags::empty())?)
+        self.dir(In::Whiteouts, dir)
+            .and_then(|dir| rustix::fs::unlinkat(dir, name, AtFlags::empty()))
+            .on_disk("removing", || self.show_in(In::Whiteouts, path))
     }
 }

@@ -12,8 +12,13 @@ pub fn is_acl(name: &[u8]) -> bool {
 }
 
 /// Whether a directory hands an access list down to what is made in it.
-pub fn has_default_acl(dir: &OwnedFd) -> bool {
-    rustix::fs::getxattr(proc_link(dir), ACLS[1], &mut [0; 1 << 12][..]).is_ok_and(|len| len > 0)
+pub fn has_default_acl(dir: &OwnedFd) -> rustix::io::Result<bool> {
+    // Without a buffer: how long it is.
+    match rustix::fs::getxattr(proc_link(dir), ACLS[1], &mut [0u8; 0][..]) {
+        Ok(len) => Ok(len > 0),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The user's extended attributes of what an O_PATH descriptor stands for, and its access lists.

@@ -157,7 +157,7 @@ fn copy_small(file: &File, size: u64, staging: &Staging) -> Result<Option<Copied
         return Ok(None);
     }
     let digest = Digest::of(&bytes);
-    if staging.knows(digest, size) {
+    if staging.knows(digest, size)? {
         return Ok(Some((digest, None)));
     }
     if size <= PACKED {

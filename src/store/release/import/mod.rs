@@ -20,7 +20,7 @@ use crate::store::durable::{self, free_bytes};
 use crate::store::journal::{Asker, Line};
 use crate::store::lock::{Hold, Lock};
 use crate::store::release::manifest::{BuildNode, Builder, Manifest};
-use crate::store::{Store, make_dir};
+use crate::store::{Store, look, make_dir};
 use crate::tree::{Kind, Owner, ReleaseName, Tree};
 use stat_cache::{Notes, StatCache};
 use std::fs;
@@ -115,7 +115,7 @@ fn publish(store: &Store, name: &ReleaseName, walk: Walk, staging: &Staging, sum
     let bytes = builder.encode(crate::store::now())?;
     let made = Manifest::from_bytes(bytes, &store.manifest_path(name))?;
     (summary.files, summary.bytes) = (made.files(), made.content_bytes());
-    if store.manifest_path(name).exists() {
+    if look::is_there(&store.manifest_path(name))? {
         let there = store.manifest(name)?;
         if !same_content(&there, &made)? {
             return Err(Error::request(format!(
@@ -139,7 +139,7 @@ fn publish(store: &Store, name: &ReleaseName, walk: Walk, staging: &Staging, sum
 fn check_source(store: &Store, source: &Path) -> Result<PathBuf> {
     let real = fs::canonicalize(source)
         .map_err(|error| Error::request(format!("the source {} cannot be read: {error}", source.display())))?;
-    if !real.is_dir() {
+    if !look::is_dir(&real)? {
         return Err(Error::request(format!("the source {} is not a directory", source.display())));
     }
     if store.root().starts_with(&real) {
@@ -164,7 +164,7 @@ fn read_source(
     let mut changed = Vec::new();
     for _ in 0..ROUNDS {
         let mut walk = walk::walk(source, options)?;
-        cache.trust(&mut walk, staging);
+        cache.trust(&mut walk, staging)?;
         let files = walk.found.iter().filter(|found| found.is_read());
         progress.total(files.clone().count() as u64, files.map(|found| found.node.size).sum());
         if !options.skip_space_check {
@@ -262,8 +262,13 @@ pub fn sweep(store: &Store) -> Result<Vec<PathBuf>> {
         let ours = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"add-"));
         // An import that still runs holds the lock of its directory. Another that sweeps may have been first.
         let abandoned = ours && matches!(Lock::try_take(&path, Hold::Exclusive), Ok(Some(_)));
-        if abandoned && fs::remove_dir_all(&path).is_ok() {
-            swept.push(path);
+        if !abandoned {
+            continue;
+        }
+        match fs::remove_dir_all(&path) {
+            Ok(()) => swept.push(path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => log::warn!("removing {}, left by an interrupted command: {error}", path.display()),
         }
     }
     Ok(swept)

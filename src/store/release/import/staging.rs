@@ -8,7 +8,7 @@ use crate::fault;
 use crate::store::durable::Dir;
 use crate::store::lock::{Hold, Lock};
 use crate::store::release::objects::{Objects, PACKS, PackWriter, place};
-use crate::store::{Store, make_dir};
+use crate::store::{Store, look, make_dir};
 use crate::tree::Digest;
 use parking_lot::Mutex;
 use rustix::fs::Mode;
@@ -72,7 +72,7 @@ impl Staging {
         let mut placed = false;
         for shard in fs::read_dir(&self.path).context(|| format!("reading {}", self.path.display()))? {
             let shard = shard.context(|| format!("reading {}", self.path.display()))?;
-            if !shard.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if !shard.file_type().context(|| format!("looking at {}", shard.path().display()))?.is_dir() {
                 continue;
             }
             let target = self.objects.root().join(shard.file_name());
@@ -165,7 +165,7 @@ impl Staging {
 
     /// As [`Staging::keep`], of a content that may be known: then it goes.
     pub(super) fn keep_if_new(&self, temporary: &PathBuf, file: &File, digest: Digest, len: u64) -> Result<()> {
-        if self.knows(digest, len) {
+        if self.knows(digest, len)? {
             return fs::remove_file(temporary).context(|| format!("removing {}", temporary.display()));
         }
         self.keep(temporary, file, digest)?;
@@ -173,8 +173,8 @@ impl Staging {
         Ok(())
     }
 
-    pub(super) fn knows(&self, digest: Digest, len: u64) -> bool {
-        self.objects.has(digest, len) || len > PACKED && place(&self.path, digest).exists()
+    pub(super) fn knows(&self, digest: Digest, len: u64) -> Result<bool> {
+        Ok(self.objects.has(digest, len)? || len > PACKED && look::is_there(&place(&self.path, digest))?)
     }
 }
 

@@ -26,14 +26,14 @@
 
 use super::staging::Staging;
 use super::walk::{Fingerprint, Walk};
-use crate::error::Context;
+use crate::error::{Context, Error, Result};
 use crate::store::Store;
 use crate::tree::{Digest, Kind};
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, SeekFrom, StatxFlags};
 use std::cmp::Ordering;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zerocopy::byteorder::little_endian::{I64, U64};
@@ -85,8 +85,19 @@ pub struct StatCache {
 impl StatCache {
     /// Reads it. Whatever is wrong with it, it is empty then, and with `forget` too.
     pub fn load(store: &Store, source: &Path, forget: bool) -> Self {
-        let head = head(source);
-        let noted = if forget { Vec::new() } else { fs::read(path(store)).unwrap_or_default() };
+        let slower = |error: Error| log::warn!("{error}: this add reads every file");
+        let head = head(source).unwrap_or_else(|error| {
+            slower(error);
+            None
+        });
+        let noted = match fs::read(path(store)) {
+            Ok(noted) if !forget => noted,
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                slower(Error::io(format!("reading {}", path(store).display()), error));
+                Vec::new()
+            }
+            _ => Vec::new(),
+        };
         let ours = head.is_some_and(|head| noted.starts_with(&head));
         Self { head, bytes: if ours { noted } else { Vec::new() } }
     }
@@ -98,18 +109,19 @@ impl StatCache {
     }
 
     /// Gives the files of a walk that are known their digests.
-    pub fn trust(&self, walk: &mut Walk, staging: &Staging) {
+    pub fn trust(&self, walk: &mut Walk, staging: &Staging) -> Result<()> {
         let records = self.records();
-        walk.found.par_iter_mut().filter(|found| found.node.kind == Kind::File).for_each(|found| {
+        walk.found.par_iter_mut().filter(|found| found.node.kind == Kind::File).try_for_each(|found| {
             let like = CacheRecord::new(&found.look, found.node.digest);
-            let Ok(at) = records.binary_search_by(|record| record.order(&like)) else { return };
+            let Ok(at) = records.binary_search_by(|record| record.order(&like)) else { return Ok(()) };
             let digest = Digest(records[at].digest);
             let same = CacheRecord { digest: like.digest, ..records[at] }.as_bytes() == like.as_bytes();
-            if same && staging.knows(digest, found.node.size) {
+            if same && staging.knows(digest, found.node.size)? {
                 found.node.digest = digest;
                 (found.known, found.trusted) = (true, true);
             }
-        });
+            Ok(())
+        })
     }
 }
 
@@ -151,31 +163,49 @@ fn path(store: &Store) -> PathBuf {
 }
 
 /// `None` if the file system of the source is not trusted, or the kernel does not say what it lies on.
-fn head(source: &Path) -> Option<[u8; HEAD]> {
-    let source = File::open(source).ok()?;
-    let mount = rustix::fs::statx(&source, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?.stx_mnt_id;
-    let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
-    let mount = mounts.into_iter().find(|known| u64::try_from(known.mnt_id) == Ok(mount))?;
+fn head(source: &Path) -> Result<Option<[u8; HEAD]>> {
+    let what = || format!("looking what {} lies on", source.display());
+    let opened = File::open(source).context(what)?;
+    let mount = rustix::fs::statx(&opened, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).context(what)?.stx_mnt_id;
+    let mounts = procfs::process::Process::myself()
+        .and_then(|me| me.mountinfo())
+        .map_err(|error| Error::failed(format!("/proc/self/mountinfo cannot be read: {error}")))?;
+    let Some(mount) = mounts.into_iter().find(|known| u64::try_from(known.mnt_id) == Ok(mount)) else {
+        return Ok(None);
+    };
     if !TRUSTED.contains(&mount.fs_type.as_str()) {
-        return None;
+        return Ok(None);
     }
-    let dev = rustix::fs::fstat(&source).ok()?.st_dev;
+    let dev = rustix::fs::fstat(&opened).context(what)?.st_dev;
     // A btrfs has a device number that no disk has.
-    let disk = match mount.fs_type.as_str() {
-        "btrfs" => rustix::fs::stat(mount.mount_source?).ok()?.st_rdev,
+    let disk = match (mount.fs_type.as_str(), mount.mount_source) {
+        ("btrfs", None) => return Ok(None),
+        ("btrfs", Some(disk)) => rustix::fs::stat(disk).context(what)?.st_rdev,
         _ => dev,
     };
     let disk = format!("/sys/dev/block/{}:{}", rustix::fs::major(disk), rustix::fs::minor(disk));
     // A partition has that of its disk.
-    let sequence = ["diskseq", "../diskseq"].into_iter().find_map(|name| fs::read(Path::new(&disk).join(name)).ok())?;
-    let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-    let id = rustix::fs::fstatvfs(&source).ok()?.f_fsid;
+    let Some(sequence) = read(&Path::new(&disk).join("diskseq"))?.or(read(&Path::new(&disk).join("../diskseq"))?)
+    else {
+        return Ok(None);
+    };
+    let Some(boot) = read(Path::new("/proc/sys/kernel/random/boot_id"))? else { return Ok(None) };
+    let id = rustix::fs::fstatvfs(&opened).context(what)?.f_fsid;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&boot).update(&dev.to_le_bytes()).update(&id.to_le_bytes()).update(disk.as_bytes()).update(&sequence);
     let mut head = [0; HEAD];
     head[..8].copy_from_slice(MAGIC);
     head[8..].copy_from_slice(hasher.finalize().as_bytes());
-    Some(head)
+    Ok(Some(head))
+}
+
+/// What a file holds; `None` if it is not there.
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(|| format!("reading {}", path.display())),
+    }
 }
 
 /// Begun between the looks of a walk and the readings: says of which files the look then tells the content.
@@ -190,7 +220,10 @@ impl Readings {
     pub fn begin(walk: &Walk, cache: &StatCache) -> Option<Self> {
         cache.head?;
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        rustix::fs::syncfs(&walk.root).ok()?;
+        if let Err(error) = rustix::fs::syncfs(&walk.root) {
+            log::warn!("syncing the source: {error}: the next add reads every file again");
+            return None;
+        }
         Some(Self { dev: walk.found[0].look.dev, began: (now.tv_sec, now.tv_nsec) })
     }
 

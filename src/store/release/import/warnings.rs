@@ -52,10 +52,18 @@ fn some(paths: &[Vec<u8>]) -> String {
 
 fn web_user() -> Option<WebUser> {
     WEB_USERS.into_iter().find_map(|name| {
-        let user = User::from_name(name).ok()??;
-        let groups = getgrouplist(&CString::new(name).ok()?, user.gid).ok()?;
-        Some(WebUser { name, uid: user.uid.as_raw(), groups: groups.into_iter().map(Gid::as_raw).collect() })
+        known(name).unwrap_or_else(|error| {
+            log::warn!("looking for the user {name}: {error}; nothing is said of what the web server may not read");
+            None
+        })
     })
+}
+
+fn known(name: &'static str) -> nix::Result<Option<WebUser>> {
+    let Some(user) = User::from_name(name)? else { return Ok(None) };
+    // No name in the list has a NUL.
+    let groups = getgrouplist(&CString::new(name).map_err(|_| nix::Error::EINVAL)?, user.gid)?;
+    Ok(Some(WebUser { name, uid: user.uid.as_raw(), groups: groups.into_iter().map(Gid::as_raw).collect() }))
 }
 
 /// What the user cannot reach or read; below a directory that is closed only the directory is named.

@@ -183,7 +183,7 @@ impl Manifest {
     pub fn find_child_of(&self, index: u32, name: &[u8]) -> Result<Option<u32>> {
         match self.node(index)?.kind {
             Kind::Dir => self.find_child(index, name),
-            _ => Err(Errno::NOTDIR.into()),
+            _ => Err(Error::answer(Errno::NOTDIR)),
         }
     }
 

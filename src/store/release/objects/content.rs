@@ -62,6 +62,11 @@ impl Content {
         (!self.packed).then_some(&self.file)
     }
 
+    /// Whether the file is as long as it must be.
+    pub fn is_whole(&self) -> rustix::io::Result<bool> {
+        Ok(rustix::fs::fstat(&self.file)?.st_size as u64 >= self.start + self.len)
+    }
+
     /// Reads up to `len` bytes, fewer only at the end. EIO if the file became shorter.
     pub fn read(&self, offset: u64, len: usize) -> rustix::io::Result<Vec<u8>> {
         let (file, start, most) = self.range(offset);

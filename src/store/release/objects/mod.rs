@@ -9,7 +9,8 @@ mod pack;
 pub use content::{Content, LARGE, let_go, seek};
 pub use pack::{Extent, Pack, PackWriter};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, OnDisk, Result};
+use crate::store::look;
 use crate::tree::Digest;
 use parking_lot::RwLock;
 use std::fs;
@@ -42,7 +43,7 @@ impl Objects {
     /// The objects of the store in this directory.
     pub fn of(store: &Path) -> Result<Self> {
         let objects = Self { root: store.join("objects"), packs: Arc::default() };
-        objects.look_again()?;
+        objects.refresh()?;
         Ok(objects)
     }
 
@@ -51,15 +52,9 @@ impl Objects {
         &self.root
     }
 
-    /// Looks which packs there are now: commands of other processes add them and take them away. If that cannot be seen, those
-    /// that were known stay.
-    pub fn refresh(&self) {
-        if let Err(error) = self.look_again() {
-            log::error!("{error}");
-        }
-    }
-
-    fn look_again(&self) -> Result<()> {
+    /// Looks which packs there are now: commands of other processes add them and take them away. If that cannot be seen,
+    /// those that were known stay.
+    pub fn refresh(&self) -> Result<()> {
         let before = self.known();
         // A pack that is gone since it was listed was written anew: the new one is in the next list.
         for _ in 0..REFRESHES {
@@ -90,11 +85,19 @@ impl Objects {
         place(&self.root, digest)
     }
 
+    /// The file that holds a content that is open.
+    pub fn file_of(&self, content: &Content) -> PathBuf {
+        match self.packed(content.digest()) {
+            Ok(Some((pack, _))) if content.is_packed() => pack.path().to_owned(),
+            _ => self.path(content.digest()),
+        }
+    }
+
     /// What a message calls a content: the file that holds it.
     pub fn show(&self, digest: Digest) -> String {
         let own = self.path(digest);
         match self.packed(digest) {
-            Ok(Some((pack, _))) if !own.exists() => format!(
+            Ok(Some((pack, _))) if matches!(look::is_there(&own), Ok(false)) => format!(
                 "{} in the pack {} (a file {} with the right content is used instead of it)",
                 digest.to_hex(),
                 pack.path().display(),
@@ -105,14 +108,15 @@ impl Objects {
     }
 
     /// Whether the content is there with this length. Packs that others added meanwhile are not looked for.
-    pub fn has(&self, digest: Digest, len: u64) -> bool {
+    pub fn has(&self, digest: Digest, len: u64) -> Result<bool> {
+        // What is damaged in a pack is put right by a file of its own.
         let packed = matches!(self.packed(digest), Ok(Some((_, extent))) if u64::from(extent.len) == len);
-        packed || self.has_own(digest, len)
+        Ok(packed || self.has_own(digest, len)?)
     }
 
     /// Whether it is there as a file of its own.
-    pub fn has_own(&self, digest: Digest, len: u64) -> bool {
-        fs::metadata(self.path(digest)).is_ok_and(|meta| meta.is_file() && meta.len() == len)
+    pub fn has_own(&self, digest: Digest, len: u64) -> Result<bool> {
+        Ok(look::metadata(&self.path(digest))?.is_some_and(|meta| meta.is_file() && meta.len() == len))
     }
 
     fn packed(&self, digest: Digest) -> Result<Option<(Arc<Pack>, Extent)>> {
@@ -136,9 +140,10 @@ impl Objects {
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.open_packed(digest, len),
-            Err(error) => return Err(Error::io(format!("opening the object {}", path.display()), error)),
+            Err(error) => return Err(error).on_disk("opening", || path.into_os_string().into_encoded_bytes()),
         };
-        let found = file.metadata().context(|| format!("reading the object {}", path.display()))?.size();
+        let shown = || path.as_os_str().as_encoded_bytes();
+        let found = file.metadata().on_disk("looking at", shown)?.size();
         match found == len {
             true => Ok(Content::whole(digest, file, len)),
             false => Err(self.of_another_length(digest, found, len)),
@@ -150,7 +155,7 @@ impl Objects {
             Ok(Some(found)) => Some(found),
             // In a pack that is not known yet, or was put right.
             _ => {
-                self.refresh();
+                self.refresh()?;
                 self.packed(digest)?
             }
         };
@@ -186,7 +191,8 @@ impl Objects {
             fs::read_dir(path).and_then(Iterator::collect).context(|| format!("reading {}", path.display()))
         };
         for shard in list(&self.root)? {
-            if !shard.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let kind = shard.file_type().context(|| format!("looking at {}", shard.path().display()))?;
+            if !kind.is_dir() {
                 stray(shard.path());
                 continue;
             }
@@ -219,19 +225,18 @@ fn look(dir: &Path, before: &Known) -> Result<Option<Known>> {
     let paths: Vec<PathBuf> = match listed {
         Ok(paths) => paths,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error).context(|| format!("reading {}", dir.display())),
+        Err(error) => return Err(error).on_disk("listing", || dir.as_os_str().as_encoded_bytes()),
     };
     for path in paths {
         if path.file_name().is_none_or(|name| Digest::from_hex(name.as_encoded_bytes()).is_none()) {
             continue;
         }
-        let known = before.packs.iter().find(|pack| pack.path() == path && pack.is_still_there());
-        match known {
-            Some(pack) => found.packs.push(pack.clone()),
-            None => match Pack::open(&path) {
+        match before.packs.iter().find(|pack| pack.path() == path) {
+            Some(pack) if pack.is_still_there()? => found.packs.push(pack.clone()),
+            _ => match Pack::open(&path) {
                 Ok(pack) => found.packs.push(Arc::new(pack)),
                 Err(error) if error.is_not_found() => return Ok(None),
-                Err(error @ Error::Io { .. }) => return Err(error),
+                Err(error @ (Error::Io { .. } | Error::Disk { .. })) => return Err(error),
                 Err(error) => found.bad.push(error.to_string()),
             },
         }

@@ -11,6 +11,7 @@
 //! it is not opened, each record is checked when it is used, and everything by `verify`.
 
 use crate::error::{Context, Error, Result};
+use crate::store::look;
 use crate::store::release::search::among_hashes;
 use crate::sys::Mapped;
 use crate::tree::Digest;
@@ -123,9 +124,9 @@ impl Pack {
     }
 
     /// Whether its path still means this file, and all of it could be read so far: it may have been put right.
-    pub fn is_still_there(&self) -> bool {
-        let there = fs::metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.id);
-        there && !self.map.is_bad()
+    pub fn is_still_there(&self) -> Result<bool> {
+        let there = look::metadata(&self.path)?.is_some_and(|meta| (meta.dev(), meta.ino()) == self.id);
+        Ok(there && !self.map.is_bad())
     }
 
     /// The open file.
