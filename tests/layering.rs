@@ -1,13 +1,14 @@
-//! The layers point one way: main > cli > daemon > control > fuse > fs > store > tree > error, sys, fault.
+//! The layers point one way: main > cli > daemon > control > fuse > fs > store > protocol > tree > error, sys, fault.
 //! A file uses only what stands to its right; `fuser` appears only in fuse/ and daemon/, `unsafe` only in sys.rs.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const LAYERS: [&str; 11] = ["main", "cli", "daemon", "control", "fuse", "fs", "store", "tree", "error", "sys", "fault"];
+const LAYERS: [&str; 12] =
+    ["main", "cli", "daemon", "control", "fuse", "fs", "store", "protocol", "tree", "error", "sys", "fault"];
 /// error, sys and fault stand side by side: all may use them.
-const GROUND: usize = 8;
+const GROUND: usize = 9;
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {

@@ -1,17 +1,16 @@
 //! `switch` and `rollback`: by the daemon if the store is mounted, else on disk alone.
 
 use super::output::{Output, show_path};
-use super::releases::{Difference, differences};
+use super::releases::{differences, letter};
 use super::which;
-use crate::control::protocol::{Request, json_path};
 use crate::error::{Error, Result};
+use crate::protocol::{DryRun, Switched, Tidy, Time, request};
 use crate::store::activate::{self, Request as Target};
 use crate::store::journal::{Asker, Line};
 use crate::store::lock::{Hold, Lock};
 use crate::store::manifest::{BuildNode, Builder, Manifest};
 use crate::store::{Store, active::Active};
 use crate::tree::{Kind, ReleaseName};
-use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -62,7 +61,7 @@ pub fn rollback(verb: &Rollback, store: Option<&Path>, output: Output) -> Result
 }
 
 /// Switches, with a daemon or without, and gives what is printed.
-pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Option<String>) -> Result<Value> {
+pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Option<String>) -> Result<Switched> {
     let request = Target { to: name.cloned(), rollback };
     let target = activate::target(store, store.active()?.as_ref(), &request)?;
     check(&store.manifest(&target)?)?;
@@ -70,18 +69,16 @@ pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Op
     loop {
         if let Some(mut daemon) = which::daemon(store)? {
             let uid = Asker::this_process().sudo_uid;
-            let name = name.map(ToString::to_string);
-            let request = match (rollback, name) {
-                (false, Some(release)) => Request::Switch { release, message, uid },
-                (_, release) => Request::Rollback { release, message, uid },
+            return match (rollback, name.cloned()) {
+                (false, Some(release)) => daemon.call(request::Switch { release, message, uid }, SWITCH_WAIT),
+                (_, release) => daemon.call(request::Rollback { release, message, uid }, SWITCH_WAIT),
             };
-            return daemon.call(&request, SWITCH_WAIT);
         }
         if let Some(lock) = store.lock_active()? {
             return without_daemon(store, &lock, &request, message);
         }
         if begun.elapsed() > LOCK_WAIT {
-            return Err(Error::failed(format!(
+            return Err(Error::busy(format!(
                 "a process has the store {} locked and does not answer; end it and switch again",
                 store.root().display()
             )));
@@ -107,17 +104,27 @@ fn check(manifest: &Manifest) -> Result<()> {
 }
 
 /// Replaces `active`; the next mount serves it.
-fn without_daemon(store: &Store, _lock: &Lock, request: &Target, message: Option<String>) -> Result<Value> {
+fn without_daemon(store: &Store, _lock: &Lock, request: &Target, message: Option<String>) -> Result<Switched> {
     let begun = Instant::now();
     store.mend_journal()?;
     let was = store.active()?;
     let name = activate::target(store, was.as_ref(), request)?;
-    let mut value = json!({
-        "from": was.as_ref().map(|active| &active.release), "to": name.as_str(), "changed": 0, "call_us": 0,
-        "swap_us": 0.0, "waited_ms": 0, "hidden": 0, "tidy": "done", "mounted": false, "warnings": [],
-    });
-    if was.as_ref().is_some_and(|active| active.release == name.as_str()) {
-        return Ok(value);
+    let from = was.as_ref().map(|active| active.release.clone());
+    let mut switched = Switched {
+        from: from.clone(),
+        to: name.to_string(),
+        changed: 0,
+        hidden: 0,
+        call_us: 0,
+        swap_us: 0.0,
+        waited_us: 0,
+        second: Time(was.as_ref().map_or(0, |active| active.second)),
+        tidy: Tidy::Done,
+        mounted: false,
+        warnings: Vec::new(),
+    };
+    if from.as_deref() == Some(name.as_str()) {
+        return Ok(switched);
     }
     let _releases = store.lock_releases(Hold::Shared)?;
     let new = store.manifest(&name)?;
@@ -132,16 +139,16 @@ fn without_daemon(store: &Store, _lock: &Lock, request: &Target, message: Option
     prepared.write_stamps(store)?;
     prepared.record(store)?;
     let mut line = Line::done(if request.rollback { "rollback" } else { "switch" }, Asker::this_process());
-    line.from = was.map(|active| active.release);
+    line.from = from;
     line.to = Some(name.to_string());
     line.message = message;
     line.switch = Some(prepared.active.switch);
     store.write_journal(&line)?;
-    value["changed"] = prepared.changes.entries.len().into();
-    value["second"] = prepared.active.second.into();
-    value["waited_ms"] = (prepared.waited.as_millis() as u64).into();
-    value["call_us"] = (begun.elapsed().saturating_sub(prepared.waited).as_micros() as u64).into();
-    Ok(value)
+    switched.changed = prepared.changes.entries.len() as u64;
+    switched.second = Time(prepared.active.second);
+    switched.waited_us = prepared.waited.as_micros() as u64;
+    switched.call_us = begun.elapsed().saturating_sub(prepared.waited).as_micros() as u64;
+    Ok(switched)
 }
 
 /// The manifest of the release being left. If it cannot be read any more, everything counts as changed.
@@ -160,53 +167,44 @@ fn left(store: &Store, active: &Active) -> Result<Manifest> {
 fn dry_run(store: &Store, name: &ReleaseName, output: Output) -> Result<()> {
     let new = store.manifest(name)?;
     let Some(active) = store.active()? else {
-        output.result(&json!({ "from": null, "to": name.as_str(), "changes": [] }), || {
-            format!("no release is active; {name} would become the first\n")
-        });
+        let first = DryRun { from: None, to: name.to_string(), hidden: 0, changes: Vec::new() };
+        output.result(&first, || format!("no release is active; {name} would become the first\n"));
         return Ok(());
     };
     let old = store.manifest(&active.release()?)?;
-    let found = differences(&old, &new)?;
-    let value = json!({
-        "from": active.release, "to": name.as_str(), "hidden": 0,
-        "changes": found.iter().map(|Difference { kind, path }| json!({ "change": kind.word(), "path": json_path(path) }))
-            .collect::<Vec<_>>(),
-    });
+    let changes = differences(&old, &new)?;
+    let value = DryRun { from: Some(active.release.clone()), to: name.to_string(), hidden: 0, changes };
     output.result(&value, || {
         let mut text = String::new();
-        for Difference { kind, path } in &found {
-            text += &format!("{} {}\n", kind.letter(), show_path(path));
+        for difference in &value.changes {
+            text += &format!("{} {}\n", letter(difference.change), show_path(&difference.path.decode()));
         }
-        text + &format!("{} -> {name}: {} changed entries; nothing was switched\n", active.release, found.len())
+        let count = value.changes.len();
+        text + &format!("{} -> {name}: {count} changed entries; nothing was switched\n", active.release)
     });
     Ok(())
 }
 
-fn print(value: &Value, output: Output) {
-    let warnings: Vec<String> =
-        value["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-    output.warnings(&warnings);
-    output.result(value, || text(value));
+fn print(switched: &Switched, output: Output) {
+    output.warnings(&switched.warnings);
+    output.result(switched, || text(switched));
 }
 
 /// The line for people.
-pub fn text(value: &Value) -> String {
-    let word = |key: &str| value[key].as_str().unwrap_or("nothing").to_owned();
-    let (from, to) = (word("from"), word("to"));
-    if from == to {
+pub fn text(switched: &Switched) -> String {
+    let Switched { from, to, changed, hidden, call_us, .. } = switched;
+    if from.as_ref() == Some(to) {
         return format!("{to} is active already; nothing to do\n");
     }
-    let mut text = format!(
-        "{from} -> {to}: {} changed entries, {} hidden by media, {} us",
-        value["changed"], value["hidden"], value["call_us"]
-    );
-    if value["waited_ms"].as_u64().unwrap_or(0) > 0 {
-        text += &format!(" (and {} ms for a second of its own)", value["waited_ms"]);
+    let from = from.as_deref().unwrap_or("nothing");
+    let mut text = format!("{from} -> {to}: {changed} changed entries, {hidden} hidden by media, {call_us} us");
+    if switched.waited_us >= 1000 {
+        text += &format!(" (and {} ms for a second of its own)", switched.waited_us / 1000);
     }
-    if value["mounted"] == json!(false) {
+    if !switched.mounted {
         text += "; not mounted: the next mount serves it";
     }
-    if value["tidy"] == json!("pending") {
+    if switched.tidy == Tidy::Pending {
         text += "; a stuck client keeps old names in the kernel's memory, the next switch drops them";
     }
     text + "\n"

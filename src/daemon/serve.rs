@@ -5,13 +5,14 @@ use super::mounts;
 use super::service::Service;
 use super::switch::Switcher;
 use crate::control::client::Client;
-use crate::control::protocol::Request;
-use crate::control::server::Server;
+use crate::control::listener::Listener;
+use crate::control::server::{Limits, Server};
 use crate::error::{Context, Error, Result};
 use crate::fs::media::Rights;
 use crate::fs::refused::Refused;
 use crate::fs::{Fs, Media, Release, View};
 use crate::fuse::{self, Kernel, MountOptions};
+use crate::protocol::request;
 use crate::store::activate::Activation;
 use crate::store::journal::{Asker, Line};
 use crate::store::lock::{Hold, Lock};
@@ -101,7 +102,7 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     };
     let group = group_id(&settings.access.group)?;
     let socket = store.socket_path();
-    let mut server = Server::bind(&socket, group)?;
+    let listener = Listener::bind(&socket, group)?;
     let session = fuse::mount(fs.clone(), &mountpoint, &how)?;
     if let Err(error) = mounts::set_read_ahead(&mountpoint, READ_AHEAD) {
         log::debug!("large files are read in smaller pieces: {error}");
@@ -114,7 +115,7 @@ pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Res
     let dropper = Dropper::new(session.kernel.clone(), mountpoint.clone());
     let switcher = Switcher::new(store, fs.clone(), dropper, mountpoint.clone(), active);
     let service = Arc::new(Service::new(switcher, fs, session.kernel.clone()));
-    server.serve(service.clone())?;
+    let mut server = Server::start(listener, Limits::default(), service.clone())?;
 
     let (events, coming) = channel();
     watch_signals(events.clone())?;
@@ -259,7 +260,7 @@ fn take_lock(store: &Store) -> Result<Lock> {
         // Who answers keeps the store; one that was killed lets go of it in a moment. Until then the kernel still takes
         // connections for it.
         let pid = Client::connect(&store.socket_path()).ok().flatten().and_then(|mut client| {
-            client.call(&Request::Status, ANSWER).ok()?;
+            client.call(request::Status {}, ANSWER).ok()?;
             client.server_pid().ok()
         });
         if pid.is_some() || begun.elapsed() > DYING {
@@ -268,7 +269,7 @@ fn take_lock(store: &Store) -> Result<Lock> {
         std::thread::sleep(Duration::from_millis(10));
     };
     let who = pid.map_or_else(|| "another verfs".to_owned(), |pid| format!("process {pid}"));
-    Err(Error::failed(format!(
+    Err(Error::busy(format!(
         "the store {} is in use by {who}; it can be mounted once: see `verfs status --store {0}`",
         store.root().display()
     )))
@@ -283,7 +284,7 @@ fn lock_media(store: &Store) -> Result<Option<Lock>> {
     store.make_layer()?;
     match Lock::try_take(&home.join("orphans"), Hold::Exclusive)? {
         Some(lock) => Ok(Some(lock)),
-        None => Err(Error::failed(format!(
+        None => Err(Error::busy(format!(
             "{} is in use as the writable layer of another store; name another directory in verfs.toml (media)",
             home.display()
         ))),

@@ -126,7 +126,7 @@ impl Switcher {
                 line.switch = Some(state.active.switch);
             }
             // A wrong request changes nothing and is nobody's business later.
-            Err(Error::Request(_)) => return done,
+            Err(error) if error.is_request() => return done,
             Err(error) => {
                 line.to = request.to.as_ref().map(ToString::to_string);
                 line.ok = false;
@@ -291,7 +291,7 @@ impl Switcher {
             0 => "a process that could not be found holds a directory's lock".to_owned(),
             _ => format!("{} holds its lock", names.join(", ")),
         };
-        Error::failed(format!(
+        Error::busy(format!(
             "busy: the kernel could not drop what changes, and nothing moved for {} ms, because {who}; the old release stays. End that \
              process, or let it go on, and switch again",
             limit.as_millis()

@@ -5,21 +5,11 @@ use super::durable::Dir;
 use super::journal::{Asker, Line};
 use super::scope::Scope;
 use crate::error::{Context, Error, Result};
+use crate::protocol::Way;
 use rustix::io::Errno;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// How the directory came into the scope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// It was renamed: it is not where it was any more.
-    Renamed,
-    /// Its files share their blocks with those of the scope; it is still where it was.
-    Cloned,
-    /// It was copied; it is still where it was.
-    Copied,
-}
 
 /// What was done.
 #[derive(Debug)]

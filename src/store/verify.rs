@@ -4,7 +4,7 @@ use super::Store;
 use super::lock::Hold;
 use super::manifest::Manifest;
 use super::objects::Objects;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::tree::{Digest, Kind, ReleaseName, Tree};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -40,7 +40,7 @@ pub fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64)
         });
         match checked {
             Ok(()) => {}
-            Err(error @ Error::Request(_)) => return Err(error),
+            Err(error) if error.is_request() => return Err(error),
             Err(error) => report.damaged.push(error.to_string()),
         }
     }

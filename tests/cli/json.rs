@@ -50,7 +50,7 @@ fn status_has_its_fields_mounted_or_not() {
     rig.ok(&["switch", "02"]);
     let status = rig.json(&["status"]);
     has(&status, STATUS, "status");
-    has(&status, &["inflight_tidy", "degraded"], "status");
+    assert_eq!(status["tidy"], "done", "{status}");
     has(&status["descriptors"], &["open", "limit", "hits", "misses"], "descriptors");
     assert_eq!(status["store"], rig.store.to_str().unwrap());
     assert_eq!(status["mountpoint"], rig.mnt.to_str().unwrap());
@@ -114,16 +114,20 @@ fn switch_and_rollback_have_their_fields() {
     if support::skip_mounted() {
         return;
     }
-    let fields = ["from", "to", "changed", "call_us", "swap_us", "second", "waited_ms", "hidden", "tidy"];
+    let fields =
+        ["from", "to", "changed", "call_us", "swap_us", "second", "waited_us", "hidden", "tidy", "mounted", "warnings"];
     let mut rig = Rig::new();
     rig.init();
     rig.add("01", &page("one"));
     rig.add("02", &page("two").file("new", "n"));
     let first = rig.json(&["switch", "01"]);
     has(&first, &fields, "the first switch");
+    assert!(is_rfc3339(&first["second"]), "{first}");
     assert_eq!((&first["from"], &first["to"]), (&Value::Null, &"01".into()));
     let offline = rig.json(&["switch", "02"]);
     has(&offline, &fields, "a switch without a daemon");
+    assert_eq!(offline["mounted"], false);
+    assert!(offline["second"].as_str() >= first["second"].as_str(), "{first} {offline}");
     rig.json(&["switch", "01"]);
     rig.mount();
     for (verb, from, to, changed) in
@@ -131,6 +135,8 @@ fn switch_and_rollback_have_their_fields() {
     {
         let done = rig.json(verb);
         has(&done, &fields, "a switch");
+        assert!(is_rfc3339(&done["second"]), "{done}");
+        assert_eq!(done["mounted"], true, "{done}");
         assert_eq!((&done["from"], &done["to"]), (&from.into(), &to.into()), "{done}");
         assert_eq!(done["changed"], changed, "{done}");
         assert_eq!(done["tidy"], "done", "{done}");
@@ -144,7 +150,7 @@ fn add_list_log_and_diff_have_their_fields() {
     let rig = Rig::new();
     rig.init();
     let added = rig.add("01", &page("one"));
-    let fields = ["name", "files", "bytes", "read_bytes", "new_bytes", "seconds", "identical", "warnings"];
+    let fields = ["name", "files", "bytes", "read_bytes", "new_bytes", "call_us", "identical", "warnings"];
     has(&added, &fields, "add");
     assert_eq!((&added["name"], &added["identical"]), (&"01".into(), &false.into()));
     rig.add("02", &page("two"));
@@ -216,14 +222,24 @@ fn every_verb_prints_one_value_with_json() {
 fn errors_are_an_object_on_standard_error() {
     let rig = Rig::new();
     rig.init();
-    for (args, code) in [(&["switch", "nope"][..], 2), (&["reload"], 1), (&["umount"], 2)] {
+    rig.add("01", &page("one"));
+    rig.ok(&["switch", "01"]);
+    let table = [
+        (&["switch", "nope"][..], 2, "not-found"),
+        (&["remove", "01"], 2, "refused"),
+        (&["switch", ".hidden"], 2, "request"),
+        (&["reload"], 1, "failed"),
+        (&["umount"], 2, "request"),
+        (&["switch"], 2, "request"),
+    ];
+    for (args, code, kind) in table {
         let args: Vec<&OsStr> = args.iter().map(OsStr::new).chain([OsStr::new("--json")]).collect();
         let outcome = rig.verfs(&args);
         assert_eq!(outcome.code, code, "{args:?}: {outcome:?}");
         assert_eq!(outcome.stdout, "");
         let value: Value = serde_json::from_str(&outcome.stderr).unwrap();
         let fields: Vec<&String> = value.as_object().unwrap().keys().collect();
-        assert_eq!(fields, ["code", "error"]);
-        assert_eq!(value["code"], code);
+        assert_eq!(fields, ["code", "error", "kind"]);
+        assert_eq!((&value["code"], &value["kind"]), (&code.into(), &kind.into()), "{args:?}: {value}");
     }
 }

@@ -169,6 +169,43 @@ fn what_hides_the_release_is_listed_and_given_up_with_a_mount_and_without() {
     }
 }
 
+/// With a mount the names come in pages of 64 KiB, without one all at once: the answer is the same.
+#[test]
+fn a_restore_of_many_names_counts_and_lists_them_all() {
+    if skip_mounted() {
+        return;
+    }
+    const MANY: usize = 700;
+    let name = |number: usize| format!("{number:0200}");
+    for mounted in [true, false] {
+        let mut rig = store(&["media"]);
+        let tree = (0..MANY).fold(Tree::new(), |tree, number| tree.file(format!("media/{}", name(number)), "r"));
+        rig.add("2", &tree);
+        rig.ok(&["switch", "2"]);
+        rig.mount();
+        let scope = rig.mnt.join("media");
+        (0..MANY).for_each(|number| fs::remove_file(scope.join(name(number))).unwrap());
+        if !mounted {
+            rig.umount();
+        }
+        let value = rig.json(&["media", "restore", "media"]);
+        assert_eq!((&value["count"], &value["next"]), (&MANY.into(), &serde_json::Value::Null), "mounted: {mounted}");
+        let listed: Vec<&str> =
+            value["restored"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
+        let all: Vec<String> = (0..MANY).map(|number| format!("media/{}", name(number))).collect();
+        assert_eq!(listed, all, "mounted: {mounted}");
+        let log = rig.json(&["log"]);
+        assert_eq!(log.as_array().unwrap().last().unwrap()["note"], format!("media ({MANY} names)"));
+        if mounted {
+            assert_eq!(fs::read_dir(&scope).unwrap().count(), MANY);
+            // And for people.
+            (0..MANY).for_each(|number| fs::remove_file(scope.join(name(number))).unwrap());
+            let said = rig.ok(&["media", "restore", "media"]);
+            assert_eq!(said.lines().count(), MANY, "{said}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_restored_is_refused_with_the_reason() {
     if skip_mounted() {
