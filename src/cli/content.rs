@@ -215,8 +215,8 @@ fn pinned(store: &Store) -> Result<HashSet<Digest>> {
         return match store.lock_active()? {
             Some(_) => Ok(pinned),
             None => Err(Error::busy(format!(
-                "a process has the store {} locked and does not answer, so nobody can say what it still reads; end it, or \
-                 run gc again when it answers",
+                "a process has the store {} locked and does not answer, so nobody can say what it still reads; end \
+                 it, or run gc again when it answers",
                 store.root().display()
             ))),
         };

@@ -3,6 +3,7 @@
 use super::output::{Output, show_path};
 use super::releases::{differences, letter};
 use super::which;
+use crate::daemon::unmounted;
 use crate::error::{Error, Result};
 use crate::protocol::{DryRun, Switched, Tidy, Time, request};
 use crate::store::activate::{self, Request as Target};
@@ -87,8 +88,8 @@ pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Op
     }
 }
 
-/// Reads the whole manifest: damage is found before it matters. That is this command's work and not the daemon's, and at
-/// a low priority: it can wait for the visitors.
+/// Reads the whole manifest: damage is found before it matters. The command does it and not the daemon, at a low
+/// priority: it can wait for the visitors.
 fn check(manifest: &Manifest) -> Result<()> {
     std::thread::scope(|scope| {
         let checking = std::thread::Builder::new().spawn_scoped(scope, || {
@@ -128,6 +129,13 @@ fn without_daemon(store: &Store, _lock: &Lock, request: &Target, message: Option
     }
     let _releases = store.lock_releases(Hold::Shared)?;
     let new = store.manifest(&name)?;
+    if was.is_some() {
+        // The switch is the way out of damage, so this must not be in its way.
+        match unmounted::hidden_in_switch(store, &name) {
+            Ok(hidden) => switched.hidden = hidden as u64,
+            Err(error) => log::warn!("hidden names are not counted: {error}"),
+        }
+    }
     let mut prepared = match &was {
         None => activate::first(&name),
         Some(was) => {
@@ -173,14 +181,18 @@ fn dry_run(store: &Store, name: &ReleaseName, output: Output) -> Result<()> {
     };
     let old = store.manifest(&active.release()?)?;
     let changes = differences(&old, &new)?;
-    let value = DryRun { from: Some(active.release.clone()), to: name.to_string(), hidden: 0, changes };
+    let hidden = unmounted::hidden_in_switch(store, name)? as u64;
+    let value = DryRun { from: Some(active.release.clone()), to: name.to_string(), hidden, changes };
     output.result(&value, || {
         let mut text = String::new();
         for difference in &value.changes {
             text += &format!("{} {}\n", letter(difference.change), show_path(&difference.path.decode()));
         }
         let count = value.changes.len();
-        text + &format!("{} -> {name}: {count} changed entries; nothing was switched\n", active.release)
+        text + &format!(
+            "{} -> {name}: {count} changed entries, {hidden} hidden by media; nothing was switched\n",
+            active.release
+        )
     });
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Where the socket lies, and who is at the other end of it.
 //!
-//! An address of a Unix socket has room for 107 bytes (unix(7)), a store's path may have 4,095. So an [`Address`] keeps a
-//! descriptor of the socket's directory: a long path is reached as `/proc/self/fd/N/NAME`. A short one is used as it
+//! An address of a Unix socket has room for 107 bytes (unix(7)), a store's path may have 4,095. So an [`Address`] keeps
+//! a descriptor of the socket's directory: a long path is reached as `/proc/self/fd/N/NAME`. A short one is used as it
 //! is, so that `ss` and `lsof` show where it lies.
 
 use super::server::Peer;

@@ -80,7 +80,7 @@ impl Connections {
         Some(Slot { connections: Arc::clone(self), number })
     }
 
-    /// Ends all connections: idle ones at once, those that wait for an answer when they have it or when `drain` is over.
+    /// Ends all connections: idle ones at once, the others when their answer is sent or `drain` is over.
     pub(super) fn close_all(&self, drain: Duration) {
         let deadline = Instant::now() + drain;
         let mut open = self.open.lock();

@@ -66,7 +66,7 @@ impl Listener {
         Listener::of(socket, file).map_err(failed)
     }
 
-    /// Takes over a socket that another process has bound to `path` and listens on. Clients that are queued stay queued.
+    /// Takes over a socket that another process has bound to `path` and listens on. Queued clients stay queued.
     /// The peer that clients see stays the process that called listen(2).
     ///
     /// # Errors

@@ -30,8 +30,8 @@ pub struct Peer {
 
 /// What the daemon does with a request. Called from one thread a connection, several at once.
 pub trait Answer: Send + Sync + 'static {
-    /// The reply, of the type that belongs to the request. The server has checked that `peer` may ask this. A panic here
-    /// becomes an error reply.
+    /// The reply, of the type that belongs to the request. The server has checked that `peer` may ask this. A panic
+    /// here becomes an error reply.
     ///
     /// # Errors
     /// Go to the client as text, exit code and kind.

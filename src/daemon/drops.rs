@@ -7,7 +7,7 @@
 use crate::error::{Errno, Error, Result};
 use crate::fault::{self, Skip};
 use crate::fs::Release;
-use crate::fs::media::{Scopes, media_of};
+use crate::fs::media::{Media, Scopes, media_of};
 use crate::fuse::Kernel;
 use crate::store::settings::Barrier;
 use crate::store::upper::split;
@@ -84,9 +84,18 @@ impl Change {
     }
 
     /// Changed names in scopes, by their paths.
-    pub fn scoped_paths(&self) -> Result<Vec<Vec<u8>>> {
+    fn scoped_paths(&self) -> Result<Vec<Vec<u8>>> {
         let entries = self.changes.entries.iter().filter(|entry| self.scoped.contains(&entry.dir));
         entries.map(|entry| self.path_of(entry)).collect()
+    }
+
+    /// How many changed names in scopes the writable layer hides.
+    pub fn hidden_by(&self, media: &Media) -> Result<usize> {
+        let mut hidden = 0;
+        for path in self.scoped_paths()? {
+            hidden += usize::from(media.hides(&path)?);
+        }
+        Ok(hidden)
     }
 
     /// The number by which the kernel knows a changed directory.

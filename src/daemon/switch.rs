@@ -300,12 +300,7 @@ impl Switcher {
 
     /// How many changed names in scopes the writable layer hides.
     fn hidden(&self, change: &Change) -> Result<usize> {
-        let Some(media) = &self.fs.media else { return Ok(0) };
-        let mut hidden = 0;
-        for path in change.scoped_paths()? {
-            hidden += usize::from(media.hides(&path)?);
-        }
-        Ok(hidden)
+        self.fs.media.as_ref().map_or(Ok(0), |media| change.hidden_by(media))
     }
 
     /// A scope needs the directory that it lies in.

@@ -12,19 +12,19 @@
 //!           {"protocol":1,"op":"pinned","after":0}                                      after: 0 when missing
 //!           {"protocol":1,"op":"repacked"}
 //!           {"protocol":1,"op":"restore","path":"media/logo.png","after":0}             after: 0 when missing
-//! reply     {"protocol":1,"ok":VALUE}                                                   VALUE: the type of `Call::Reply`
-//!           {"error":TEXT,"code":1,"kind":"busy"}                                       a [`Failure`]
+//! reply     {"protocol":1,"ok":VALUE}                                                   VALUE: a `Call::Reply`
+//!           {"error":TEXT,"code":1,"kind":"busy"}                                       a `Failure`
 //! ```
 //!
 //! # Versions
 //!
-//! `protocol` is the oldest [`PROTOCOL`] in which the line means what it means now; missing, it is 0. A daemon refuses a
-//! request of a newer protocol than its own, and a command a reply; both say what to do. Whoever changes the meaning of a
-//! request or of a reply adds one to [`PROTOCOL`]. `umount`, its reply and errors have no number, and stay as they are:
-//! so a command can end any daemon, older or newer.
+//! `protocol` is the oldest [`PROTOCOL`] in which the line means what it means now; missing, it is 0. A daemon refuses
+//! a request of a newer protocol than its own, and a command refuses such a reply; both say what to do. A change of
+//! what a request or a reply means adds one to [`PROTOCOL`]. `umount`, its reply and errors have no number, and stay as
+//! they are: so a command can end any daemon, older or newer.
 //!
-//! Requests are strict: an unknown op or field is refused, so that a typo never does half of what was meant. Replies are
-//! read leniently, so that a newer daemon may say more.
+//! Requests are strict: an unknown op or field is refused, so that a typo never does half of what was meant. Replies
+//! are read leniently, so that a newer daemon may say more.
 //!
 //! # Values
 //!

@@ -1,4 +1,5 @@
-//! docs/schema keeps a JSON schema of every type that leaves the program: what scripts depend on does not change unseen.
+//! docs/schema keeps a JSON schema of every type that leaves the program, so that what scripts depend on does not change
+//! unseen.
 
 #![allow(clippy::unwrap_used)]
 use super::*;

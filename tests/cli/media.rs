@@ -169,6 +169,36 @@ fn what_hides_the_release_is_listed_and_given_up_with_a_mount_and_without() {
     }
 }
 
+#[test]
+fn a_dry_run_counts_the_hidden_names_that_the_switch_counts() {
+    if skip_mounted() {
+        return;
+    }
+    for mounted in [true, false] {
+        let mut rig = store(&["media"]);
+        let tree = Tree::new()
+            .file("page", "other")
+            .file("media/logo", "other")
+            .file("media/theme/a", "other")
+            .file("media/theme/b", "b")
+            .file("media/other/c", "other");
+        rig.add("2", &tree);
+        rig.ok(&["switch", "1"]);
+        rig.mount();
+        let scope = rig.mnt.join("media");
+        fs::write(scope.join("logo"), "mine").unwrap();
+        fs::write(scope.join("theme/b"), "mine, and the same in both releases").unwrap();
+        fs::remove_dir_all(scope.join("other")).unwrap();
+        if !mounted {
+            rig.umount();
+        }
+        assert_eq!(rig.json(&["switch", "--dry-run", "2"])["hidden"], 2, "mounted: {mounted}");
+        assert!(rig.ok(&["switch", "--dry-run", "2"]).contains("4 changed entries, 2 hidden by media"));
+        assert_eq!(rig.json(&["switch", "2"])["hidden"], 2, "mounted: {mounted}");
+        assert_eq!(rig.json(&["switch", "--dry-run", "1"])["hidden"], 2, "mounted: {mounted}");
+    }
+}
+
 /// With a mount the names come in pages of 64 KiB, without one all at once: the answer is the same.
 #[test]
 fn a_restore_of_many_names_counts_and_lists_them_all() {
