@@ -175,9 +175,11 @@ impl Request {
     }
 }
 
-/// A line. The number stands beside the request's own fields.
+/// A request as it stands in a line: the number beside its own fields.
 #[derive(Serialize, Deserialize)]
-struct RequestLine<R> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct RequestLine<R> {
+    /// The oldest protocol in which the request means what is meant.
     #[serde(default, skip_serializing_if = "super::is_zero")]
     protocol: u32,
     #[serde(flatten)]

@@ -2,6 +2,7 @@
 //! unseen.
 
 #![allow(clippy::unwrap_used)]
+use super::request::RequestLine;
 use super::*;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -22,16 +23,25 @@ impl JsonSchema for Time {
     }
 }
 
-/// The name of the file, and what it holds.
+/// The name of the file, and what it holds: what is written, all fields.
 fn schema_of<T: JsonSchema>(name: &'static str) -> (&'static str, String) {
-    let schema = SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<T>();
+    written::<T>(name, SchemaSettings::draft2020_12().for_serialize())
+}
+
+/// What is read: fields may be missing.
+fn schema_of_read<T: JsonSchema>(name: &'static str) -> (&'static str, String) {
+    written::<T>(name, SchemaSettings::draft2020_12().for_deserialize())
+}
+
+fn written<T: JsonSchema>(name: &'static str, settings: SchemaSettings) -> (&'static str, String) {
+    let schema = settings.into_generator().into_root_schema_for::<T>();
     (name, serde_json::to_string_pretty(&schema).unwrap() + "\n")
 }
 
 /// By the verb that prints it, or by what it is on the socket.
 fn schemas() -> Vec<(&'static str, String)> {
     vec![
-        schema_of::<Request>("request"),
+        schema_of_read::<RequestLine<Request>>("request"),
         schema_of::<Failure>("error"),
         schema_of::<Done>("done"),
         schema_of::<Pinned>("pinned"),
