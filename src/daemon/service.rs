@@ -158,18 +158,19 @@ impl Service {
         let count = restored.len() as u64;
         let names = restored.iter().map(|restored| EncodedPath::from(&restored.path[..]));
         let names = names.filter(|name| fitting(std::slice::from_ref(name), PAGE) == 1).collect();
-        *self.last_restore.lock() = LastRestore { path: path.clone(), names, count };
-        self.restored_page(path, 0)
+        let restore = LastRestore { path: path.clone(), names, count };
+        let first = restore.page(0);
+        *self.last_restore.lock() = if first.next.is_some() { restore } else { LastRestore::default() };
+        Ok(first)
     }
 
-    /// A page of what the last `restore` let show again.
+    /// A later page of what the last `restore` let show again.
     fn restored_page(&self, path: &EncodedPath, after: u64) -> Result<protocol::Restored> {
         let last = self.last_restore.lock();
         if last.path != *path {
             return Err(Error::not_found(format!("{path} was not what was restored last, so its names are not known")));
         }
-        let (restored, next) = page(&last.names, after);
-        Ok(protocol::Restored { restored, count: last.count, next })
+        Ok(last.page(after))
     }
 
     /// Hashes of objects that the kernel may still ask for, of releases that were removed from the store.
@@ -237,6 +238,13 @@ impl Answer for Service {
             Request::Restore(Restore { path, after: 0 }) => self.restore(&path).map(Reply::Restored),
             Request::Restore(Restore { path, after }) => self.restored_page(&path, after).map(Reply::Restored),
         }
+    }
+}
+
+impl LastRestore {
+    fn page(&self, after: u64) -> protocol::Restored {
+        let (restored, next) = page(&self.names, after);
+        protocol::Restored { restored, count: self.count, next }
     }
 }
 

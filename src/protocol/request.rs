@@ -177,7 +177,7 @@ impl Request {
 
 /// A request as it stands in a line: the number beside its own fields.
 #[derive(Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(super) struct RequestLine<R> {
     /// The oldest protocol in which the request means what is meant.
     #[serde(default, skip_serializing_if = "super::is_zero")]
