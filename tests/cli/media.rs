@@ -3,6 +3,7 @@
 use super::support::disk::SmallDisk;
 use super::support::tree::Tree;
 use super::support::{Rig, skip_mounted};
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -232,6 +233,11 @@ fn a_restore_of_many_names_counts_and_lists_them_all() {
             (0..MANY).for_each(|number| fs::remove_file(scope.join(name(number))).unwrap());
             let said = rig.ok(&["media", "restore", "media"]);
             assert_eq!(said.lines().count(), MANY, "{said}");
+            // Pages are of that restore, and of no other one.
+            let mut control = rig.control();
+            let mut page = |path: &str| control.ask(&json!({ "op": "restore", "path": path, "after": MANY - 1 }));
+            assert_eq!(page("media").unwrap()["restored"], json!([format!("media/{}", name(MANY - 1))]));
+            assert!(page("media/logo").unwrap_err().contains("not what was restored last"));
         }
     }
 }
