@@ -1,8 +1,9 @@
 //! The one error type: what happened, to what, and what to do.
 //!
-//! It is translated at three doors only: `fuse/` asks for [`Error::errno`], `control/` sends text and code,
+//! It is translated at three doors only: `fuse/` asks for [`Error::errno`], `control/` sends text, code and kind,
 //! and `cli/` exits with [`Error::exit_code`]. What is a fault of a disk is said by one table, [`verdict`].
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 
@@ -40,6 +41,39 @@ pub enum Error {
         /// What the disk said.
         errno: Errno,
     },
+    /// An error whose kind says more than the variants above: made here, or read from a daemon's reply.
+    Reported {
+        /// What kind of failure it was.
+        kind: ErrorKind,
+        /// The exit code, 1 or 2.
+        code: u8,
+        /// What happened, to what, and what to do.
+        text: String,
+    },
+}
+
+/// The kind of a failure in one word, for scripts; the text beside it is for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    /// The request was wrong in itself: a name, a path or an option that cannot be.
+    Request,
+    /// What was asked for is not there.
+    NotFound,
+    /// The request was understood, and the rules of the store forbid it.
+    Refused,
+    /// Who asked may not.
+    PermissionDenied,
+    /// Somebody holds what is needed; try again.
+    Busy,
+    /// The disk, or a quota, has no room.
+    NoSpace,
+    /// Something on disk is not what it was when it was written.
+    Damaged,
+    /// Anything else. A kind that this version does not know yet is read as this one.
+    #[serde(other)]
+    Failed,
 }
 
 impl Error {
@@ -58,6 +92,26 @@ impl Error {
         Self::Damaged(text.into())
     }
 
+    /// The thing asked for is not there (exit code 2).
+    pub fn not_found(text: impl Into<String>) -> Self {
+        Self::reported(ErrorKind::NotFound, 2, text)
+    }
+
+    /// The store's rules forbid what was asked (exit code 2).
+    pub fn refused(text: impl Into<String>) -> Self {
+        Self::reported(ErrorKind::Refused, 2, text)
+    }
+
+    /// Somebody holds what is needed (exit code 1).
+    pub fn busy(text: impl Into<String>) -> Self {
+        Self::reported(ErrorKind::Busy, 1, text)
+    }
+
+    /// An error of this kind. An exit code that is neither 1 nor 2 counts as 1.
+    pub fn reported(kind: ErrorKind, code: u8, text: impl Into<String>) -> Self {
+        Self::Reported { kind, code: if code == 2 { 2 } else { 1 }, text: text.into() }
+    }
+
     /// A failed system call, with what was being done to what.
     pub fn io(context: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Io { context: context.into(), source: source.into() }
@@ -74,7 +128,7 @@ impl Error {
             Self::Errno(_) | Self::Refused => Verdict::Answer,
             Self::Disk { operation, errno, .. } => verdict(operation, *errno),
             Self::Io { .. } => verdict("", self.errno()),
-            Self::Request(_) | Self::Failed(_) | Self::Damaged(_) => Verdict::FileFault,
+            Self::Request(_) | Self::Failed(_) | Self::Damaged(_) | Self::Reported { .. } => Verdict::FileFault,
         }
     }
 
@@ -82,8 +136,27 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Request(_) => 2,
+            Self::Reported { code, .. } => *code,
             _ => 1,
         }
+    }
+
+    /// The kind of failure, for scripts.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Request(_) => ErrorKind::Request,
+            Self::Failed(_) => ErrorKind::Failed,
+            Self::Damaged(_) => ErrorKind::Damaged,
+            Self::Io { source, .. } => source.raw_os_error().map_or(ErrorKind::Failed, ErrorKind::of_errno),
+            Self::Errno(errno) | Self::Disk { errno, .. } => ErrorKind::of_errno(errno.raw_os_error()),
+            Self::Refused => ErrorKind::Refused,
+            Self::Reported { kind, .. } => *kind,
+        }
+    }
+
+    /// Whether the request was wrong, so that nothing was tried (exit code 2).
+    pub fn is_request(&self) -> bool {
+        self.exit_code() == 2
     }
 
     /// The number that the kernel is given for this error.
@@ -93,7 +166,7 @@ impl Error {
             Self::Refused => Errno::ROFS,
             Self::Io { source, .. } => source.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error),
             // Not EINVAL: a request of the kernel's is never malformed by its user.
-            Self::Request(_) | Self::Failed(_) | Self::Damaged(_) => Errno::IO,
+            Self::Request(_) | Self::Failed(_) | Self::Damaged(_) | Self::Reported { .. } => Errno::IO,
         }
     }
 
@@ -171,10 +244,24 @@ pub fn errno_name(errno: Errno) -> String {
     format!("{:?}", nix::errno::Errno::from_raw(errno.raw_os_error()))
 }
 
+impl ErrorKind {
+    fn of_errno(number: i32) -> Self {
+        match Errno::from_raw_os_error(number) {
+            Errno::NOENT => Self::NotFound,
+            Errno::ACCESS | Errno::PERM => Self::PermissionDenied,
+            Errno::BUSY => Self::Busy,
+            Errno::NOSPC | Errno::DQUOT => Self::NoSpace,
+            _ => Self::Failed,
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Request(text) | Self::Failed(text) | Self::Damaged(text) => f.write_str(text),
+            Self::Request(text) | Self::Failed(text) | Self::Damaged(text) | Self::Reported { text, .. } => {
+                f.write_str(text)
+            }
             Self::Io { context, source } => write!(f, "{context}: {source}"),
             Self::Errno(errno) => write!(f, "{errno}"),
             Self::Refused => f.write_str("the path lies in no scope, so it cannot be written"),
@@ -224,18 +311,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_error_has_its_errno_and_exit_code() {
+    fn every_error_has_its_errno_exit_code_and_kind() {
         let io = |code| Error::io("reading x", io::Error::from_raw_os_error(code));
         let table = [
-            (Error::request("r"), Errno::IO, 2),
-            (Error::failed("f"), Errno::IO, 1),
-            (Error::damaged("d"), Errno::IO, 1),
-            (io(libc::ENOSPC), Errno::NOSPC, 1),
-            (Error::io("x", io::Error::other("no number")), Errno::IO, 1),
-            (Error::Errno(Errno::ROFS), Errno::ROFS, 1),
+            (Error::request("r"), Errno::IO, 2, ErrorKind::Request),
+            (Error::failed("f"), Errno::IO, 1, ErrorKind::Failed),
+            (Error::damaged("d"), Errno::IO, 1, ErrorKind::Damaged),
+            (Error::not_found("n"), Errno::IO, 2, ErrorKind::NotFound),
+            (Error::refused("r"), Errno::IO, 2, ErrorKind::Refused),
+            (Error::busy("b"), Errno::IO, 1, ErrorKind::Busy),
+            (Error::reported(ErrorKind::NoSpace, 77, "n"), Errno::IO, 1, ErrorKind::NoSpace),
+            (io(libc::ENOSPC), Errno::NOSPC, 1, ErrorKind::NoSpace),
+            (io(libc::EDQUOT), Errno::DQUOT, 1, ErrorKind::NoSpace),
+            (io(libc::EACCES), Errno::ACCESS, 1, ErrorKind::PermissionDenied),
+            (io(libc::EBUSY), Errno::BUSY, 1, ErrorKind::Busy),
+            (io(libc::EIO), Errno::IO, 1, ErrorKind::Failed),
+            (Error::io("x", io::Error::other("no number")), Errno::IO, 1, ErrorKind::Failed),
+            (Error::Errno(Errno::NOENT), Errno::NOENT, 1, ErrorKind::NotFound),
+            (Error::Errno(Errno::ROFS), Errno::ROFS, 1, ErrorKind::Failed),
         ];
-        for (error, errno, code) in table {
-            assert_eq!((error.errno(), error.exit_code()), (errno, code), "{error}");
+        for (error, errno, code, kind) in table {
+            assert_eq!((error.errno(), error.exit_code(), error.kind()), (errno, code, kind), "{error}");
+            assert_eq!(error.is_request(), code == 2, "{error}");
         }
         assert!(io(libc::EDQUOT).is_no_space() && !io(libc::EIO).is_no_space());
         assert!(io(libc::ENOENT).is_not_found() && Error::Errno(Errno::NOENT).is_not_found());

@@ -4,7 +4,7 @@
 //! pointer. The layers point one way, and `tests/layering.rs` keeps them so:
 //!
 //! ```text
-//! main > cli > worker > control > fuse > switch > fs > store > tree > error, sys, fault
+//! main > cli > worker > control > fuse > switch > fs > store > protocol > tree > error, sys, fault
 //! ```
 
 pub mod cli;
@@ -13,6 +13,7 @@ pub mod error;
 pub mod fault;
 pub mod fs;
 pub mod fuse;
+pub mod protocol;
 pub mod store;
 pub mod switch;
 pub mod sys;

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -14,9 +15,11 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use verfs::control::client::Client;
-use verfs::control::protocol::{MAX_LINE, Request};
+use verfs::control::listener::Listener;
 use verfs::control::server::{Answer, Limits, Peer, Server};
-use verfs::error::{Error, Result};
+use verfs::error::{self, Error, Result};
+use verfs::protocol::request::{Status, Switch, Umount};
+use verfs::protocol::{Done, EncodedPath, MAX_LINE, Pinned, Refused, Reply, Request, Switched, Tidy, Time};
 
 /// Nothing here may take longer; what does is a hang.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,6 +28,50 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const NOBODY: u32 = 65534;
 
 const STATUS: &str = r#"{"op":"status"}"#;
+
+/// A reply of this length and some fields just fits into a line.
+const LARGE: usize = MAX_LINE - 1000;
+
+/// The status of a daemon that only pretends: who asked stands among the counters.
+fn status(peer: Peer) -> Reply {
+    let upcalls = [("uid", u64::from(peer.uid)), ("pid", peer.pid as u64)];
+    Reply::Status(verfs::protocol::Status {
+        store: EncodedPath::from(Path::new("/store")),
+        mountpoint: None,
+        release: Some("fake".into()),
+        previous: None,
+        since: None,
+        switch: 0,
+        switches: 0,
+        keeper_pid: None,
+        worker_pid: None,
+        upcalls: upcalls.map(|(name, count)| (name.to_owned(), count)).into(),
+        descriptors: None,
+        limits: Vec::new(),
+        refused: Refused::default(),
+        tidy: Tidy::Done,
+        degraded: Vec::new(),
+        faults: verfs::protocol::Faults::default(),
+        switching: None,
+    })
+}
+
+/// The answer to a switch, of any length.
+fn switched(to: &str, warning: &str) -> Reply {
+    Reply::Switched(Switched {
+        from: None,
+        to: to.into(),
+        changed: 0,
+        hidden: Some(0),
+        call_us: 0,
+        swap_us: 0.0,
+        waited_us: 0,
+        second: Time(0),
+        tidy: Tidy::Done,
+        mounted: true,
+        warnings: vec![warning.into()],
+    })
+}
 
 /// A daemon that only pretends: the release name of a switch says what shall happen.
 #[derive(Default)]
@@ -49,28 +96,29 @@ impl FakeDaemon {
 }
 
 impl Answer for FakeDaemon {
-    fn answer(&self, request: Request, peer: Peer) -> Result<Value> {
+    fn answer(&self, request: Request, peer: Peer) -> Result<Reply> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         match request {
-            Request::Switch { release, .. } => match release.as_str() {
+            Request::Switch(Switch { release, .. }) => match release.as_str() {
                 "panic" => panic!("on purpose"),
-                "panic with a value" => std::panic::panic_any(7),
-                "missing" => Err(Error::request("no such release: missing")),
+                "panic-with-a-value" => std::panic::panic_any(7),
+                "missing" => Err(Error::not_found("no such release: missing")),
                 "broken" => Err(Error::failed("the disk is full")),
-                "huge" => Ok(json!("x".repeat(MAX_LINE))),
-                "large" => Ok(json!("x".repeat(MAX_LINE - 100))),
+                "huge" => Ok(switched("huge", &"x".repeat(MAX_LINE))),
+                "large" => Ok(switched("large", &"x".repeat(LARGE))),
                 "hold" => {
                     let mut held = self.held.lock().unwrap();
                     held.0 = true;
                     self.changed.notify_all();
                     let (held, late) = self.changed.wait_timeout_while(held, PATIENCE, |(_, free)| !*free).unwrap();
                     assert!(held.1 && !late.timed_out(), "nobody released the daemon");
-                    Ok(json!("held"))
+                    Ok(switched("held", ""))
                 }
-                _ => Ok(json!({ "to": release })),
+                name => Ok(switched(name, "")),
             },
-            Request::Pinned { after } => Ok(json!(after)),
-            request => Ok(json!({ "op": request.op(), "uid": peer.uid, "pid": peer.pid })),
+            Request::Pinned(pinned) => Ok(Reply::Pinned(Pinned { objects: Vec::new(), next: Some(pinned.after) })),
+            Request::Status(_) => Ok(status(peer)),
+            _ => Ok(Reply::Done(Done {})),
         }
     }
 }
@@ -93,8 +141,8 @@ impl Scene {
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let path = directory.path().join("control.sock");
         let daemon = Arc::new(FakeDaemon::default());
-        let mut server = Server::bind(&path, group).unwrap().with_limits(limits);
-        server.serve(Arc::clone(&daemon) as Arc<dyn Answer>).unwrap();
+        let listener = Listener::bind(&path, group).unwrap();
+        let server = Server::start(listener, limits, Arc::clone(&daemon) as Arc<dyn Answer>).unwrap();
         Scene { directory, path, daemon, server }
     }
 
@@ -104,7 +152,7 @@ impl Scene {
 
     /// What every test ends with: the server is as good as new.
     fn answers_as_ever(&self) {
-        assert_eq!(self.raw().ask(STATUS)["ok"]["op"], "status");
+        assert_eq!(self.raw().ask(STATUS)["ok"]["release"], "fake");
     }
 }
 
@@ -163,6 +211,14 @@ fn switch(release: &str) -> String {
     json!({ "op": "switch", "release": release }).to_string()
 }
 
+fn call(release: &str) -> Switch {
+    Switch { release: release.parse().unwrap(), message: None, uid: None }
+}
+
+fn serve(listener: Listener) -> Server {
+    Server::start(listener, Limits::default(), Arc::new(FakeDaemon::default())).unwrap()
+}
+
 fn client(path: &Path) -> Client {
     Client::connect(path).unwrap().expect("a daemon listens")
 }
@@ -189,7 +245,7 @@ fn garbage_gets_an_error_and_the_connection_goes_on() {
         raw.send(b"\n");
         let text = raw.error(2);
         assert!(text.contains(reason), "{text}");
-        assert_eq!(raw.ask(STATUS)["ok"]["op"], "status");
+        assert_eq!(raw.ask(STATUS)["ok"]["release"], "fake");
     }
     assert_eq!(scene.daemon.asked.load(Ordering::SeqCst), table.len(), "garbage reached the daemon");
 }
@@ -201,7 +257,7 @@ fn requests_that_come_in_pieces_or_many_at_once_are_answered_in_order() {
     for byte in format!("{STATUS}\n").bytes() {
         raw.send(&[byte]);
     }
-    assert_eq!(raw.receive()["ok"]["op"], "status");
+    assert_eq!(raw.receive()["ok"]["release"], "fake");
     let mut batch = String::new();
     for after in 0..500 {
         batch += &format!("{}\n", json!({ "op": "pinned", "after": after }));
@@ -209,10 +265,10 @@ fn requests_that_come_in_pieces_or_many_at_once_are_answered_in_order() {
     batch += "{\"op\":\"pinned\",\"aft";
     raw.send(batch.as_bytes());
     for after in 0..500 {
-        assert_eq!(raw.receive(), json!({ "ok": after }));
+        assert_eq!(raw.receive()["ok"]["next"], after);
     }
     raw.send(b"er\":500}\n");
-    assert_eq!(raw.receive(), json!({ "ok": 500 }));
+    assert_eq!(raw.receive(), json!({ "protocol": 1, "ok": { "objects": [], "next": 500 } }));
 }
 
 #[test]
@@ -223,7 +279,7 @@ fn a_line_of_64_kib_is_read_and_one_byte_more_is_refused_and_ends_the_connection
     line.resize(MAX_LINE, b' ');
     line.push(b'\n');
     raw.send(&line);
-    assert_eq!(raw.receive()["ok"]["op"], "status");
+    assert_eq!(raw.receive()["ok"]["release"], "fake");
     line.insert(0, b' ');
     raw.send(&line);
     let text = raw.error(2);
@@ -268,7 +324,7 @@ fn a_peer_that_has_shut_its_writing_half_gets_all_its_replies() {
     let mut raw = scene.raw();
     raw.send(format!("{STATUS}\n{}\n", switch("03")).as_bytes());
     raw.stream().shutdown(Shutdown::Write).unwrap();
-    assert_eq!(raw.receive()["ok"]["op"], "status");
+    assert_eq!(raw.receive()["ok"]["release"], "fake");
     assert_eq!(raw.receive()["ok"]["to"], "03");
     raw.is_at_its_end();
 }
@@ -349,7 +405,7 @@ fn a_hundred_clients_at_once_are_all_answered() {
             let (scene, connected) = (&scene, &connected);
             scope.spawn(move || {
                 let mut raw = scene.raw();
-                assert_eq!(raw.ask(STATUS)["ok"]["op"], "status");
+                assert_eq!(raw.ask(STATUS)["ok"]["release"], "fake");
                 connected.fetch_add(1, Ordering::SeqCst);
                 let deadline = Instant::now() + PATIENCE;
                 while connected.load(Ordering::SeqCst) < 100 {
@@ -358,9 +414,10 @@ fn a_hundred_clients_at_once_are_all_answered() {
                 }
                 for round in 0..20 {
                     let after = client * 1000 + round;
-                    assert_eq!(raw.ask(&json!({ "op": "pinned", "after": after }).to_string()), json!({ "ok": after }));
+                    let request = json!({ "op": "pinned", "after": after });
+                    assert_eq!(raw.ask(&request.to_string())["ok"]["next"], after);
                     let release = format!("r{client}-{round}");
-                    assert_eq!(raw.ask(&switch(&release)), json!({ "ok": { "to": release } }));
+                    assert_eq!(raw.ask(&switch(&release))["ok"]["to"], release);
                 }
             });
         }
@@ -377,17 +434,18 @@ fn one_client_too_many_is_told_busy_and_comes_in_when_another_leaves() {
     first.ask(STATUS);
     second.ask(STATUS);
     let mut third = scene.raw();
-    assert!(third.error(1).contains("busy"));
+    let reply = third.receive();
+    assert_eq!((&reply["code"], &reply["kind"]), (&1.into(), &"busy".into()), "{reply}");
     third.is_at_its_end();
-    let error = client(&scene.path).call(&Request::Status, PATIENCE).unwrap_err();
+    let error = client(&scene.path).call(Status {}, PATIENCE).unwrap_err();
     assert!(error.to_string().contains("busy"), "{error}");
     assert_eq!(error.exit_code(), 1);
     drop(first);
     // The server learns of the leaving in its own time.
     let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = client(&scene.path).call(&Request::Status, PATIENCE) {
+    while let Err(error) = client(&scene.path).call(Status {}, PATIENCE) {
         assert!(error.to_string().contains("busy"), "{error}");
-        assert!(Instant::now() < deadline, "the place was never freed");
+        assert!(Instant::now() < deadline, "the slot was never freed");
     }
     second.ask(STATUS);
 }
@@ -399,7 +457,7 @@ fn a_panic_in_the_daemon_is_an_error_for_that_request_only() {
     raw.send(format!("{}\n", switch("panic")).as_bytes());
     let text = raw.error(1);
     assert!(text.contains("switch") && text.contains("on purpose"), "{text}");
-    raw.send(format!("{}\n", switch("panic with a value")).as_bytes());
+    raw.send(format!("{}\n", switch("panic-with-a-value")).as_bytes());
     assert!(raw.error(1).contains("no reason given"));
     assert_eq!(raw.ask(&switch("04"))["ok"]["to"], "04");
     scene.answers_as_ever();
@@ -412,7 +470,8 @@ fn a_reply_over_64_kib_is_replaced_by_an_error() {
     raw.send(format!("{}\n", switch("huge")).as_bytes());
     let text = raw.error(1);
     assert!(text.contains("at most 65536 bytes"), "{text}");
-    assert_eq!(raw.ask(&switch("large"))["ok"].as_str().unwrap().len(), MAX_LINE - 100);
+    let large = raw.ask(&switch("large"));
+    assert_eq!(large["ok"]["warnings"][0].as_str().unwrap().len(), LARGE);
 }
 
 #[test]
@@ -434,7 +493,7 @@ fn an_answer_that_has_begun_is_sent_though_the_server_stops() {
     assert!(Client::connect(&path).unwrap().is_none());
     assert!(has_stopped.try_recv().is_err(), "stopped before the answer was sent");
     daemon.release();
-    assert_eq!(raw.receive(), json!({ "ok": "held" }));
+    assert_eq!(raw.receive()["ok"]["to"], "held");
     let text = raw.error(1);
     assert!(text.contains("stopping"), "{text}");
     raw.is_at_its_end();
@@ -464,18 +523,57 @@ fn a_dropped_server_leaves_nothing_and_can_be_bound_again() {
     drop(server);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     assert!(Client::connect(&path).unwrap().is_none());
-    let mut unserved = Server::bind(&path, None).unwrap();
-    unserved.shutdown();
-    unserved.shutdown();
+    let listener = Listener::bind(&path, None).unwrap();
+    assert!(path.exists());
+    drop(listener);
+    assert!(!path.exists());
+    let mut twice = serve(Listener::bind(&path, None).unwrap());
+    twice.shutdown();
+    twice.shutdown();
     assert!(!path.exists());
 }
 
 #[test]
-fn a_server_is_served_once() {
-    let mut scene = Scene::new();
-    let error = scene.server.serve(Arc::new(FakeDaemon::default())).unwrap_err();
-    assert!(error.to_string().contains("already"), "{error}");
-    scene.answers_as_ever();
+fn an_adopted_socket_keeps_its_file_and_the_clients_that_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let bound = Listener::bind(&path, None).unwrap();
+    let mut waiting = Raw::connect(&path);
+    waiting.send(format!("{STATUS}\n").as_bytes());
+    let file = std::fs::metadata(&path).unwrap().ino();
+    let given_away = bound.into_fd();
+    assert_eq!(std::fs::metadata(&path).unwrap().ino(), file, "the file went with its first owner");
+    let adopted = Listener::adopt(given_away, &path).unwrap();
+    let server = serve(adopted);
+    assert_eq!(waiting.receive()["ok"]["release"], "fake", "who connected before is answered");
+    assert_eq!(Raw::connect(&path).ask(STATUS)["ok"]["release"], "fake");
+    assert_eq!(std::fs::metadata(&path).unwrap().ino(), file);
+    drop(server);
+    assert!(!path.exists(), "the last owner removes the file");
+}
+
+#[test]
+fn only_a_socket_that_listens_under_this_name_is_adopted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let elsewhere = directory.path().join("other.sock");
+    let refused = |fd: OwnedFd, why: &str| {
+        let error = Listener::adopt(fd, &path).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        assert!(error.to_string().contains(why), "{error}");
+    };
+    refused(std::fs::File::open("/dev/null").unwrap().into(), "no socket");
+    refused(std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(), "Unix domain");
+    refused(UnixStream::pair().unwrap().0.into(), "does not listen");
+    refused(UnixListener::bind(&elsewhere).unwrap().into(), "bound to");
+    assert!(elsewhere.exists());
+    // Without its file a socket is adopted all the same: clients that are connected must be answered.
+    let bound = Listener::bind(&path, None).unwrap();
+    let mut waiting = Raw::connect(&path);
+    let given_away = bound.into_fd();
+    std::fs::remove_file(&path).unwrap();
+    let _server = serve(Listener::adopt(given_away, &path).unwrap());
+    assert_eq!(waiting.ask(STATUS)["ok"]["release"], "fake");
 }
 
 #[test]
@@ -485,16 +583,18 @@ fn the_socket_of_a_dead_daemon_is_replaced_and_that_of_a_live_one_is_not() {
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     assert!(Client::connect(&path).unwrap().is_none());
-    let mut server = Server::bind(&path, None).unwrap();
+    let listener = Listener::bind(&path, None).unwrap();
     // Alive from the first moment, served or not.
-    for _ in 0..2 {
-        let error = Server::bind(&path, None).unwrap_err();
-        assert_eq!(error.exit_code(), 1);
+    let alive = || {
+        let error = Listener::bind(&path, None).unwrap_err();
+        assert_eq!((error.exit_code(), error.kind()), (1, error::ErrorKind::Busy));
         let text = error.to_string();
         assert!(text.contains("already") && text.contains(&std::process::id().to_string()), "{text}");
-        server.serve(Arc::new(FakeDaemon::default())).ok();
-    }
-    assert_eq!(Raw::connect(&path).ask(STATUS)["ok"]["op"], "status");
+    };
+    alive();
+    let _server = serve(listener);
+    alive();
+    assert_eq!(Raw::connect(&path).ask(STATUS)["ok"]["release"], "fake");
 }
 
 #[test]
@@ -502,7 +602,7 @@ fn what_is_no_socket_is_refused_and_kept() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let refused = |what: &str| {
-        let error = Server::bind(&path, None).unwrap_err();
+        let error = Listener::bind(&path, None).unwrap_err();
         assert_eq!(error.exit_code(), 1);
         assert!(error.to_string().contains("control.sock"), "{what}: {error}");
     };
@@ -520,7 +620,7 @@ fn what_is_no_socket_is_refused_and_kept() {
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     refused("a directory");
-    let error = Server::bind(&directory.path().join("no/such/control.sock"), None).unwrap_err();
+    let error = Listener::bind(&directory.path().join("no/such/control.sock"), None).unwrap_err();
     assert_eq!(error.exit_code(), 1);
 }
 
@@ -554,12 +654,13 @@ fn a_path_of_any_length_works() {
         assert!(Client::connect(&path).unwrap().is_none());
         // A stale one, then a live one.
         bind_stale(&path);
-        let mut server = Server::bind(&path, None).unwrap();
-        server.serve(Arc::new(FakeDaemon::default())).unwrap();
+        // Bound, and adopted from whoever bound it.
+        let bound = Listener::bind(&path, None).unwrap();
+        let server = serve(Listener::adopt(bound.into_fd(), &path).unwrap());
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600, "{length}");
         let mut client = client(&path);
-        assert_eq!(client.call(&Request::Status, PATIENCE).unwrap()["op"], "status", "{length}");
-        assert!(Server::bind(&path, None).is_err(), "{length}");
+        assert_eq!(client.call(Status {}, PATIENCE).unwrap().release.as_deref(), Some("fake"), "{length}");
+        assert!(Listener::bind(&path, None).is_err(), "{length}");
         drop(server);
         assert!(!path.exists(), "{length}");
     }
@@ -589,13 +690,16 @@ fn the_socket_belongs_to_the_group_and_to_nobody_else() {
 fn the_client_turns_error_replies_into_errors_with_their_code() {
     let scene = Scene::new();
     let mut client = client(&scene.path);
-    for (release, code, text) in [("missing", 2, "no such release: missing"), ("broken", 1, "the disk is full")] {
-        let request = Request::Switch { release: release.into(), message: None, uid: None };
-        let error = client.call(&request, PATIENCE).unwrap_err();
-        assert_eq!((error.exit_code(), error.to_string().as_str()), (code, text));
+    let table = [
+        ("missing", 2, "no such release: missing", error::ErrorKind::NotFound),
+        ("broken", 1, "the disk is full", error::ErrorKind::Failed),
+    ];
+    for (release, code, text, kind) in table {
+        let error = client.call(call(release), PATIENCE).unwrap_err();
+        assert_eq!((error.exit_code(), error.to_string().as_str(), error.kind()), (code, text, kind));
     }
-    let value = client.call(&Request::Status, PATIENCE).unwrap();
-    assert_eq!(value["pid"], std::process::id());
+    let status = client.call(Status {}, PATIENCE).unwrap();
+    assert_eq!(status.upcalls["pid"], u64::from(std::process::id()));
     assert_eq!(client.server_pid().unwrap(), i32::try_from(std::process::id()).unwrap());
 }
 
@@ -603,12 +707,11 @@ fn the_client_turns_error_replies_into_errors_with_their_code() {
 fn a_client_whose_answer_is_late_does_not_take_it_for_the_next_one() {
     let scene = Scene::new();
     let mut client = client(&scene.path);
-    let request = Request::Switch { release: "hold".into(), message: None, uid: None };
-    let error = client.call(&request, Duration::from_millis(100)).unwrap_err();
+    let error = client.call(call("hold"), Duration::from_millis(100)).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("has not answered switch within 0.1 seconds"), "{error}");
     scene.daemon.release();
-    let error = client.call(&Request::Status, PATIENCE).unwrap_err();
+    let error = client.call(Status {}, PATIENCE).unwrap_err();
     assert!(error.to_string().contains("failed before"), "{error}");
 }
 
@@ -630,7 +733,7 @@ fn a_client_is_told_when_the_daemon_dies_without_an_answer() {
             }
             daemon.write_all(said.as_bytes()).unwrap();
         });
-        let error = client.call(&Request::Umount { lazy: false }, PATIENCE).unwrap_err();
+        let error = client.call(Umount { lazy: false }, PATIENCE).unwrap_err();
         assert!(error.to_string().contains("without an answer to umount"), "{error}");
         assert_eq!(error.exit_code(), 1);
         dying.join().unwrap();
@@ -639,7 +742,7 @@ fn a_client_is_told_when_the_daemon_dies_without_an_answer() {
     let mut client = client(&path);
     let (mut daemon, _) = listener.accept().unwrap();
     let talking = std::thread::spawn(move || daemon.write_all(&vec![b'x'; 16 << 20]).unwrap_err().kind());
-    let error = client.call(&Request::Status, PATIENCE).unwrap_err();
+    let error = client.call(Status {}, PATIENCE).unwrap_err();
     assert!(error.to_string().contains("longer than a line"), "{error}");
     drop(client);
     talking.join().unwrap();
@@ -652,9 +755,40 @@ fn a_client_hears_what_was_said_before_it_could_ask() {
     let listener = UnixListener::bind(&path).unwrap();
     let mut client = client(&path);
     let (mut daemon, _) = listener.accept().unwrap();
-    daemon.write_all(b"{\"error\":\"busy\",\"code\":1}\n").unwrap();
+    daemon.write_all(b"{\"error\":\"too many\",\"code\":1,\"kind\":\"busy\"}\n").unwrap();
     drop(daemon);
-    assert_eq!(client.call(&Request::Status, PATIENCE).unwrap_err().to_string(), "busy");
+    let error = client.call(Status {}, PATIENCE).unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.kind()), ("too many", error::ErrorKind::Busy));
+}
+
+#[test]
+fn a_command_and_a_daemon_of_different_protocols_say_what_to_do() {
+    // A newer command, and the daemon goes on for those it understands.
+    let scene = Scene::new();
+    let mut raw = scene.raw();
+    raw.send(b"{\"protocol\":2,\"op\":\"status\",\"deep\":true}\n");
+    let text = raw.error(2);
+    assert!(text.contains("protocol 2") && text.contains("Restart it"), "{text}");
+    assert_eq!(raw.ask(STATUS)["ok"]["release"], "fake");
+    assert_eq!(scene.daemon.asked.load(Ordering::SeqCst), 1, "the newer request reached the daemon");
+    // A newer daemon.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut client = client(&path);
+    let (mut daemon, _) = listener.accept().unwrap();
+    daemon.write_all(b"{\"protocol\":2,\"ok\":[\"another form\"]}\n").unwrap();
+    let error = client.call(Status {}, PATIENCE).unwrap_err();
+    assert!(error.to_string().contains("Use the newer verfs"), "{error}");
+    assert_eq!(error.exit_code(), 1);
+    // `umount` works between all of them: an older daemon knows no numbers, a newer one may answer more.
+    let mut client = self::client(&path);
+    let (mut daemon, _) = listener.accept().unwrap();
+    daemon.write_all(b"{\"ok\":{\"unmounted\":true},\"more\":1}\n").unwrap();
+    assert_eq!(client.call(Umount { lazy: true }, PATIENCE).unwrap(), Done {});
+    let mut asked = String::new();
+    BufReader::new(daemon).read_line(&mut asked).unwrap();
+    assert_eq!(asked, "{\"op\":\"umount\",\"lazy\":true}\n");
 }
 
 /// Runs the test `name` of this file again, as nobody, with the socket to talk to.
@@ -691,7 +825,7 @@ fn a_member_of_the_group_may_read_and_not_change() {
     };
     let mut raw = Raw::connect(&path);
     let status = raw.ask(STATUS);
-    assert_eq!(status["ok"]["uid"], NOBODY, "{status}");
+    assert_eq!(status["ok"]["upcalls"]["uid"], NOBODY, "{status}");
     for request in [
         &switch("03"),
         r#"{"op":"rollback"}"#,
@@ -700,11 +834,12 @@ fn a_member_of_the_group_may_read_and_not_change() {
         r#"{"op":"pinned"}"#,
         r#"{"op":"repacked"}"#,
     ] {
-        raw.send(format!("{request}\n").as_bytes());
-        let text = raw.error(2);
+        let reply = raw.ask(request);
+        assert_eq!((&reply["code"], &reply["kind"]), (&2.into(), &"permission-denied".into()), "{request}: {reply}");
+        let text = reply["error"].as_str().unwrap();
         assert!(text.contains("is for root only; you are uid 65534"), "{request}: {text}");
     }
-    assert_eq!(raw.ask(STATUS)["ok"]["op"], "status");
+    assert_eq!(raw.ask(STATUS)["ok"]["release"], "fake");
 }
 
 #[test]
@@ -716,15 +851,15 @@ fn without_a_group_nobody_else_may_connect() {
     };
     assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), ErrorKind::PermissionDenied);
     let error = Client::connect(&path).unwrap_err();
-    assert_eq!(error.exit_code(), 1);
+    assert_eq!((error.exit_code(), error.kind()), (1, error::ErrorKind::PermissionDenied));
     assert!(error.to_string().contains("ask as root"), "{error}");
 }
 
 #[test]
-fn places_are_kept_for_those_who_may_change_something() {
+fn slots_are_kept_for_those_who_may_change_something() {
     let Some(path) = nobodys_socket() else {
         let scene = Scene::with(Limits { clients: 3, reserved: 1, ..Limits::default() }, Some(NOBODY));
-        as_nobody("places_are_kept_for_those_who_may_change_something", &scene);
+        as_nobody("slots_are_kept_for_those_who_may_change_something", &scene);
         return;
     };
     let mut first = Raw::connect(&path);
@@ -744,7 +879,6 @@ fn a_daemon_that_is_not_root_may_be_changed_by_its_own_uid() {
         return;
     };
     let own = path.with_file_name("own.sock");
-    let mut server = Server::bind(&own, None).unwrap();
-    server.serve(Arc::new(FakeDaemon::default())).unwrap();
+    let _server = serve(Listener::bind(&own, None).unwrap());
     assert_eq!(Raw::connect(&own).ask(&switch("03"))["ok"]["to"], "03");
 }

@@ -275,7 +275,7 @@ fn a_scope_takes_no_more_than_its_limit_and_takes_again_what_was_freed() {
     fs::write(&toml, text).unwrap();
     rig.mount();
     let scope = rig.mnt.join("media");
-    let measured = || rig.json(&["status"])["limits"][0]["used"].as_u64();
+    let measured = || rig.json(&["status"])["limits"][0]["used_bytes"].as_u64();
     let until = |what: &dyn Fn() -> bool| {
         let end = std::time::Instant::now() + Duration::from_secs(30);
         while !what() {

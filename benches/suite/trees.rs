@@ -147,7 +147,7 @@ impl Pair {
         let second = store.add("02", &source)?;
         store.run(&["switch", "01"])?;
         fs::remove_dir_all(&source)?;
-        let added = [first, second].map(|answer| answer["seconds"].as_f64().unwrap_or(f64::NAN));
+        let added = [first, second].map(|answer| answer["call_us"].as_f64().map_or(f64::NAN, |us| us / 1e6));
         Ok(Pair { store, files, added, _directory: directory })
     }
 }

@@ -3,15 +3,20 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use verfs::control::protocol::{MAX_LINE, decode, decode_reply, encode, encode_reply};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use verfs::protocol::{
+    Done, MAX_LINE, Pinned, Reloaded, Reply, Restored, Status, Switched, decode_reply, decode_request, encode_reply,
+    encode_request,
+};
 
 fuzz_target!(|line: &[u8]| {
-    match decode(line) {
+    match decode_request(line) {
         Ok(request) => {
             // Written out it may be longer than it was read, as defaults are spelt out: then it may be refused.
-            if let Ok(written) = encode(&request) {
+            if let Ok(written) = encode_request(&request) {
                 assert_eq!(written.iter().position(|&byte| byte == b'\n'), Some(written.len() - 1));
-                let again = decode(&written[..written.len() - 1]);
+                let again = decode_request(&written[..written.len() - 1]);
                 assert_eq!(again.map_err(|error| error.to_string()), Ok(request));
             }
         }
@@ -20,19 +25,30 @@ fuzz_target!(|line: &[u8]| {
             one_line(&encode_reply(&Err(error)));
         }
     }
-    let reply = decode_reply(line);
-    let written = encode_reply(&reply);
-    one_line(&written);
-    let again = decode_reply(&written[..written.len() - 1]);
-    match (reply, again) {
-        // Not compared: a fraction of very many digits comes back rounded.
-        (Ok(_), Ok(_)) => {}
-        (Err(error), Err(again)) => assert_eq!(error.exit_code(), again.exit_code()),
-        // The longest replies may grow over the limit when they are written again.
-        (Ok(_), Err(again)) => assert!(again.to_string().contains("bytes a line"), "{again}"),
-        (Err(error), Ok(_)) => panic!("an error became an answer: {error}"),
-    }
+    reply::<Status>(line, Reply::Status);
+    reply::<Switched>(line, Reply::Switched);
+    reply::<Reloaded>(line, Reply::Reloaded);
+    reply::<Pinned>(line, Reply::Pinned);
+    reply::<Restored>(line, Reply::Restored);
+    reply::<Done>(line, Reply::Done);
 });
+
+/// Reads the line as a reply of one type, writes that, and reads it again.
+fn reply<T: DeserializeOwned + Serialize>(line: &[u8], wrap: fn(T) -> Reply) {
+    let reply = decode_reply::<T>(line);
+    let was_error = reply.as_ref().err().map(|error| (error.exit_code(), error.kind()));
+    let written = encode_reply(&reply.map(wrap));
+    one_line(&written);
+    let again = decode_reply::<T>(&written[..written.len() - 1]);
+    match (was_error, again) {
+        // Not compared: a fraction of very many digits comes back rounded.
+        (None, Ok(_)) => {}
+        (Some(was), Err(again)) => assert_eq!(was, (again.exit_code(), again.kind())),
+        // The longest replies may grow over the limit when they are written again.
+        (None, Err(again)) => assert!(again.to_string().contains("bytes a line"), "{again}"),
+        (Some(_), Ok(_)) => panic!("an error became an answer"),
+    }
+}
 
 fn one_line(reply: &[u8]) {
     assert!(reply.len() <= MAX_LINE + 1);

@@ -3,15 +3,14 @@
 use super::output::{Output, show_bytes};
 use super::progress::Bar;
 use super::{switch, which};
-use crate::control::protocol::Request;
 use crate::error::{Context, Error, Result};
+use crate::protocol::{Added, EncodedPath, Exported, Freed, Initialized, Removed, Verified, request};
 use crate::store::Store;
 use crate::store::media::scope::{Scope, parse_owner};
 use crate::store::release::import::{self, AddOptions};
 use crate::store::release::{export as exporting, gc as collecting, verify as verifying};
 use crate::store::settings::Settings;
 use crate::tree::{Digest, ReleaseName};
-use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -114,7 +113,7 @@ pub fn init(verb: &Init, store: Option<&Path>, output: Output) -> Result<()> {
     let scopes: Vec<Scope> = shared.chain(verb.per_release.iter().map(|path| scope(path, true))).collect();
     let media = verb.media.as_deref().map(std::path::absolute).transpose().context(|| "reading --media")?;
     let store = Store::init(&path, &Settings::text(&scopes, media.as_deref()))?;
-    let value = json!({ "store": store.root().display().to_string() });
+    let value = Initialized { store: EncodedPath::from(store.root()) };
     output.result(&value, || format!("made the store {}\n", store.root().display()));
     Ok(())
 }
@@ -134,10 +133,6 @@ pub fn add(verb: &Add, store: Option<&Path>, output: Output) -> Result<()> {
     bar.finish();
     let added = added?;
     output.warnings(&added.warnings);
-    let mut value = json!({
-        "name": name.as_str(), "files": added.files, "bytes": added.bytes,
-        "read_bytes": added.read_bytes, "new_bytes": added.new_bytes, "seconds": added.seconds, "identical": added.identical, "warnings": added.warnings,
-    });
     let text = if added.identical {
         format!("release {name} is there already, with the same content\n")
     } else {
@@ -147,23 +142,33 @@ pub fn add(verb: &Add, store: Option<&Path>, output: Output) -> Result<()> {
             show_bytes(added.bytes),
             show_bytes(added.read_bytes),
             show_bytes(added.new_bytes),
-            added.seconds
+            added.took.as_secs_f64()
         )
     };
-    if !verb.switch {
-        output.result(&value, || text);
-        return Ok(());
-    }
-    let switched = switch::to(&opened, Some(&name), false, verb.message.clone())?;
-    value["switch"] = switched.clone();
-    output.result(&value, || text + &switch::text(&switched));
+    let switched = match verb.switch {
+        true => Some(switch::to(&opened, Some(&name), false, verb.message.clone())?),
+        false => None,
+    };
+    let text = text + &switched.as_ref().map(switch::text).unwrap_or_default();
+    let value = Added {
+        name: name.to_string(),
+        files: added.files,
+        bytes: added.bytes,
+        read_bytes: added.read_bytes,
+        new_bytes: added.new_bytes,
+        call_us: added.took.as_micros() as u64,
+        identical: added.identical,
+        warnings: added.warnings,
+        switch: switched,
+    };
+    output.result(&value, || text);
     Ok(())
 }
 
 pub fn export(verb: &Export, store: Option<&Path>, output: Output) -> Result<()> {
     let name: ReleaseName = verb.name.parse()?;
     let files = exporting::export(&which::store(store)?, &name, &verb.dir)?;
-    let value = json!({ "name": name.as_str(), "dir": verb.dir.display().to_string(), "files": files });
+    let value = Exported { name: name.to_string(), dir: EncodedPath::from(verb.dir.as_path()), files };
     output.result(&value, || format!("wrote {files} files of {name} to {}\n", verb.dir.display()));
     Ok(())
 }
@@ -171,7 +176,7 @@ pub fn export(verb: &Export, store: Option<&Path>, output: Output) -> Result<()>
 pub fn remove(verb: &Remove, store: Option<&Path>, output: Output) -> Result<()> {
     let name: ReleaseName = verb.name.parse()?;
     collecting::remove(&which::store(store)?, &name)?;
-    let value = json!({ "removed": name.as_str() });
+    let value = Removed { removed: name.to_string() };
     output.result(&value, || format!("removed {name}; `verfs gc` frees what only it needed\n"));
     Ok(())
 }
@@ -180,20 +185,24 @@ pub fn gc(_verb: &Gc, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     let freed = collecting::gc(&store, || pinned(&store));
     if let Some(mut daemon) = which::daemon(&store)?
-        && let Err(error) = daemon.call(&Request::Repacked, PINNED_WAIT)
+        && let Err(error) = daemon.call(request::Repacked {}, PINNED_WAIT)
     {
         log::warn!("{error}: until the next switch the mount keeps the room of what was written anew");
     }
     let freed = freed?;
-    let litter: Vec<String> = freed.litter.iter().map(|path| path.display().to_string()).collect();
-    let value = json!({ "objects": freed.objects, "bytes": freed.bytes, "in_use": freed.in_use, "litter": litter });
+    let value = Freed {
+        objects: freed.objects,
+        bytes: freed.bytes,
+        in_use: freed.in_use,
+        litter: freed.litter.iter().map(|path| EncodedPath::from(path.as_path())).collect(),
+    };
     output.result(&value, || {
         let mut text = format!("freed {} objects, {}\n", freed.objects, show_bytes(freed.bytes));
         if freed.in_use > 0 {
             text += &format!("kept {} objects of removed releases that are still in use\n", freed.in_use);
         }
-        for path in litter {
-            text += &format!("removed {path}, left by an interrupted command\n");
+        for path in &freed.litter {
+            text += &format!("removed {}, left by an interrupted command\n", path.display());
         }
         text
     });
@@ -206,19 +215,18 @@ fn pinned(store: &Store) -> Result<HashSet<Digest>> {
     let Some(mut daemon) = which::daemon(store)? else {
         return match store.lock_active()? {
             Some(_) => Ok(pinned),
-            None => Err(Error::failed(format!(
-                "a process has the store {} locked and does not answer, so nobody can say what it still reads; end it, or \
-                 run gc again when it answers",
+            None => Err(Error::busy(format!(
+                "a process has the store {} locked and does not answer, so nobody can say what it still reads; end \
+                 it, or run gc again when it answers",
                 store.root().display()
             ))),
         };
     };
-    let mut after = Some(0);
-    while let Some(page) = after {
-        let reply = daemon.call(&Request::Pinned { after: page }, PINNED_WAIT)?;
-        let objects = reply["objects"].as_array().into_iter().flatten();
-        pinned.extend(objects.filter_map(Value::as_str).filter_map(|hex| Digest::from_hex(hex.as_bytes())));
-        after = reply["next"].as_u64();
+    let mut next = Some(0);
+    while let Some(after) = next {
+        let page = daemon.call(request::Pinned { after }, PINNED_WAIT)?;
+        pinned.extend(page.objects);
+        next = page.next;
     }
     Ok(pinned)
 }
@@ -230,23 +238,22 @@ pub fn verify(verb: &Verify, store: Option<&Path>, output: Output) -> Result<Exi
     let report = verifying::verify(&store, name.as_ref(), &|bytes| bar.advance(bytes));
     bar.finish();
     let report = report?;
-    let value = json!({
-        "releases": report.releases, "objects": report.objects, "bytes": report.bytes, "damaged": report.damaged,
-    });
+    let value = Verified {
+        releases: report.releases as u64,
+        objects: report.objects as u64,
+        bytes: report.bytes,
+        damaged: report.damaged,
+    };
     output.result(&value, || {
-        let mut text = format!(
-            "checked {} releases and {} objects, {}\n",
-            report.releases,
-            report.objects,
-            show_bytes(report.bytes)
-        );
-        match report.damaged.len() {
+        let mut text =
+            format!("checked {} releases and {} objects, {}\n", value.releases, value.objects, show_bytes(value.bytes));
+        match value.damaged.len() {
             0 => text += "nothing is damaged\n",
-            _ => report.damaged.iter().for_each(|line| text += &format!("damaged: {line}\n")),
+            _ => value.damaged.iter().for_each(|line| text += &format!("damaged: {line}\n")),
         }
         text
     });
-    Ok(if report.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if value.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Modes of files and of directories. For files alone, directories get the same, with search where it has read.

@@ -2,14 +2,14 @@
 
 use super::output::{Output, show_path};
 use super::which;
-use crate::control::protocol::{Request, encode_path, json_path};
+use crate::control::client::Client;
 use crate::error::{Error, Result};
+use crate::protocol::{Adopted, EncodedPath, Restored, Way, request};
 use crate::store::Store;
 use crate::store::journal::{Asker, Line};
-use crate::store::media::adopt::{self, Way};
+use crate::store::media::adopt;
 use crate::store::media::scope::{Believed, Scope};
 use crate::worker::{mounted, unmounted};
-use serde_json::{Value, json};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -77,7 +77,8 @@ fn adopt(verb: &Adopt, store: &Store, output: Output) -> Result<()> {
         Way::Cloned => "cloned",
         Way::Copied => "copied",
     };
-    let value = json!({ "scope": scope.path, "way": way, "dir": adopted.target.display().to_string() });
+    let dir = EncodedPath::from(adopted.target.as_path());
+    let value = Adopted { scope: scope.path.clone(), way: adopted.way, dir };
     output.result(&value, || format!("{way} {} to {}\n", verb.dir.display(), adopted.target.display()));
     Ok(())
 }
@@ -101,34 +102,57 @@ fn restore(verb: &Restore, store: &Store, output: Output) -> Result<()> {
     let path = docroot_path(&verb.path, store)?;
     let restored = restored(store, &path)?;
     let mut line = Line::done("restore", Asker::this_process());
-    line.note = Some(format!("{} ({} names)", show_path(&path), restored.len()));
-    if !restored.is_empty() {
+    line.note = Some(format!("{} ({} names)", show_path(&path), restored.count));
+    if restored.count > 0 {
         store.write_journal(&line)?;
     }
-    let value = json!({ "restored": restored });
-    output.result(&value, || match &restored[..] {
-        [] => format!("nothing hides {}; nothing to do\n", show_path(&path)),
-        names => {
-            names.iter().filter_map(Value::as_str).map(|name| format!("{name} shows the release's again\n")).collect()
-        }
-    });
+    output.result(&restored, || restored_text(&path, &restored));
     Ok(())
 }
 
+fn restored_text(path: &[u8], restored: &Restored) -> String {
+    if restored.count == 0 {
+        return format!("nothing hides {}; nothing to do\n", show_path(path));
+    }
+    let names = restored.restored.iter();
+    let mut text: String =
+        names.map(|name| format!("{} shows the release's again\n", show_path(&name.decode()))).collect();
+    let listed = restored.restored.len() as u64;
+    if listed < restored.count {
+        text += &format!("and {} more: {} in all\n", restored.count - listed, restored.count);
+    }
+    text
+}
+
 /// By the daemon, which tells the kernel; without one on disk alone.
-fn restored(store: &Store, path: &[u8]) -> Result<Vec<Value>> {
+fn restored(store: &Store, path: &[u8]) -> Result<Restored> {
     if let Some(mut daemon) = which::daemon(store)? {
-        let request = Request::Restore { path: encode_path(path) };
-        let value = daemon.call(&request, RESTORE_WAIT)?;
-        return Ok(value["restored"].as_array().cloned().unwrap_or_default());
+        return restored_by(&mut daemon, &EncodedPath::from(path));
     }
     let Some(_lock) = store.lock_active()? else {
-        return Err(Error::failed(format!(
+        return Err(Error::busy(format!(
             "a process has the store {} locked and does not answer; end it and try again",
             store.root().display()
         )));
     };
-    Ok(unmounted::restore(store, path)?.iter().map(|path| Value::String(json_path(path))).collect())
+    let restored: Vec<EncodedPath> =
+        unmounted::restore(store, path)?.iter().map(|path| EncodedPath::from(&path[..])).collect();
+    Ok(Restored { count: restored.len() as u64, restored, next: None })
+}
+
+/// All pages of the answer. What was restored is restored, so a page that does not come only shortens the list.
+fn restored_by(daemon: &mut Client, path: &EncodedPath) -> Result<Restored> {
+    let mut all = daemon.call(request::Restore { path: path.clone(), after: 0 }, RESTORE_WAIT)?;
+    while let Some(after) = all.next.take() {
+        match daemon.call(request::Restore { path: path.clone(), after }, RESTORE_WAIT) {
+            Ok(page) => {
+                all.restored.extend(page.restored);
+                all.next = page.next;
+            }
+            Err(error) => log::warn!("not all names are listed: {error}"),
+        }
+    }
+    Ok(all)
 }
 
 /// The path in the docroot: as it is given, or below the mountpoint.

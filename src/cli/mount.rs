@@ -2,13 +2,12 @@
 
 use super::output::Output;
 use super::{logging, which};
-use crate::control::protocol::Request;
 use crate::error::{Context, Error, Result};
+use crate::protocol::{EncodedPath, Serving, Unmounted, request};
 use crate::store::{Store, look};
 use crate::worker::{self, Options, Ready, holders, mounted};
 use clap::Parser;
 use rustix::mount::{UnmountFlags, unmount};
-use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -155,9 +154,11 @@ fn start_in_background() -> Result<ExitCode> {
 }
 
 fn tell_ready(ready: &Ready, background: bool, output: Output) {
-    let (release, mountpoint) = (&ready.release, ready.mountpoint.display());
-    let pid = std::process::id();
-    let value = json!({ "release": release, "mountpoint": mountpoint.to_string(), "pid": pid });
+    let value = Serving {
+        release: ready.release.clone(),
+        mountpoint: EncodedPath::from(ready.mountpoint.as_path()),
+        pid: std::process::id(),
+    };
     if background && let Err(error) = leave_terminal(&value, output, ready) {
         log::warn!("going to the background: {error}");
     }
@@ -167,13 +168,13 @@ fn tell_ready(ready: &Ready, background: bool, output: Output) {
 }
 
 /// Says that it is ready, then lets go of the caller's session and of its standard streams.
-fn leave_terminal(value: &Value, output: Output, ready: &Ready) -> std::io::Result<()> {
+fn leave_terminal(value: &Serving, output: Output, ready: &Ready) -> std::io::Result<()> {
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     // The only process of a new group, so this does not fail; and if it does, the terminal stays ours.
     let _ = rustix::process::setsid();
     std::env::set_current_dir("/")?;
     output.result(value, || {
-        format!("serving {} on {} (process {})\n", ready.release, ready.mountpoint.display(), std::process::id())
+        format!("serving {} on {} (process {})\n", ready.release, ready.mountpoint.display(), value.pid)
     });
     std::io::stdout().flush()?;
     rustix::stdio::dup2_stdout(&null)?;
@@ -183,14 +184,10 @@ fn leave_terminal(value: &Value, output: Output, ready: &Ready) -> std::io::Resu
 
 pub fn reload(_verb: &Reload, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
-    let value = which::running(&store)?.call(&Request::Reload, UMOUNT_WAIT)?;
-    output.result(&value, || {
-        let later: Vec<&str> =
-            value["at_next_mount"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        match later.len() {
-            0 => "settings read again\n".to_owned(),
-            _ => format!("settings read again; these take effect at the next mount: {}\n", later.join(", ")),
-        }
+    let value = which::running(&store)?.call(request::Reload {}, UMOUNT_WAIT)?;
+    output.result(&value, || match &value.at_next_mount[..] {
+        [] => "settings read again\n".to_owned(),
+        later => format!("settings read again; these take effect at the next mount: {}\n", later.join(", ")),
     });
     Ok(())
 }
@@ -198,7 +195,7 @@ pub fn reload(_verb: &Reload, store: Option<&Path>, output: Output) -> Result<()
 pub fn umount(verb: &Umount, store: Option<&Path>, output: Output) -> Result<()> {
     let found = find_mount(verb.what.as_deref(), store)?;
     let done = || {
-        output.result(&json!({ "unmounted": found.mountpoint.display().to_string() }), || {
+        output.result(&Unmounted { unmounted: EncodedPath::from(found.mountpoint.as_path()) }, || {
             format!("unmounted {}\n", found.mountpoint.display())
         });
         Ok(())
@@ -217,7 +214,7 @@ pub fn umount(verb: &Umount, store: Option<&Path>, output: Output) -> Result<()>
         return done();
     };
     let pid = daemon.server_pid()?;
-    daemon.call(&Request::Umount { lazy: verb.lazy }, UMOUNT_WAIT)?;
+    daemon.call(request::Umount { lazy: verb.lazy }, UMOUNT_WAIT)?;
     let begun = Instant::now();
     while !verb.lazy && look::is_process(pid.unsigned_abs())? && begun.elapsed() < UMOUNT_WAIT {
         if is_zombie(pid) {
@@ -269,7 +266,7 @@ fn take_away(mountpoint: &Path, lazy: bool) -> Result<()> {
         let names: Vec<String> = holders(mountpoint).iter().map(ToString::to_string).collect();
         match names.len() {
             0 => Error::io(format!("unmounting {}", mountpoint.display()), error),
-            _ => Error::failed(format!("{} is busy: {}", mountpoint.display(), names.join("; "))),
+            _ => Error::busy(format!("{} is busy: {}", mountpoint.display(), names.join("; "))),
         }
     })
 }

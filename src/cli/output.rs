@@ -1,7 +1,8 @@
 //! Text for people, JSON for scripts.
 
 use crate::error::Error;
-use serde_json::{Value, json};
+use crate::protocol::Failure;
+use serde::Serialize;
 use std::io::{IsTerminal, Write};
 
 /// How results are printed.
@@ -13,8 +14,8 @@ pub struct Output {
 
 impl Output {
     /// Prints a result: the value as JSON, or the text.
-    pub fn result(self, value: &Value, text: impl FnOnce() -> String) {
-        let text = if self.json { format!("{value}\n") } else { text() };
+    pub fn result(self, value: &impl Serialize, text: impl FnOnce() -> String) {
+        let text = if self.json { json_line(value) } else { text() };
         // A reader that went away (`verfs list | head`) is no fault of ours.
         let _ = std::io::stdout().write_all(text.as_bytes());
     }
@@ -26,7 +27,8 @@ impl Output {
             text += "; run it as root, or as a user who may";
         }
         if self.json {
-            eprintln!("{}", json!({ "error": text, "code": error.exit_code() }));
+            let failure = Failure { error: text, ..Failure::from(error) };
+            eprint!("{}", json_line(&failure));
         } else {
             eprintln!("verfs: {text}");
         }
@@ -45,6 +47,12 @@ impl Output {
     pub fn is_watched(self) -> bool {
         !self.json && std::io::stderr().is_terminal()
     }
+}
+
+/// A value as one line of JSON.
+fn json_line(value: &impl Serialize) -> String {
+    // The types of the protocol can always be written: their keys are strings, and none of them fails.
+    serde_json::to_string(value).unwrap_or_default() + "\n"
 }
 
 /// Lines of cells, in columns.

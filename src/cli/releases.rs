@@ -2,15 +2,17 @@
 
 use super::output::{Output, show_bytes, show_path, table};
 use super::which;
-use crate::control::protocol::{Request, json_path};
 use crate::error::Result;
-use crate::fs::media::How;
+use crate::fs::media;
+use crate::protocol::{
+    Change, Difference, EncodedPath, How, Listed, LogLine, Shadowed, ShadowedName, State, Status as Report, Time,
+    request,
+};
 use crate::store::Store;
-use crate::store::journal::{Line, rfc3339};
+use crate::store::active::Active;
 use crate::store::release::manifest::Manifest;
 use crate::tree::{ChangedEntry, Kind, ReleaseName, Side, Tree, change_set};
 use crate::worker::unmounted;
-use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
@@ -54,151 +56,125 @@ pub fn status(verb: &Status, store: Option<&Path>, output: Output) -> Result<()>
     if verb.shadowed {
         return shadowed(&store, output);
     }
-    let value = match which::daemon(&store)? {
-        Some(mut daemon) => daemon.call(&Request::Status, STATUS_WAIT)?,
-        None => offline_status(&store)?,
+    let status = match which::daemon(&store)? {
+        Some(mut daemon) => daemon.call(request::Status {}, STATUS_WAIT)?,
+        None => store.status(store.active()?.as_ref()),
     };
-    output.result(&value, || status_text(&value));
+    output.result(&status, || status_text(&status));
     Ok(())
 }
 
 fn shadowed(store: &Store, output: Output) -> Result<()> {
-    let found = unmounted::shadowed(store)?;
-    let word = |how: How| match how {
-        How::Removed => "removed",
-        How::Replaced => "replaced",
+    let name = |(path, how): (Vec<u8>, media::How)| ShadowedName {
+        path: EncodedPath::from(&path[..]),
+        how: match how {
+            media::How::Removed => How::Removed,
+            media::How::Replaced => How::Replaced,
+        },
     };
-    let all: Vec<Value> =
-        found.iter().map(|(path, how)| json!({ "path": json_path(path), "how": word(*how) })).collect();
-    output.result(&json!({ "shadowed": all }), || {
-        let lines: String = found.iter().map(|(path, how)| format!("{} {}\n", word(*how), show_path(path))).collect();
-        lines + &format!("{} of the release are hidden; `verfs media restore PATH` shows one again\n", found.len())
+    let value = Shadowed { shadowed: unmounted::shadowed(store)?.into_iter().map(name).collect() };
+    output.result(&value, || {
+        let line = |ShadowedName { path, how }: &ShadowedName| {
+            let word = match how {
+                How::Removed => "removed",
+                How::Replaced => "replaced",
+            };
+            format!("{word} {}\n", show_path(&path.decode()))
+        };
+        let count = value.shadowed.len();
+        value.shadowed.iter().map(line).collect::<String>()
+            + &format!("{count} of the release are hidden; `verfs media restore PATH` shows one again\n")
     });
     Ok(())
 }
 
-/// What can be said of a store that is not mounted.
-fn offline_status(store: &Store) -> Result<Value> {
-    let active = store.active()?;
-    Ok(json!({
-        "store": store.root().display().to_string(),
-        "mountpoint": Value::Null,
-        "release": active.as_ref().map(|active| &active.release),
-        "previous": active.as_ref().and_then(|active| active.previous.as_ref()),
-        "since": active.as_ref().map(|active| rfc3339(active.since)),
-        "switch": active.as_ref().map_or(0, |active| active.switch),
-        "switches": 0,
-        "keeper_pid": Value::Null,
-        "worker_pid": Value::Null,
-        "upcalls": {},
-        "degraded": [],
-        "faults": { "total": 0, "kinds": [] },
-    }))
-}
-
-fn status_text(value: &Value) -> String {
-    let word = |key: &str| match &value[key] {
-        Value::String(text) => text.clone(),
-        Value::Null => "-".to_owned(),
-        other => other.to_string(),
-    };
+fn status_text(status: &Report) -> String {
+    fn or_dash(value: Option<&impl ToString>) -> String {
+        value.map_or("-".to_owned(), ToString::to_string)
+    }
     let mut lines = vec![
-        vec!["store".to_owned(), word("store")],
-        vec!["mounted on".to_owned(), word("mountpoint")],
-        vec!["release".to_owned(), word("release")],
-        vec!["since".to_owned(), word("since")],
-        vec!["previous".to_owned(), word("previous")],
-        vec!["switches".to_owned(), word("switches")],
-        vec!["process".to_owned(), word("worker_pid")],
+        ["store", &status.store.to_string()].map(str::to_owned),
+        ["mounted on", &or_dash(status.mountpoint.as_ref())].map(str::to_owned),
+        ["release", &or_dash(status.release.as_ref())].map(str::to_owned),
+        ["since", &or_dash(status.since.as_ref())].map(str::to_owned),
+        ["previous", &or_dash(status.previous.as_ref())].map(str::to_owned),
+        ["switches", &status.switches.to_string()].map(str::to_owned),
+        ["process", &or_dash(status.worker_pid.as_ref())].map(str::to_owned),
     ];
-    for limit in value["limits"].as_array().into_iter().flatten() {
-        let used = limit["used"].as_u64().map_or("not measured yet".to_owned(), show_bytes);
-        let most = show_bytes(limit["limit"].as_u64().unwrap_or_default());
-        lines.push(vec![
-            "limit".to_owned(),
-            format!("{}: {used} of {most}", limit["path"].as_str().unwrap_or_default()),
-        ]);
+    let mut line = |word: &str, text: String| lines.push([word.to_owned(), text]);
+    for limit in &status.limits {
+        let used = limit.used_bytes.map_or("not measured yet".to_owned(), show_bytes);
+        line("limit", format!("{}: {used} of {}", limit.path, show_bytes(limit.limit_bytes)));
     }
-    for refusal in value["refused"]["most"].as_array().into_iter().flatten() {
-        let path = refusal["path"].as_str().unwrap_or_default();
-        lines.push(vec![
-            "refused".to_owned(),
-            format!(
-                "{} x {} by user {}: {}",
-                refusal["count"],
-                show_path(path.as_bytes()),
-                refusal["uid"],
-                refusal["why"].as_str().unwrap_or_default()
-            ),
-        ]);
+    for refusal in &status.refused.most {
+        let path = show_path(&refusal.path.decode());
+        line("refused", format!("{} x {path} by user {}: {}", refusal.count, refusal.uid, refusal.why));
     }
-    for line in value["degraded"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        lines.push(vec!["degraded".to_owned(), line.to_owned()]);
+    for degraded in &status.degraded {
+        line("degraded", degraded.clone());
     }
-    if let Some(upcalls) = value["upcalls"].as_object() {
-        let busy: Vec<String> = upcalls
-            .iter()
-            .filter(|(_, count)| count.as_u64() != Some(0))
-            .map(|(name, count)| format!("{name} {count}"))
-            .collect();
-        if !busy.is_empty() {
-            lines.push(vec!["upcalls".to_owned(), busy.join(", ")]);
-        }
+    let counted = status.upcalls.iter().filter(|(_, count)| **count > 0);
+    let upcalls: Vec<String> = counted.map(|(name, count)| format!("{name} {count}")).collect();
+    if !upcalls.is_empty() {
+        line("upcalls", upcalls.join(", "));
     }
-    table(&lines)
+    table(&lines.into_iter().map(Vec::from).collect::<Vec<_>>())
 }
 
 pub fn list(_verb: &List, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     let active = store.active()?;
-    let state = |name: &ReleaseName| match &active {
-        Some(active) if active.release == name.as_str() => "active",
-        Some(active) if active.previous.as_deref() == Some(name.as_str()) => "previous",
-        _ => "",
-    };
-    let mut rows = Vec::new();
-    let mut values = Vec::new();
-    for name in store.releases()? {
-        match store.manifest(&name) {
-            Ok(manifest) => {
-                rows.push((
-                    manifest.added(),
-                    vec![
-                        name.to_string(),
-                        manifest.files().to_string(),
-                        show_bytes(manifest.content_bytes()),
-                        rfc3339(manifest.added()),
-                        state(&name).to_owned(),
-                    ],
-                ));
-                values.push((
-                    manifest.added(),
-                    json!({
-                        "name": name.as_str(), "files": manifest.files(), "bytes": manifest.content_bytes(),
-                        "added": rfc3339(manifest.added()), "active": state(&name) == "active", "state": state(&name),
-                    }),
-                ));
-            }
-            Err(error) => {
-                rows.push((i64::MAX, vec![name.to_string(), "-".into(), "-".into(), "-".into(), error.to_string()]));
-                values.push((
-                    i64::MAX,
-                    json!({
-                        "name": name.as_str(), "files": null, "bytes": null, "added": null,
-                        "active": state(&name) == "active", "state": "damaged", "error": error.to_string(),
-                    }),
-                ));
-            }
-        }
-    }
-    rows.sort_by_key(|(added, _)| *added);
-    values.sort_by_key(|(added, _)| *added);
-    let value = Value::Array(values.into_iter().map(|(_, value)| value).collect());
-    output.result(&value, || {
+    let releases = store.releases()?;
+    let mut listed: Vec<Listed> = releases.iter().map(|name| look_at(&store, name, active.as_ref())).collect();
+    // Damaged ones last.
+    listed.sort_by_key(|release| release.added.unwrap_or(Time(i64::MAX)));
+    output.result(&listed, || {
         let head = ["RELEASE", "FILES", "SIZE", "ADDED", "STATE"].map(str::to_owned).to_vec();
-        table(&std::iter::once(head).chain(rows.into_iter().map(|(_, row)| row)).collect::<Vec<_>>())
+        table(&std::iter::once(head).chain(listed.iter().map(list_row)).collect::<Vec<_>>())
     });
     Ok(())
+}
+
+fn look_at(store: &Store, name: &ReleaseName, active: Option<&Active>) -> Listed {
+    let is_active = active.is_some_and(|active| active.release == name.as_str());
+    let is_previous = active.is_some_and(|active| active.previous.as_deref() == Some(name.as_str()));
+    let listed = Listed {
+        name: name.to_string(),
+        files: None,
+        bytes: None,
+        added: None,
+        active: is_active,
+        state: Some(State::Damaged),
+        error: None,
+    };
+    match store.manifest(name) {
+        Ok(manifest) => Listed {
+            files: Some(manifest.files()),
+            bytes: Some(manifest.content_bytes()),
+            added: Some(Time(manifest.added())),
+            state: is_active.then_some(State::Active).or(is_previous.then_some(State::Previous)),
+            ..listed
+        },
+        Err(error) => Listed { error: Some(error.to_string()), ..listed },
+    }
+}
+
+fn list_row(release: &Listed) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let state = match (&release.error, release.state) {
+        (Some(error), _) => error,
+        (None, Some(State::Active)) => "active",
+        (None, Some(State::Previous)) => "previous",
+        (None, Some(State::Damaged)) => "damaged",
+        (None, None) => "",
+    };
+    vec![
+        release.name.clone(),
+        release.files.map_or_else(dash, |files| files.to_string()),
+        release.bytes.map_or_else(dash, show_bytes),
+        release.added.map_or_else(dash, |added| added.to_string()),
+        state.to_owned(),
+    ]
 }
 
 pub fn log(verb: &Log, store: Option<&Path>, output: Output) -> Result<()> {
@@ -206,70 +182,43 @@ pub fn log(verb: &Log, store: Option<&Path>, output: Output) -> Result<()> {
     if let Some(most) = verb.lines {
         lines.drain(..lines.len().saturating_sub(most));
     }
-    let value = json!(lines);
-    output.result(&value, || {
+    let lines: Vec<LogLine> = lines.into_iter().map(LogLine::from).collect();
+    output.result(&lines, || {
         let head = ["TIME", "UID", "ACTION", "FROM", "TO", "RESULT", "MESSAGE"].map(str::to_owned).to_vec();
-        let row = |line: &Line| {
-            let who = match line.sudo_uid {
-                Some(sudo) => format!("{} (sudo {sudo})", line.uid),
-                None => line.uid.to_string(),
-            };
-            let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-            let said = line.message.clone().or_else(|| line.note.clone()).unwrap_or_default();
-            let result = if line.ok { "ok" } else { "failed" }.to_owned();
-            vec![line.time.clone(), who, line.action.clone(), or_dash(&line.from), or_dash(&line.to), result, said]
-        };
-        table(&std::iter::once(head).chain(lines.iter().map(row)).collect::<Vec<_>>())
+        table(&std::iter::once(head).chain(lines.iter().map(log_row)).collect::<Vec<_>>())
     });
     Ok(())
 }
 
-/// In what way a path differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    Added,
-    Deleted,
-    Content,
-    Kind,
-    Permission,
+fn log_row(line: &LogLine) -> Vec<String> {
+    let who = match line.sudo_uid {
+        Some(sudo) => format!("{} (sudo {sudo})", line.uid),
+        None => line.uid.to_string(),
+    };
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let said = line.message.clone().or_else(|| line.note.clone()).unwrap_or_default();
+    let result = if line.ok { "ok" } else { "failed" }.to_owned();
+    vec![line.time.to_string(), who, line.action.clone(), or_dash(&line.from), or_dash(&line.to), result, said]
 }
 
-impl Change {
-    pub fn letter(self) -> char {
-        match self {
-            Self::Added => 'A',
-            Self::Deleted => 'D',
-            Self::Content => 'M',
-            Self::Kind => 'T',
-            Self::Permission => 'P',
-        }
+/// How `diff` marks a change.
+pub fn letter(change: Change) -> char {
+    match change {
+        Change::Added => 'A',
+        Change::Deleted => 'D',
+        Change::Content => 'M',
+        Change::Kind => 'T',
+        Change::Permission => 'P',
     }
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Added => "added",
-            Self::Deleted => "deleted",
-            Self::Content => "content",
-            Self::Kind => "kind",
-            Self::Permission => "permission",
-        }
-    }
-}
-
-/// A path that differs.
-#[derive(Debug)]
-pub struct Difference {
-    pub kind: Change,
-    pub path: Vec<u8>,
 }
 
 /// The paths in which two releases differ, sorted.
 pub fn differences(old: &Manifest, new: &Manifest) -> Result<Vec<Difference>> {
-    let mut found = Vec::new();
+    let mut found: Vec<(Vec<u8>, Change)> = Vec::new();
     let set = change_set(old, new)?;
     for ChangedEntry { side, index, .. } in &set.entries {
         let path = if *side == Side::Old { old } else { new }.path_of(*index)?;
-        let kind = match (old.find_path(&path)?, new.find_path(&path)?) {
+        let change = match (old.find_path(&path)?, new.find_path(&path)?) {
             (None, _) => Change::Added,
             (_, None) => Change::Deleted,
             (Some(o), Some(n)) => {
@@ -283,7 +232,7 @@ pub fn differences(old: &Manifest, new: &Manifest) -> Result<Vec<Difference>> {
                 }
             }
         };
-        found.push(Difference { kind, path });
+        found.push((path, change));
     }
     for dir in &set.dirs {
         let (side, index) = dir.at;
@@ -291,24 +240,21 @@ pub fn differences(old: &Manifest, new: &Manifest) -> Result<Vec<Difference>> {
         if let (Some(o), Some(n)) = (old.find_path(&path)?, new.find_path(&path)?) {
             let (a, b) = (old.node(o)?, new.node(n)?);
             if a.kind == b.kind && (a.mode != b.mode || a.owner != b.owner) {
-                found.push(Difference { kind: Change::Permission, path });
+                found.push((path, Change::Permission));
             }
         }
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(found.iter().map(|(path, change)| Difference { change: *change, path: EncodedPath::from(&path[..]) }).collect())
 }
 
 pub fn diff(verb: &Diff, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     let (old, new) = (store.manifest(&verb.a.parse()?)?, store.manifest(&verb.b.parse()?)?);
     let found = differences(&old, &new)?;
-    let value: Vec<Value> = found
-        .iter()
-        .map(|Difference { kind, path }| json!({ "change": kind.word(), "path": json_path(path) }))
-        .collect();
-    output.result(&Value::Array(value), || {
-        found.iter().map(|Difference { kind, path }| format!("{} {}\n", kind.letter(), show_path(path))).collect()
+    output.result(&found, || {
+        let line = |found: &Difference| format!("{} {}\n", letter(found.change), show_path(&found.path.decode()));
+        found.iter().map(line).collect()
     });
     Ok(())
 }

@@ -1,17 +1,16 @@
 //! `switch` and `rollback`: by the daemon if the store is mounted, else on disk alone.
 
 use super::output::{Output, show_path};
-use super::releases::{Difference, differences};
+use super::releases::{differences, letter};
 use super::which;
-use crate::control::protocol::{Request, json_path};
 use crate::error::{Error, Result};
+use crate::protocol::{DryRun, Switched, Tidy, request};
 use crate::store::Store;
 use crate::store::journal::Asker;
 use crate::store::release::manifest::Manifest;
 use crate::switch::{Switcher, Target};
 use crate::tree::ReleaseName;
-use crate::worker::report;
-use serde_json::{Value, json};
+use crate::worker::{report, unmounted};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -62,7 +61,7 @@ pub fn rollback(verb: &Rollback, store: Option<&Path>, output: Output) -> Result
 }
 
 /// Switches, with a daemon or without, and gives what is printed.
-pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Option<String>) -> Result<Value> {
+pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Option<String>) -> Result<Switched> {
     let request = Target { to: name.cloned(), rollback };
     let target = request.resolve(store, store.active()?.as_ref())?;
     check(&store.manifest(&target)?)?;
@@ -70,19 +69,17 @@ pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Op
     loop {
         if let Some(mut daemon) = which::daemon(store)? {
             let uid = Asker::this_process().sudo_uid;
-            let name = name.map(ToString::to_string);
-            let request = match (rollback, name) {
-                (false, Some(release)) => Request::Switch { release, message, uid },
-                (_, release) => Request::Rollback { release, message, uid },
+            return match (rollback, name.cloned()) {
+                (false, Some(release)) => daemon.call(request::Switch { release, message, uid }, SWITCH_WAIT),
+                (_, release) => daemon.call(request::Rollback { release, message, uid }, SWITCH_WAIT),
             };
-            return daemon.call(&request, SWITCH_WAIT);
         }
         if let Some(lock) = store.lock_active()? {
             let switcher = Switcher::unmounted(store, &lock)?;
-            return Ok(report(&switcher.switch(&request, message, Asker::this_process())?));
+            return Ok(report(switcher.switch(&request, message, Asker::this_process())?));
         }
         if begun.elapsed() > LOCK_WAIT {
-            return Err(Error::failed(format!(
+            return Err(Error::busy(format!(
                 "a process has the store {} locked and does not answer; end it and switch again",
                 store.root().display()
             )));
@@ -91,8 +88,8 @@ pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Op
     }
 }
 
-/// Reads the whole manifest: damage is found before it matters. That is this command's work and not the daemon's, and at
-/// a low priority: it can wait for the visitors.
+/// Reads the whole manifest: damage is found before it matters. The command does it and not the daemon, at a low
+/// priority: it can wait for the visitors.
 fn check(manifest: &Manifest) -> Result<()> {
     std::thread::scope(|scope| {
         let checking = std::thread::Builder::new().spawn_scoped(scope, || {
@@ -110,54 +107,49 @@ fn check(manifest: &Manifest) -> Result<()> {
 fn dry_run(store: &Store, name: &ReleaseName, output: Output) -> Result<()> {
     let new = store.manifest(name)?;
     let Some(active) = store.active()? else {
-        output.result(&json!({ "from": null, "to": name.as_str(), "changes": [] }), || {
-            format!("no release is active; {name} would become the first\n")
-        });
+        let first = DryRun { from: None, to: name.to_string(), hidden: 0, changes: Vec::new() };
+        output.result(&first, || format!("no release is active; {name} would become the first\n"));
         return Ok(());
     };
     let old = store.manifest(&active.release()?)?;
-    let found = differences(&old, &new)?;
-    let value = json!({
-        "from": active.release, "to": name.as_str(), "hidden": 0,
-        "changes": found.iter().map(|Difference { kind, path }| json!({ "change": kind.word(), "path": json_path(path) }))
-            .collect::<Vec<_>>(),
-    });
+    let changes = differences(&old, &new)?;
+    let hidden = unmounted::hidden_in_switch(store, name)? as u64;
+    let value = DryRun { from: Some(active.release.clone()), to: name.to_string(), hidden, changes };
     output.result(&value, || {
         let mut text = String::new();
-        for Difference { kind, path } in &found {
-            text += &format!("{} {}\n", kind.letter(), show_path(path));
+        for difference in &value.changes {
+            text += &format!("{} {}\n", letter(difference.change), show_path(&difference.path.decode()));
         }
-        text + &format!("{} -> {name}: {} changed entries; nothing was switched\n", active.release, found.len())
+        let count = value.changes.len();
+        text + &format!(
+            "{} -> {name}: {count} changed entries, {hidden} hidden by media; nothing was switched\n",
+            active.release
+        )
     });
     Ok(())
 }
 
-fn print(value: &Value, output: Output) {
-    let warnings: Vec<String> =
-        value["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-    output.warnings(&warnings);
-    output.result(value, || text(value));
+fn print(switched: &Switched, output: Output) {
+    output.warnings(&switched.warnings);
+    output.result(switched, || text(switched));
 }
 
 /// The line for people.
-pub fn text(value: &Value) -> String {
-    let word = |key: &str| value[key].as_str().unwrap_or("nothing").to_owned();
-    let (from, to) = (word("from"), word("to"));
-    if from == to {
+pub fn text(switched: &Switched) -> String {
+    let Switched { from, to, changed, hidden, call_us, .. } = switched;
+    if from.as_ref() == Some(to) {
         return format!("{to} is active already; nothing to do\n");
     }
-    let hidden = value["hidden"].as_u64().map_or("an unknown number".to_owned(), |hidden| hidden.to_string());
-    let mut text = format!(
-        "{from} -> {to}: {} changed entries, {hidden} hidden by media, {} us",
-        value["changed"], value["call_us"]
-    );
-    if value["waited_ms"].as_u64().unwrap_or(0) > 0 {
-        text += &format!(" (and {} ms for a second of its own)", value["waited_ms"]);
+    let from = from.as_deref().unwrap_or("nothing");
+    let hidden = hidden.map_or("an unknown number".to_owned(), |hidden| hidden.to_string());
+    let mut text = format!("{from} -> {to}: {changed} changed entries, {hidden} hidden by media, {call_us} us");
+    if switched.waited_us >= 1000 {
+        text += &format!(" (and {} ms for a second of its own)", switched.waited_us / 1000);
     }
-    if value["mounted"] == json!(false) {
+    if !switched.mounted {
         text += "; not mounted: the next mount serves it";
     }
-    if value["tidy"] == json!("pending") {
+    if switched.tidy == Tidy::Pending {
         text += "; a stuck client keeps old names in the kernel's memory, the next switch drops them";
     }
     text + "\n"

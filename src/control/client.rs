@@ -3,11 +3,10 @@
 //! Owns one connection. Invariant: a reply belongs to the request that was sent before it; a connection that has
 //! failed once (a time limit, a cut line) is not used again, as a late reply would be taken for the next one's.
 
+use super::address::{self, Address};
 use super::lines::{Line, Lines};
-use super::place::{self, Place};
-use super::protocol::{self, Request};
-use crate::error::{Error, Result};
-use serde_json::Value;
+use crate::error::{self, Error, Result};
+use crate::protocol::{Call, Request, decode_reply, encode_request};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,18 +30,21 @@ impl Client {
     /// # Errors
     /// No permission, or a daemon that accepts nobody: exit code 1.
     pub fn connect(path: &Path) -> Result<Option<Client>> {
-        match Place::open(path).and_then(|place| place.connect(CONNECT_WAIT)) {
+        match Address::open(path).and_then(|address| address.connect(CONNECT_WAIT)) {
             Ok(stream) => {
                 Ok(Some(Client { lines: Lines::new(Arc::new(stream)), path: path.to_owned(), in_step: true }))
             }
             Err(error) => match error.kind() {
                 ErrorKind::NotFound | ErrorKind::ConnectionRefused => Ok(None),
-                ErrorKind::PermissionDenied => Err(Error::failed(format!(
-                    "{}: you may not talk to this daemon: ask as root, or as a member of the group that verfs.toml \
-                     names under [access]",
-                    path.display()
-                ))),
-                ErrorKind::WouldBlock => Err(Error::failed(format!(
+                ErrorKind::PermissionDenied => {
+                    let text = format!(
+                        "{}: you may not talk to this daemon: ask as root, or as a member of the group that \
+                         verfs.toml names under [access]",
+                        path.display()
+                    );
+                    Err(Error::reported(error::ErrorKind::PermissionDenied, 1, text))
+                }
+                ErrorKind::WouldBlock => Err(Error::busy(format!(
                     "{}: the daemon has accepted no connection for {} seconds",
                     path.display(),
                     CONNECT_WAIT.as_secs()
@@ -56,15 +58,16 @@ impl Client {
     ///
     /// # Errors
     /// What the daemon answered, with its exit code; or no answer, exit code 1.
-    pub fn call(&mut self, request: &Request, timeout: Duration) -> Result<Value> {
-        let line = protocol::encode(request)?;
+    pub fn call<C: Call>(&mut self, call: C, timeout: Duration) -> Result<C::Reply> {
+        let request: Request = call.into();
+        let line = encode_request(&request)?;
         if !std::mem::replace(&mut self.in_step, false) {
             return Err(self.failed("the connection failed before"));
         }
         let deadline = Instant::now() + timeout;
         match self.lines.send(&line, deadline) {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::TimedOut => return Err(self.late(request, timeout)),
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Err(self.late(&request, timeout)),
             // The daemon closed: what it said before that (that it is busy) may be there to read.
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
             Err(error) => return Err(Error::io(format!("cannot write to {}", self.path.display()), error)),
@@ -72,12 +75,12 @@ impl Client {
         match self.lines.next(deadline) {
             Ok(Line::Whole(reply)) => {
                 self.in_step = true;
-                protocol::decode_reply(&reply)
+                decode_reply(&reply)
             }
             Ok(Line::TooLong) => Err(self.failed("the daemon's reply is longer than a line may be")),
-            Ok(Line::Cut | Line::End) => Err(self.gone(request)),
-            Ok(Line::Unfinished | Line::Silent) => Err(self.late(request, timeout)),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(self.gone(request)),
+            Ok(Line::Cut | Line::End) => Err(self.gone(&request)),
+            Ok(Line::Unfinished | Line::Silent) => Err(self.late(&request, timeout)),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(self.gone(&request)),
             Err(error) => Err(Error::io(format!("cannot read from {}", self.path.display()), error)),
         }
     }
@@ -87,7 +90,7 @@ impl Client {
     /// # Errors
     /// The kernel does not tell: exit code 1.
     pub fn server_pid(&self) -> Result<i32> {
-        place::peer(self.lines.stream())
+        address::peer(self.lines.stream())
             .map(|peer| peer.pid)
             .map_err(|error| Error::io(format!("cannot tell who listens on {}", self.path.display()), error))
     }

@@ -3,7 +3,7 @@
 //! Owns the bytes that were read beyond a line's end. Invariants: it never holds more than [`MAX_LINE`] bytes and one
 //! chunk; and a deadline bounds the whole line, so a peer that sends one byte now and then gains no time.
 
-use super::protocol::MAX_LINE;
+use crate::protocol::MAX_LINE;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

@@ -4,6 +4,7 @@ use super::Store;
 use super::durable::with_reserve;
 use crate::error::{Context, Error, Result};
 use crate::fault;
+use crate::protocol::{LogLine, Time};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -11,8 +12,8 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 /// A line of the journal.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Line {
-    /// RFC 3339, UTC.
-    pub time: String,
+    /// When.
+    pub time: Time,
     /// Who asked, as the kernel knows it.
     pub uid: u32,
     /// Who asked before sudo.
@@ -59,7 +60,7 @@ impl Line {
     /// A line for something that was done now.
     pub fn done(action: &str, asker: Asker) -> Self {
         Self {
-            time: rfc3339(super::now()),
+            time: Time(super::now()),
             uid: asker.uid,
             sudo_uid: asker.sudo_uid,
             action: action.to_owned(),
@@ -69,10 +70,11 @@ impl Line {
     }
 }
 
-/// Seconds since 1970 as RFC 3339, UTC.
-pub fn rfc3339(seconds: i64) -> String {
-    let since = std::time::Duration::from_secs(seconds.max(0) as u64);
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
+impl From<Line> for LogLine {
+    fn from(line: Line) -> Self {
+        let Line { time, uid, sudo_uid, action, from, to, message, ok, switch, note } = line;
+        Self { time, uid, sudo_uid, action, from, to, message, ok, switch, note }
+    }
 }
 
 impl Store {
@@ -128,7 +130,7 @@ impl Store {
             return Ok(());
         }
         let mut line = Line::done(if active.rolled_back { "rollback" } else { "switch" }, Asker::default());
-        line.time = rfc3339(active.since);
+        line.time = Time(active.since);
         line.from = active.previous.clone();
         line.to = Some(active.release.clone());
         line.switch = Some(active.switch);

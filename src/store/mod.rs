@@ -145,7 +145,7 @@ impl Store {
             1..=12 => format!("there are: {}", names.join(", ")),
             n => format!("there are {n}; see `verfs list`"),
         };
-        Error::request(format!("no release {name} in {}; {known}", self.root.display()))
+        Error::not_found(format!("no release {name} in {}; {known}", self.root.display()))
     }
 
     /// The names of all releases, sorted.
@@ -193,7 +193,7 @@ impl Store {
                 Hold::Shared => "a gc",
                 Hold::Exclusive => "an add, a verify or a gc",
             };
-            Error::failed(format!(
+            Error::busy(format!(
                 "the store {} is in use by {other}; run {what} again when that is done",
                 self.root.display()
             ))
@@ -222,7 +222,7 @@ fn check_is_free(root: &Path) -> Result<()> {
 }
 
 fn no_store(root: &Path) -> Error {
-    Error::request(format!("no store in {}; make one with `verfs init {0}`", root.display()))
+    Error::not_found(format!("no store in {}; make one with `verfs init {0}`", root.display()))
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<()> {

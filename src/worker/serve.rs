@@ -2,13 +2,14 @@
 
 use super::service::Service;
 use crate::control::client::Client;
-use crate::control::protocol::Request;
-use crate::control::server::Server;
+use crate::control::listener::Listener;
+use crate::control::server::{Limits, Server};
 use crate::error::{Context, Error, Result};
 use crate::fs::media::Rights;
 use crate::fs::refused::Refused;
 use crate::fs::{Epoch, Fs, Media, Release};
 use crate::fuse::{Connection, MountOptions, PageDropper};
+use crate::protocol::request;
 use crate::store::active::Active;
 use crate::store::lock::{Hold, Lock};
 use crate::store::media::home::Home;
@@ -66,7 +67,7 @@ enum Event {
 pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Result<()> {
     let prepared = prepare(store, options)?;
     let group = group_id(&prepared.store.settings().access.group)?;
-    let listener = Server::bind(&prepared.store.socket_path(), group)?;
+    let listener = Listener::bind(&prepared.store.socket_path(), group)?;
     let connection = Connection::mount(prepared.fs.clone(), &prepared.mountpoint, &prepared.how)?;
     let running = run(prepared, connection, listener)?;
     ready(&running.ready);
@@ -144,7 +145,7 @@ struct Running {
 }
 
 /// Serves what was prepared to the kernel on this connection, and to whoever asks at this socket.
-fn run(prepared: Prepared, connection: Connection, mut server: Server) -> Result<Running> {
+fn run(prepared: Prepared, connection: Connection, listener: Listener) -> Result<Running> {
     let Prepared { store, fs, name, active, first, mountpoint, locks, .. } = prepared;
     let (kernel, pages) = (connection.kernel(), connection.pages());
     let serving = connection.serve()?;
@@ -159,7 +160,7 @@ fn run(prepared: Prepared, connection: Connection, mut server: Server) -> Result
     let mount = Mount { fs: fs.clone(), kernel: kernel.clone(), mountpoint: mountpoint.clone() };
     let switcher = Switcher::mounted(store, mount, active);
     let service = Arc::new(Service::new(switcher, fs, kernel, mountpoint.clone()));
-    server.serve(service.clone())?;
+    let server = Server::start(listener, Limits::default(), service.clone())?;
 
     let (events, coming) = channel();
     watch_signals(events.clone())?;
@@ -329,7 +330,7 @@ fn take_lock(store: &Store) -> Result<Lock> {
         std::thread::sleep(Duration::from_millis(10));
     };
     let who = pid.map_or_else(|| "another verfs".to_owned(), |pid| format!("process {pid}"));
-    Err(Error::failed(format!(
+    Err(Error::busy(format!(
         "the store {} is in use by {who}; it can be mounted once: see `verfs status --store {0}`",
         store.root().display()
     )))
@@ -338,7 +339,7 @@ fn take_lock(store: &Store) -> Result<Lock> {
 /// The process that serves the store and answers.
 fn server_pid(store: &Store) -> Result<Option<i32>> {
     let Some(mut client) = Client::connect(&store.socket_path())? else { return Ok(None) };
-    client.call(&Request::Status, ANSWER)?;
+    client.call(request::Status {}, ANSWER)?;
     client.server_pid().map(Some)
 }
 
@@ -351,7 +352,7 @@ fn lock_media(store: &Store) -> Result<Option<Lock>> {
     store.make_layer()?;
     match Lock::try_take(&home.join("orphans"), Hold::Exclusive)? {
         Some(lock) => Ok(Some(lock)),
-        None => Err(Error::failed(format!(
+        None => Err(Error::busy(format!(
             "{} is in use as the writable layer of another store; name another directory in verfs.toml (media)",
             home.display()
         ))),

@@ -1,30 +1,34 @@
 //! What the control socket answers.
 
-use crate::control::protocol::{Request, decode_path, json_path};
 use crate::control::server::{Answer, Peer};
 use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Restored, Task};
 use crate::fs::refused::Refusal;
 use crate::fs::{Fs, Media, Release};
-use crate::store::journal::{Asker, rfc3339};
+use crate::protocol::request::{Restore, Rollback, Switch};
+use crate::protocol::{
+    self, Descriptors, Done, EncodedPath, FaultKind, Faults, Limit, MAX_LINE, Pinned, Refused, Reloaded, Reply,
+    Request, Status, Switching, Tidy, Time, fitting,
+};
+use crate::store::journal::Asker;
 use crate::store::media::scope::Scope;
 use crate::store::{Store, look};
-use crate::switch::{Kernel, Switched, Switcher, Target, Tidy, UnderWay, Use, holders};
+use crate::switch::{self, Kernel, Switched, Switcher, Target, UnderWay, Use, holders};
 use crate::tree::{Digest, Kind, Tree};
 use parking_lot::Mutex;
 use rustix::mount::{UnmountFlags, unmount};
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Hashes in one reply to `pinned`: 64 digits and punctuation each, within a line of the protocol.
-const PAGE: usize = 800;
+/// Bytes that a page of hashes or names may take: a line, less what stands around it.
+const PAGE: usize = MAX_LINE - 1024;
 
-/// How many refused writes the status shows, and how much of a path: all within a line of the protocol.
+/// How many refused writes the status shows, how much of a path, and how many bytes they take at most: it is one line.
 const SHOWN: usize = 10;
 const LONGEST: usize = 1500;
+const REFUSALS: usize = MAX_LINE / 2;
 
 /// How long a busy mount is tried again.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -37,11 +41,21 @@ pub struct Service {
     mountpoint: PathBuf,
     /// What the last scan for objects in use found: its pages are asked for one after the other.
     pinned: Mutex<Vec<Digest>>,
+    last_restore: Mutex<LastRestore>,
+}
+
+/// What the last `restore` did: pages of its names are asked for one after the other.
+#[derive(Default)]
+struct LastRestore {
+    path: EncodedPath,
+    /// Without those, if any, that are too long for a line.
+    names: Vec<EncodedPath>,
+    count: u64,
 }
 
 impl Service {
     pub fn new(switcher: Switcher, fs: Arc<Fs>, kernel: Arc<dyn Kernel>, mountpoint: PathBuf) -> Self {
-        Self { switcher, fs, kernel, mountpoint, pinned: Mutex::default() }
+        Self { switcher, fs, kernel, mountpoint, pinned: Mutex::default(), last_restore: Mutex::default() }
     }
 
     /// Unmounts. A busy mount names who holds it, unless `lazy`: then it goes when they let go.
@@ -63,7 +77,7 @@ impl Service {
             Err(rustix::io::Errno::BUSY) => {
                 let names: Vec<String> = holders(mountpoint).iter().map(ToString::to_string).collect();
                 let who = if names.is_empty() { "the kernel".to_owned() } else { names.join("; ") };
-                Err(Error::failed(format!(
+                Err(Error::busy(format!(
                     "{} is busy: {who}. End what holds it, or use `verfs umount --lazy`",
                     mountpoint.display()
                 )))
@@ -73,105 +87,96 @@ impl Service {
     }
 
     /// Reads the settings again. Says which of them take effect only at the next mount.
-    pub fn reload(&self) -> Result<Value> {
+    pub fn reload(&self) -> Result<Reloaded> {
         let now = Store::open(self.switcher.store().root())?.settings().clone();
         // Against what it was mounted with: what an earlier reload left for the next mount is still left for it.
         let was = self.switcher.store().settings();
         let mut later = Vec::new();
         if now.serve != was.serve {
-            later.push("serve");
+            later.push("serve".to_owned());
         }
         if now.access != was.access {
-            later.push("access");
+            later.push("access".to_owned());
         }
         if now.media != was.media {
-            later.push("media");
+            later.push("media".to_owned());
         }
         // What can change while it is mounted is set; where a scope is, and what it is made with, cannot.
         let fixed = |scope: &Scope| (scope.path.clone(), scope.per_release, scope.owner.clone(), scope.mode);
         let same = |a: &[Scope], b: &[Scope]| a.iter().map(fixed).eq(b.iter().map(fixed));
         if !same(&now.scopes, &was.scopes) {
-            later.push("scope");
+            later.push("scope".to_owned());
         } else if let Some(media) = &self.fs.media {
             media.scopes.set_rules(&now.scopes);
         }
         self.switcher.set_settings(now);
         log::info!("settings read again");
-        Ok(json!({ "reloaded": true, "at_next_mount": later }))
+        Ok(Reloaded { reloaded: true, at_next_mount: later })
     }
 
-    fn status(&self) -> Value {
+    fn status(&self) -> Status {
         let snapshot = self.switcher.snapshot();
-        let active = snapshot.active.as_ref();
-        let upcalls: serde_json::Map<String, Value> =
-            self.fs.counters.all().map(|(name, count)| (name.to_owned(), count.into())).collect();
         let (open, limit) = self.fs.descriptors.occupancy();
         let (hits, misses) = self.fs.descriptors.hits_and_misses();
-        let (refused, most) = self.fs.refused.most(SHOWN);
-        let most: Vec<Value> = most.iter().map(show_refusal).collect();
         let limits = self.fs.media.as_ref().map_or(Vec::new(), Media::limits);
-        let limits: Vec<Value> = limits
-            .iter()
-            .map(|(path, limit, used)| json!({ "path": json_path(path), "limit": limit, "used": used }))
-            .collect();
         let faults = self.fs.faults.report();
         let mut degraded = faults.degraded;
         if snapshot.tidy_pending {
             degraded
                 .push("a stuck client keeps the kernel from forgetting old names: the next switch does it".to_owned());
         }
-        json!({
-            "store": self.switcher.store().root().display().to_string(),
-            "mountpoint": self.mountpoint.display().to_string(),
-            "release": active.map(|active| &active.release),
-            "previous": active.and_then(|active| active.previous.as_ref()),
-            "since": active.map(|active| rfc3339(active.since)),
-            "switch": active.map_or(0, |active| active.switch),
-            "switches": snapshot.switches,
-            "switching": snapshot.under_way.as_ref().map(show_under_way),
-            // The keeper is the process that will hold the connection over a worker's death.
-            "keeper_pid": Value::Null,
-            "worker_pid": std::process::id(),
-            "upcalls": upcalls,
-            "descriptors": { "open": open, "limit": limit, "hits": hits, "misses": misses },
-            "limits": limits,
-            "refused": { "total": refused, "most": most },
-            "inflight_tidy": snapshot.tidy_pending,
-            "degraded": degraded,
-            "faults": {
-                "total": faults.total,
-                "kinds": faults.kinds.iter().map(|(operation, error, count)| {
-                    json!({ "operation": operation, "error": error, "count": count })
-                }).collect::<Vec<_>>(),
-            },
-        })
+        Status {
+            mountpoint: Some(EncodedPath::from(self.mountpoint.as_path())),
+            switches: snapshot.switches,
+            switching: snapshot.under_way.as_ref().map(show_under_way),
+            worker_pid: Some(std::process::id()),
+            upcalls: self.fs.counters.all().map(|(name, count)| (name.to_owned(), count)).collect(),
+            descriptors: Some(Descriptors { open: open as u64, limit: limit as u64, hits, misses }),
+            limits: limits.iter().map(show_limit).collect(),
+            refused: show_refused(self.fs.refused.most(SHOWN)),
+            tidy: if snapshot.tidy_pending { Tidy::Pending } else { Tidy::Done },
+            degraded,
+            faults: Faults { total: faults.total, kinds: faults.kinds.into_iter().map(show_kind).collect() },
+            ..self.switcher.store().status(snapshot.active.as_ref())
+        }
     }
 
     /// Lets what is hidden at a path show again.
-    fn restore(&self, path: &[u8]) -> Result<Value> {
+    fn restore(&self, path: &EncodedPath) -> Result<protocol::Restored> {
         let media = self.fs.media.as_ref().ok_or_else(|| Error::request("the store has no scopes"))?;
         let epoch = self.fs.epochs.load();
         let task = Task { epoch: &epoch, contents: &self.fs.descriptors, caller: Caller::ROOT };
-        let restored = media.restore(task, path)?;
+        let restored = media.restore(task, &path.decode())?;
         for Restored { dir, name, .. } in &restored {
             self.kernel.drop_entry(*dir, name)?;
             self.kernel.drop_attributes(*dir)?;
         }
-        // Within a line of the protocol.
-        let names: Vec<String> = restored.iter().take(PAGE / 20).map(|restored| json_path(&restored.path)).collect();
-        Ok(json!({ "restored": names, "count": restored.len() }))
+        let count = restored.len() as u64;
+        let names = restored.iter().map(|restored| EncodedPath::from(&restored.path[..]));
+        let names = names.filter(|name| fitting(std::slice::from_ref(name), PAGE) == 1).collect();
+        let restore = LastRestore { path: path.clone(), names, count };
+        let first = restore.page(0);
+        *self.last_restore.lock() = if first.next.is_some() { restore } else { LastRestore::default() };
+        Ok(first)
+    }
+
+    /// A later page of what the last `restore` let show again.
+    fn restored_page(&self, path: &EncodedPath, after: u64) -> Result<protocol::Restored> {
+        let last = self.last_restore.lock();
+        if last.path != *path {
+            return Err(Error::not_found(format!("{path} was not what was restored last, so its names are not known")));
+        }
+        Ok(last.page(after))
     }
 
     /// Hashes of objects that the kernel may still ask for, of releases that were removed from the store.
-    fn pinned(&self, after: u64) -> Result<Value> {
+    fn pinned(&self, after: u64) -> Result<Pinned> {
         let mut pinned = self.pinned.lock();
         if after == 0 {
             *pinned = self.scan()?;
         }
-        let page: Vec<String> = pinned.iter().skip(after as usize).take(PAGE).map(|digest| digest.to_hex()).collect();
-        let next = after + page.len() as u64;
-        let more = next < pinned.len() as u64;
-        Ok(json!({ "objects": page, "next": more.then_some(next) }))
+        let (objects, next) = page(&pinned, after);
+        Ok(Pinned { objects, next })
     }
 
     fn scan(&self) -> Result<Vec<Digest>> {
@@ -206,63 +211,97 @@ impl Service {
 }
 
 impl Answer for Service {
-    fn answer(&self, request: Request, peer: Peer) -> Result<Value> {
+    fn answer(&self, request: Request, peer: Peer) -> Result<Reply> {
         let asker = |sudo_uid| Asker { uid: peer.uid, sudo_uid };
         match request {
-            Request::Status => Ok(self.status()),
-            Request::Switch { release, message, uid } => {
-                let to = Target { to: Some(release.parse()?), rollback: false };
-                self.switcher.switch(&to, message, asker(uid)).map(|switched| report(&switched))
+            Request::Status(_) => Ok(Reply::Status(self.status())),
+            Request::Switch(Switch { release, message, uid }) => {
+                let to = Target { to: Some(release), rollback: false };
+                self.switcher.switch(&to, message, asker(uid)).map(|switched| Reply::Switched(report(switched)))
             }
-            Request::Rollback { release, message, uid } => {
-                let to = release.map(|name| name.parse()).transpose()?;
-                let request = Target { to, rollback: true };
-                self.switcher.switch(&request, message, asker(uid)).map(|switched| report(&switched))
+            Request::Rollback(Rollback { release, message, uid }) => {
+                let to = Target { to: release, rollback: true };
+                self.switcher.switch(&to, message, asker(uid)).map(|switched| Reply::Switched(report(switched)))
             }
-            Request::Reload => self.reload(),
-            Request::Umount { lazy } => self.unmount(lazy).map(|()| json!({ "unmounted": true })),
-            Request::Pinned { after } => self.pinned(after),
-            Request::Repacked => {
+            Request::Reload(_) => self.reload().map(Reply::Reloaded),
+            Request::Umount(umount) => self.unmount(umount.lazy).map(|()| Reply::Done(Done {})),
+            Request::Pinned(pinned) => self.pinned(pinned.after).map(Reply::Pinned),
+            Request::Repacked(_) => {
                 self.fs.descriptors.objects().refresh()?;
-                Ok(json!({}))
+                Ok(Reply::Done(Done {}))
             }
-            Request::Restore { path } => self.restore(&decode_path(&path)),
+            Request::Restore(Restore { path, after: 0 }) => self.restore(&path).map(Reply::Restored),
+            Request::Restore(Restore { path, after }) => self.restored_page(&path, after).map(Reply::Restored),
         }
     }
 }
 
-fn show_refusal(refusal: &Refusal) -> Value {
-    json!({
-        "path": json_path(&refusal.path[..refusal.path.len().min(LONGEST)]),
-        "uid": refusal.uid,
-        "count": refusal.count,
-        "why": refusal.why.text(),
-        "last": rfc3339(refusal.last),
-    })
+impl LastRestore {
+    fn page(&self, after: u64) -> protocol::Restored {
+        let (restored, next) = page(&self.names, after);
+        protocol::Restored { restored, count: self.count, next }
+    }
 }
 
-fn show_under_way(under_way: &UnderWay) -> Value {
-    json!({
-        "from": under_way.from,
-        "to": under_way.to,
-        "phase": under_way.stage.word(),
-        "since": rfc3339(under_way.since),
-    })
+/// The items of a list from `after` on that fit into a line, and where the next page begins.
+fn page<T: serde::Serialize + Clone>(items: &[T], after: u64) -> (Vec<T>, Option<u64>) {
+    let rest = usize::try_from(after).ok().and_then(|after| items.get(after..)).unwrap_or_default();
+    let count = fitting(rest, PAGE);
+    let next = (count < rest.len()).then_some(after + count as u64);
+    (rest[..count].to_vec(), next)
+}
+
+fn show_limit((path, limit, used): &(Vec<u8>, u64, Option<u64>)) -> Limit {
+    Limit { path: EncodedPath::from(&path[..]), limit_bytes: *limit, used_bytes: *used }
+}
+
+fn show_kind((operation, error, count): (&str, String, u64)) -> FaultKind {
+    FaultKind { operation: operation.to_owned(), error, count }
+}
+
+fn show_under_way(under_way: &UnderWay) -> Switching {
+    Switching {
+        from: under_way.from.clone(),
+        to: under_way.to.clone(),
+        phase: under_way.stage.word().to_owned(),
+        since: Time(under_way.since),
+    }
+}
+
+fn show_refused((total, most): (u64, Vec<Refusal>)) -> Refused {
+    let show = |refusal: &Refusal| protocol::Refusal {
+        path: EncodedPath::from(&refusal.path[..refusal.path.len().min(LONGEST)]),
+        uid: refusal.uid,
+        count: refusal.count,
+        why: refusal.why.text().to_owned(),
+        last: Time(refusal.last),
+    };
+    let mut most: Vec<protocol::Refusal> = most.iter().map(show).collect();
+    most.truncate(fitting(&most, REFUSALS));
+    Refused { total, most }
 }
 
 /// What a switch did, as it is answered and printed, with a mount and without.
-pub fn report(switched: &Switched) -> Value {
-    json!({
-        "from": switched.from,
-        "to": switched.to,
-        "changed": switched.changed,
-        "call_us": switched.call.as_micros() as u64,
-        "swap_us": switched.swap.as_nanos() as f64 / 1000.0,
-        "waited_ms": switched.waited.as_millis() as u64,
-        "second": switched.second,
-        "hidden": switched.shadowed,
-        "tidy": if switched.tidy == Tidy::Done { "done" } else { "pending" },
-        "mounted": switched.mounted,
-        "warnings": switched.warnings,
-    })
+pub fn report(switched: Switched) -> protocol::Switched {
+    let mut warnings = switched.warnings;
+    let shown = fitting(&warnings, PAGE);
+    if shown < warnings.len() {
+        // Each was logged when it was found.
+        let more = warnings.len() - shown;
+        warnings.truncate(shown);
+        warnings.push(format!("and {more} more; see the log"));
+    }
+    protocol::Switched {
+        from: switched.from,
+        to: switched.to,
+        changed: switched.changed as u64,
+        hidden: switched.shadowed.map(|shadowed| shadowed as u64),
+        call_us: switched.call.as_micros() as u64,
+        swap_us: switched.swap.as_nanos() as f64 / 1000.0,
+        waited_us: switched.waited.as_micros() as u64,
+        second: Time(switched.second),
+        tidy: if switched.tidy == switch::Tidy::Done { Tidy::Done } else { Tidy::Pending },
+        mounted: switched.mounted,
+        warnings,
+    }
 }

@@ -2,10 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::fs::media::{Caller, How, Task};
-use crate::fs::{Contents, Epoch, Media};
+use crate::fs::{Contents, Epoch, Media, Release};
 use crate::store::Store;
 use crate::store::release::objects::Objects;
-use crate::switch::media_of;
+use crate::switch::{ReleasePair, media_of};
+use crate::tree::ReleaseName;
+use std::sync::Arc;
 
 fn opened(store: &Store) -> Result<(Media, Epoch)> {
     let active = store.active()?.ok_or_else(|| Error::request("no release is active, so there is nothing to hide"))?;
@@ -17,6 +19,22 @@ fn opened(store: &Store) -> Result<(Media, Epoch)> {
 pub fn shadowed(store: &Store) -> Result<Vec<(Vec<u8>, How)>> {
     let (media, epoch) = opened(store)?;
     media.shadowed(&epoch)
+}
+
+/// How many names that a switch to this release would change the writable layer hides: what the switch itself counts.
+/// Changes nothing, and may be asked beside a daemon.
+pub fn hidden_in_switch(store: &Store, to: &ReleaseName) -> Result<usize> {
+    if store.settings().scopes.is_empty() {
+        return Ok(0);
+    }
+    let (media, epoch) = opened(store)?;
+    let new = Arc::new(Release { name: to.clone(), manifest: store.manifest(to)? });
+    let pair = ReleasePair::new(epoch.release.clone(), new, Some(&media.scopes))?;
+    let mut hidden = 0;
+    for path in pair.scoped_paths()? {
+        hidden += usize::from(media.shadows(&path)?);
+    }
+    Ok(hidden)
 }
 
 /// Lets what is hidden at a path of the docroot, and below it, show again; only while nobody serves the store.

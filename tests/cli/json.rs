@@ -6,6 +6,7 @@ use super::support::{self, Rig};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::path::Path;
 
 fn page(text: &str) -> Tree {
     Tree::new().file("index.html", text).file("css/a.css", "a")
@@ -50,7 +51,7 @@ fn status_has_its_fields_mounted_or_not() {
     rig.ok(&["switch", "02"]);
     let status = rig.json(&["status"]);
     has(&status, STATUS, "status");
-    has(&status, &["inflight_tidy", "degraded"], "status");
+    assert_eq!(status["tidy"], "done", "{status}");
     has(&status["descriptors"], &["open", "limit", "hits", "misses"], "descriptors");
     assert_eq!(status["store"], rig.store.to_str().unwrap());
     assert_eq!(status["mountpoint"], rig.mnt.to_str().unwrap());
@@ -114,16 +115,20 @@ fn switch_and_rollback_have_their_fields() {
     if support::skip_mounted() {
         return;
     }
-    let fields = ["from", "to", "changed", "call_us", "swap_us", "second", "waited_ms", "hidden", "tidy"];
+    let fields =
+        ["from", "to", "changed", "call_us", "swap_us", "second", "waited_us", "hidden", "tidy", "mounted", "warnings"];
     let mut rig = Rig::new();
     rig.init();
     rig.add("01", &page("one"));
     rig.add("02", &page("two").file("new", "n"));
     let first = rig.json(&["switch", "01"]);
     has(&first, &fields, "the first switch");
+    assert!(is_rfc3339(&first["second"]), "{first}");
     assert_eq!((&first["from"], &first["to"]), (&Value::Null, &"01".into()));
     let offline = rig.json(&["switch", "02"]);
     has(&offline, &fields, "a switch without a daemon");
+    assert_eq!(offline["mounted"], false);
+    assert!(offline["second"].as_str() >= first["second"].as_str(), "{first} {offline}");
     rig.json(&["switch", "01"]);
     rig.mount();
     for (verb, from, to, changed) in
@@ -131,6 +136,8 @@ fn switch_and_rollback_have_their_fields() {
     {
         let done = rig.json(verb);
         has(&done, &fields, "a switch");
+        assert!(is_rfc3339(&done["second"]), "{done}");
+        assert_eq!(done["mounted"], true, "{done}");
         assert_eq!((&done["from"], &done["to"]), (&from.into(), &to.into()), "{done}");
         assert_eq!(done["changed"], changed, "{done}");
         assert_eq!(done["tidy"], "done", "{done}");
@@ -144,7 +151,7 @@ fn add_list_log_and_diff_have_their_fields() {
     let rig = Rig::new();
     rig.init();
     let added = rig.add("01", &page("one"));
-    let fields = ["name", "files", "bytes", "read_bytes", "new_bytes", "seconds", "identical", "warnings"];
+    let fields = ["name", "files", "bytes", "read_bytes", "new_bytes", "call_us", "identical", "warnings"];
     has(&added, &fields, "add");
     assert_eq!((&added["name"], &added["identical"]), (&"01".into(), &false.into()));
     rig.add("02", &page("two"));
@@ -170,22 +177,64 @@ fn add_list_log_and_diff_have_their_fields() {
     assert_eq!(diff[0]["change"], "content");
 }
 
+/// What docs/schema/`name`.json says.
+fn schema(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schema").join(name).with_extension("json");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The value has the fields of the schema, no other ones, and so have the values in it.
+fn conforms(value: &Value, schema: &Value, root: &Value, what: &str) {
+    if let Some(name) = schema["$ref"].as_str().and_then(|name| name.strip_prefix("#/$defs/")) {
+        return conforms(value, &root["$defs"][name], root, what);
+    }
+    if let (Some(choices), false) = (schema["anyOf"].as_array(), value.is_null()) {
+        let choice = choices.iter().find(|choice| choice["type"] != "null").unwrap();
+        return conforms(value, choice, root, what);
+    }
+    for item in value.as_array().into_iter().flatten() {
+        conforms(item, &schema["items"], root, what);
+    }
+    if let (Some(fields), Some(properties)) = (value.as_object(), schema["properties"].as_object()) {
+        let names: Vec<&String> = fields.keys().collect();
+        assert_eq!(names, properties.keys().collect::<Vec<_>>(), "{what}: {value}");
+        fields.iter().for_each(|(name, value)| conforms(value, &properties[name], root, what));
+    }
+}
+
 #[test]
-fn every_verb_prints_one_value_with_json() {
+fn every_verb_prints_one_value_with_json_as_its_schema_says() {
     if support::skip_mounted() {
         return;
     }
     let mut rig = Rig::new();
     let source = rig.src.join("01");
-    page("one").write(&source);
+    page("one").file("media/a", "a").write(&source);
     let out = rig.root().join("out");
     let store = rig.store.to_str().unwrap().to_owned();
     let mut seen = BTreeSet::new();
     let mut json = |rig: &Rig, args: &[&str]| {
         seen.insert(args[0].to_owned());
-        rig.json(args)
+        let value = rig.json(args);
+        let name = match args {
+            ["rollback", ..] => "switch",
+            ["switch", "--dry-run", ..] => "switch-dry-run",
+            ["media", verb, ..] => &format!("media-{verb}"),
+            ["status", "--shadowed"] => "status-shadowed",
+            [verb, ..] => verb,
+            [] => unreachable!("a verb"),
+        };
+        let schema = schema(name);
+        assert_eq!(value.is_array(), schema["type"] == "array", "{args:?}: {value}");
+        conforms(&value, &schema, &schema, name);
+        value
     };
-    json(&rig, &["init", &store]);
+    json(&rig, &["init", &store, "--writable", "media", "--writable", "uploads"]);
+    json(&rig, &["status"]);
+    let uploads = rig.src.join("uploads");
+    page("an upload").write(&uploads);
+    json(&rig, &["media", "adopt", uploads.to_str().unwrap(), "--scope", "uploads"]);
     json(&rig, &["add", "01", source.to_str().unwrap()]);
     rig.add("02", &page("two"));
     rig.add("03", &page("three"));
@@ -201,29 +250,46 @@ fn every_verb_prints_one_value_with_json() {
         json(&rig, &[verb]);
     }
     json(&rig, &["diff", "01", "02"]);
+    std::fs::remove_file(rig.mnt.join("media/a")).unwrap();
+    assert_eq!(json(&rig, &["status", "--shadowed"])["shadowed"].as_array().unwrap().len(), 1);
+    assert_eq!(json(&rig, &["media", "restore", "media"])["count"], 1);
     json(&rig, &["remove", "03"]);
     json(&rig, &["umount"]);
     let mounted = rig.json(&["mount", &store, rig.mnt.to_str().unwrap()]);
-    has(&mounted, &["release", "mountpoint"], "mount");
+    let mount = schema("mount");
+    conforms(&mounted, &mount, &mount, "mount");
     seen.insert("mount".to_owned());
     let pid = mounted["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
     let _watch = super::watch::watch(&rig.mnt, pid);
     rig.json(&["umount", &store]);
-    assert_eq!(seen, VERBS.map(str::to_owned).into());
+    let verbs = VERBS.iter().chain(&["media"]);
+    assert_eq!(seen, verbs.map(ToString::to_string).collect());
 }
 
 #[test]
 fn errors_are_an_object_on_standard_error() {
     let rig = Rig::new();
     rig.init();
-    for (args, code) in [(&["switch", "nope"][..], 2), (&["reload"], 1), (&["umount"], 2)] {
+    rig.add("01", &page("one"));
+    rig.ok(&["switch", "01"]);
+    let table = [
+        (&["switch", "nope"][..], 2, "not-found"),
+        (&["remove", "01"], 2, "refused"),
+        (&["switch", ".hidden"], 2, "request"),
+        (&["reload"], 1, "failed"),
+        (&["umount"], 2, "request"),
+        (&["switch"], 2, "request"),
+    ];
+    for (args, code, kind) in table {
         let args: Vec<&OsStr> = args.iter().map(OsStr::new).chain([OsStr::new("--json")]).collect();
         let outcome = rig.verfs(&args);
         assert_eq!(outcome.code, code, "{args:?}: {outcome:?}");
         assert_eq!(outcome.stdout, "");
         let value: Value = serde_json::from_str(&outcome.stderr).unwrap();
         let fields: Vec<&String> = value.as_object().unwrap().keys().collect();
-        assert_eq!(fields, ["code", "error"]);
-        assert_eq!(value["code"], code);
+        assert_eq!(fields, ["code", "error", "kind"]);
+        let schema = schema("error");
+        conforms(&value, &schema, &schema, "error");
+        assert_eq!((&value["code"], &value["kind"]), (&code.into(), &kind.into()), "{args:?}: {value}");
     }
 }

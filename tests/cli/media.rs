@@ -3,6 +3,7 @@
 use super::support::disk::SmallDisk;
 use super::support::tree::Tree;
 use super::support::{Rig, skip_mounted};
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -166,6 +167,78 @@ fn what_hides_the_release_is_listed_and_given_up_with_a_mount_and_without() {
         assert!(rig.ok(&["media", "restore", "media/logo"]).contains("nothing to do"));
         let actions = rig.json(&["log"]);
         assert_eq!(actions.to_string().matches("\"restore\"").count(), 3, "{actions}");
+    }
+}
+
+#[test]
+fn a_dry_run_counts_the_hidden_names_that_the_switch_counts() {
+    if skip_mounted() {
+        return;
+    }
+    for mounted in [true, false] {
+        let mut rig = store(&["media"]);
+        let tree = Tree::new()
+            .file("page", "other")
+            .file("media/logo", "other")
+            .file("media/theme/a", "other")
+            .file("media/theme/b", "b")
+            .file("media/other/c", "other");
+        rig.add("2", &tree);
+        rig.ok(&["switch", "1"]);
+        rig.mount();
+        let scope = rig.mnt.join("media");
+        fs::write(scope.join("logo"), "mine").unwrap();
+        fs::write(scope.join("theme/b"), "mine, and the same in both releases").unwrap();
+        fs::remove_dir_all(scope.join("other")).unwrap();
+        if !mounted {
+            rig.umount();
+        }
+        assert_eq!(rig.json(&["switch", "--dry-run", "2"])["hidden"], 2, "mounted: {mounted}");
+        assert!(rig.ok(&["switch", "--dry-run", "2"]).contains("4 changed entries, 2 hidden by media"));
+        assert_eq!(rig.json(&["switch", "2"])["hidden"], 2, "mounted: {mounted}");
+        assert_eq!(rig.json(&["switch", "--dry-run", "1"])["hidden"], 2, "mounted: {mounted}");
+    }
+}
+
+/// With a mount the names come in pages of 64 KiB, without one all at once: the answer is the same.
+#[test]
+fn a_restore_of_many_names_counts_and_lists_them_all() {
+    if skip_mounted() {
+        return;
+    }
+    const MANY: usize = 700;
+    let name = |number: usize| format!("{number:0200}");
+    for mounted in [true, false] {
+        let mut rig = store(&["media"]);
+        let tree = (0..MANY).fold(Tree::new(), |tree, number| tree.file(format!("media/{}", name(number)), "r"));
+        rig.add("2", &tree);
+        rig.ok(&["switch", "2"]);
+        rig.mount();
+        let scope = rig.mnt.join("media");
+        (0..MANY).for_each(|number| fs::remove_file(scope.join(name(number))).unwrap());
+        if !mounted {
+            rig.umount();
+        }
+        let value = rig.json(&["media", "restore", "media"]);
+        assert_eq!((&value["count"], &value["next"]), (&MANY.into(), &serde_json::Value::Null), "mounted: {mounted}");
+        let listed: Vec<&str> =
+            value["restored"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
+        let all: Vec<String> = (0..MANY).map(|number| format!("media/{}", name(number))).collect();
+        assert_eq!(listed, all, "mounted: {mounted}");
+        let log = rig.json(&["log"]);
+        assert_eq!(log.as_array().unwrap().last().unwrap()["note"], format!("media ({MANY} names)"));
+        if mounted {
+            assert_eq!(fs::read_dir(&scope).unwrap().count(), MANY);
+            // And for people.
+            (0..MANY).for_each(|number| fs::remove_file(scope.join(name(number))).unwrap());
+            let said = rig.ok(&["media", "restore", "media"]);
+            assert_eq!(said.lines().count(), MANY, "{said}");
+            // Pages are of that restore, and of no other one.
+            let mut control = rig.control();
+            let mut page = |path: &str| control.ask(&json!({ "op": "restore", "path": path, "after": MANY - 1 }));
+            assert_eq!(page("media").unwrap()["restored"], json!([format!("media/{}", name(MANY - 1))]));
+            assert!(page("media/logo").unwrap_err().contains("not what was restored last"));
+        }
     }
 }
 

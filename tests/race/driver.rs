@@ -318,5 +318,7 @@ impl<'a> Driver<'a> {
 }
 
 fn second_of(answer: &Value) -> u64 {
-    answer["second"].as_u64().unwrap_or(0)
+    let second = answer["second"].as_str().unwrap_or_else(|| panic!("no second: {answer}"));
+    let time = humantime::parse_rfc3339(second).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }

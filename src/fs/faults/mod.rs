@@ -9,7 +9,7 @@
 
 use super::counters::Operation;
 use crate::error::{Errno, Error, Verdict, errno_name};
-use crate::store::journal::rfc3339;
+use crate::protocol::Time;
 use crate::tree::NodeId;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -320,8 +320,8 @@ impl Fault {
 
     fn sentence(&self) -> String {
         match self.count {
-            0 | 1 => format!("{}; since {}", self.text, rfc3339(self.since)),
-            count => format!("{}; {count} times since {}", self.text, rfc3339(self.since)),
+            0 | 1 => format!("{}; since {}", self.text, Time(self.since)),
+            count => format!("{}; {count} times since {}", self.text, Time(self.since)),
         }
     }
 }

@@ -3,10 +3,12 @@
 pub mod stamps;
 
 use crate::error::{Context, Error, Result};
+use crate::protocol::{EncodedPath, Faults, Refused, Status, Tidy, Time};
 use crate::store::Store;
 use crate::store::durable::with_reserve;
 use crate::tree::ReleaseName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 
 /// The content of the file `active`, as JSON.
@@ -53,6 +55,29 @@ impl Store {
             ))
         })?;
         Ok(Some(active))
+    }
+
+    /// The status of the store with this release active, as long as it is not mounted; a mount adds what it knows.
+    pub fn status(&self, active: Option<&Active>) -> Status {
+        Status {
+            store: EncodedPath::from(self.root()),
+            mountpoint: None,
+            release: active.map(|active| active.release.clone()),
+            previous: active.and_then(|active| active.previous.clone()),
+            since: active.map(|active| Time(active.since)),
+            switch: active.map_or(0, |active| active.switch),
+            switches: 0,
+            keeper_pid: None,
+            worker_pid: None,
+            upcalls: BTreeMap::new(),
+            descriptors: None,
+            limits: Vec::new(),
+            refused: Refused::default(),
+            tidy: Tidy::Done,
+            degraded: Vec::new(),
+            faults: Faults::default(),
+            switching: None,
+        }
     }
 
     /// Makes a release the active one, durably. This is the instant of a switch on disk.

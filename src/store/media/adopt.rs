@@ -1,6 +1,7 @@
 //! `media adopt`: a directory of uploads that is there already becomes a scope, in place where the disk allows it.
 
 use crate::error::{Context, Error, Result};
+use crate::protocol::Way;
 use crate::store::durable::Dir;
 use crate::store::journal::{Asker, Line};
 use crate::store::media::scope::Scope;
@@ -9,17 +10,6 @@ use rustix::io::Errno;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// How the directory came into the scope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// It was renamed: it is not where it was any more.
-    Renamed,
-    /// Its files share their blocks with those of the scope; it is still where it was.
-    Cloned,
-    /// It was copied; it is still where it was.
-    Copied,
-}
 
 /// What was done.
 #[derive(Debug)]

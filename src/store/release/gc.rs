@@ -36,12 +36,12 @@ pub fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
     }
     if let Some(active) = store.active()? {
         if active.release == name.as_str() {
-            return Err(Error::request(format!(
+            return Err(Error::refused(format!(
                 "release {name} is active; switch to another one before you remove it"
             )));
         }
         if active.previous.as_deref() == Some(name.as_str()) {
-            return Err(Error::request(format!(
+            return Err(Error::refused(format!(
                 "release {name} was active before {}: it is kept for a rollback, until the next switch",
                 active.release
             )));

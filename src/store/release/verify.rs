@@ -1,6 +1,6 @@
 //! `verify`: hashes everything and names what is damaged.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::store::Store;
 use crate::store::lock::Hold;
 use crate::store::release::manifest::Manifest;
@@ -40,7 +40,7 @@ pub fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64)
         });
         match checked {
             Ok(()) => {}
-            Err(error @ Error::Request(_)) => return Err(error),
+            Err(error) if error.is_request() => return Err(error),
             Err(error) => report.damaged.push(error.to_string()),
         }
     }

@@ -14,7 +14,7 @@ mod warnings;
 
 pub use staging::Staging;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
 use crate::store::durable::{self, free_bytes};
 use crate::store::journal::{Asker, Line};
@@ -25,7 +25,7 @@ use crate::tree::{Kind, Owner, ReleaseName, Tree};
 use stat_cache::{Notes, StatCache};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use walk::{Found, Walk};
 
 /// How often a source that changes while it is read is read again.
@@ -66,7 +66,7 @@ pub struct Summary {
     /// Bytes that the store did not have before.
     pub new_bytes: u64,
     /// How long it took.
-    pub seconds: f64,
+    pub took: Duration,
     /// Whether the release was there already, with the same content.
     pub identical: bool,
     /// What the operator should know.
@@ -102,7 +102,7 @@ pub fn add(
     if let Some(notes) = notes {
         notes.save(store, &staging);
     }
-    summary.seconds = begun.elapsed().as_secs_f64();
+    summary.took = begun.elapsed();
     Ok(summary)
 }
 
@@ -118,7 +118,7 @@ fn publish(store: &Store, name: &ReleaseName, walk: Walk, staging: &Staging, sum
     if look::is_there(&store.manifest_path(name))? {
         let there = store.manifest(name)?;
         if !same_content(&there, &made)? {
-            return Err(Error::request(format!(
+            return Err(Error::refused(format!(
                 "release {name} is there already, with other content; choose another name, or `verfs remove {name}` first"
             )));
         }
@@ -210,11 +210,12 @@ fn check_space(store: &Store, walk: &Walk) -> Result<()> {
     }
     let free = free_bytes(store.root())?;
     if need > free {
-        return Err(Error::failed(format!(
+        let text = format!(
             "the disk of {} has {free} bytes free and the release may need {need}; free some space, or say \
              --skip-space-check if most of it is in the store under other paths",
             store.root().display()
-        )));
+        );
+        return Err(Error::reported(ErrorKind::NoSpace, 1, text));
     }
     Ok(())
 }

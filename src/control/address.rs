@@ -1,7 +1,7 @@
 //! Where the socket lies, and who is at the other end of it.
 //!
-//! An address of a Unix socket has room for 107 bytes (unix(7)), a store's path may have 4,095. So a [`Place`] keeps a
-//! descriptor of the socket's directory: a long path is reached as `/proc/self/fd/N/NAME`. A short one is used as it
+//! An address of a Unix socket has room for 107 bytes (unix(7)), a store's path may have 4,095. So an [`Address`] keeps
+//! a descriptor of the socket's directory: a long path is reached as `/proc/self/fd/N/NAME`. A short one is used as it
 //! is, so that `ss` and `lsof` show where it lies.
 
 use super::server::Peer;
@@ -22,22 +22,22 @@ const MAX_ADDRESS: usize = 107;
 
 /// A name in a directory that is held open.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Address {
     path: PathBuf,
     directory: OwnedFd,
     name: OsString,
 }
 
-impl Place {
+impl Address {
     /// Opens the directory of `path`; the socket itself need not exist.
-    pub(super) fn open(path: &Path) -> io::Result<Place> {
+    pub(super) fn open(path: &Path) -> io::Result<Address> {
         let name = path.file_name().ok_or(rustix::io::Errno::INVAL)?.to_owned();
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         let directory = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Place { path: path.to_owned(), directory, name })
+        Ok(Address { path: path.to_owned(), directory, name })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -52,8 +52,8 @@ impl Place {
         &self.name
     }
 
-    /// The address to bind or connect to.
-    pub(super) fn address(&self) -> io::Result<SocketAddrUnix> {
+    /// What to bind or connect to.
+    pub(super) fn to_sockaddr(&self) -> io::Result<SocketAddrUnix> {
         if self.path.as_os_str().as_bytes().len() <= MAX_ADDRESS {
             return Ok(SocketAddrUnix::new(&self.path)?);
         }
@@ -64,10 +64,10 @@ impl Place {
     /// Connects. A listener whose queue is full for longer than `wait` gives `WouldBlock`.
     pub(super) fn connect(&self, wait: Duration) -> io::Result<UnixStream> {
         let socket = socket()?;
-        let address = self.address()?;
+        let sockaddr = self.to_sockaddr()?;
         // connect(2) of a Unix socket waits for the queue, and heeds the time limit for sending.
         set_socket_timeout(&socket, Timeout::Send, Some(wait))?;
-        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &sockaddr))?;
         set_socket_timeout(&socket, Timeout::Send, None)?;
         Ok(UnixStream::from(socket))
     }
