@@ -17,20 +17,7 @@ use std::path::Path;
 pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
     let manifest = store.manifest(name)?;
     manifest.verify()?;
-    if dir.exists() {
-        let empty = fs::read_dir(dir)
-            .map_err(|error| Error::request(format!("{} cannot be read: {error}", dir.display())))?
-            .next()
-            .is_none();
-        if !empty {
-            return Err(Error::request(format!(
-                "{} is not empty; name a directory that is, or is not there",
-                dir.display()
-            )));
-        }
-    } else {
-        fs::create_dir_all(dir).context(|| format!("making {}", dir.display()))?;
-    }
+    make_empty(dir)?;
     let objects = Objects::of(store.root())?;
     let root = OwnedFd::from(File::open(dir).context(|| format!("opening {}", dir.display()))?);
     let mut files = 0;
@@ -85,6 +72,21 @@ pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
     }
     rustix::fs::syncfs(&root).context(|| format!("syncing {}", dir.display()))?;
     Ok(files)
+}
+
+/// Makes the directory, or refuses one that holds something.
+fn make_empty(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return fs::create_dir_all(dir).context(|| format!("making {}", dir.display()));
+    }
+    let mut entries =
+        fs::read_dir(dir).map_err(|error| Error::request(format!("{} cannot be read: {error}", dir.display())))?;
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => {
+            Err(Error::request(format!("{} is not empty; name a directory that is, or is not there", dir.display())))
+        }
+    }
 }
 
 fn set_xattrs(file: &File, xattrs: &[(Vec<u8>, Vec<u8>)]) -> rustix::io::Result<()> {

@@ -65,7 +65,8 @@ pub fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64)
             match hash_object(&objects, *digest, *len) {
                 Ok(found) if found == *digest => None,
                 Ok(_) => Some(format!(
-                    "the content of the object {} is not what was stored; restore it from a backup (needed by {needed_by})",
+                    "the content of the object {} is not what was stored; restore it from a backup (needed by \
+                     {needed_by})",
                     objects.show(*digest)
                 )),
                 Err(error) => Some(format!("{error} (needed by {needed_by})")),

@@ -1,6 +1,6 @@
-//! Reading the contents of a source, but for those that are known: what is hashed is what was copied, never what may still change. A small file is
-//! hashed in memory and written from there, a large one is cloned first where the file system can, else hashed as it is
-//! written.
+//! Reading the contents of a source, but for those that are known: what is hashed is what was copied, never what may
+//! still change. A small file is hashed in memory and written from there, a large one is cloned first where the file
+//! system can, else hashed as it is written.
 
 use super::staging::{PACKED, Staging};
 use super::stat_cache::{Readings, StatCache};

@@ -119,7 +119,8 @@ fn publish(store: &Store, name: &ReleaseName, walk: Walk, staging: &Staging, sum
         let there = store.manifest(name)?;
         if !same_content(&there, &made)? {
             return Err(Error::request(format!(
-                "release {name} is there already, with other content; choose another name, or `verfs remove {name}` first"
+                "release {name} is there already, with other content; choose another name, or `verfs remove {name}` \
+                 first"
             )));
         }
         summary.identical = true;

@@ -1,7 +1,7 @@
 //! The work space in which contents wait for their place among the objects: staged, synced, placed.
 //!
-//! Small contents that the store lacks become a pack, in the order in which they are taken. A few are not worth one: each
-//! is an object of its own.
+//! Small contents that the store lacks become a pack, in the order in which they are taken. A few are not worth one:
+//! each is an object of its own.
 
 use crate::error::{Context, Error, Result};
 use crate::fault;

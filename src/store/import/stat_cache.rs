@@ -3,17 +3,18 @@
 //! A look (device, inode, size, mtime, ctime) tells a content if nothing can have changed the content since without
 //! changing the ctime. Each way in which that could happen has its answer:
 //! - a write in the same tick of the clock: a ctime less than [`RACY`] before the reading is not remembered;
-//! - a write(2) that has set the ctime and still copies its bytes: ext4 and btrfs hold the inode's lock until it has, and
-//!   lseek(2) with SEEK_DATA waits for that; xfs makes the reading wait;
-//! - a store into a mapped page that was dirty already: the file system is synced between the look and the reading. That
-//!   makes the page clean, and the next store into it a fault that sets the ctime (Linux: folio_mkclean, page_mkwrite);
+//! - a write(2) that has set the ctime and still copies its bytes: ext4 and btrfs hold the inode's lock until it has,
+//!   and lseek(2) with SEEK_DATA waits for that; xfs makes the reading wait;
+//! - a store into a mapped page that was dirty already: the file system is synced between the look and the reading.
+//!   That makes the page clean, and the next store into it a fault that sets the ctime (Linux: folio_mkclean,
+//!   page_mkwrite);
 //! - a crash, after which data on the disk may be newer than the ctime there: what another boot noted is not used;
-//! - another file system under the same device number: what was noted of another disk (by its sequence number, Linux 5.15)
-//!   or with another id (statfs(2)) is not used.
+//! - another file system under the same device number: what was noted of another disk (by its sequence number, Linux
+//!   5.15) or with another id (statfs(2)) is not used.
 //!
-//! Left is what the kernel holds for longer than [`RACY`] between the ctime and the bytes and nothing waits for: a write
-//! with O_DIRECT, a read with O_DIRECT into a mapping of the file, a page fault. File systems that are not known to do all
-//! that are not trusted: all their files are read.
+//! Left is what the kernel holds for longer than [`RACY`] between the ctime and the bytes and nothing waits for: a
+//! write with O_DIRECT, a read with O_DIRECT into a mapping of the file, a page fault. File systems that are not known
+//! to do all that are not trusted: all their files are read.
 //!
 //! ```text
 //! stat-cache:  0 magic "verfsta2"   8 BLAKE3 of boot, disk and file system   40 records by device and inode
@@ -48,7 +49,7 @@ const HEAD: usize = 40;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Record {
+struct LookRecord {
     dev: U64,
     ino: U64,
     size: I64,
@@ -57,7 +58,7 @@ struct Record {
     digest: [u8; 32],
 }
 
-impl Record {
+impl LookRecord {
     fn new(look: &Look, digest: Digest) -> Self {
         let time = |(seconds, nanos): (i64, i64)| [I64::new(seconds), I64::new(nanos)];
         Self {
@@ -91,19 +92,20 @@ impl StatCache {
         Self { head, bytes: if ours { noted } else { Vec::new() } }
     }
 
-    fn records(&self) -> &[Record] {
+    fn records(&self) -> &[LookRecord] {
         let bytes = self.bytes.get(HEAD..).unwrap_or_default();
-        <[Record]>::ref_from_prefix_with_elems(bytes, bytes.len() / size_of::<Record>()).map_or(&[], |(all, _)| all)
+        <[LookRecord]>::ref_from_prefix_with_elems(bytes, bytes.len() / size_of::<LookRecord>())
+            .map_or(&[], |(all, _)| all)
     }
 
     /// Gives the files of a walk that are known their digests.
     pub fn tell(&self, walk: &mut Walk, staging: &Staging) {
         let records = self.records();
         walk.found.par_iter_mut().filter(|found| found.node.kind == Kind::File).for_each(|found| {
-            let like = Record::new(&found.look, found.node.digest);
+            let like = LookRecord::new(&found.look, found.node.digest);
             let Ok(at) = records.binary_search_by(|record| record.order(&like)) else { return };
             let digest = Digest(records[at].digest);
-            let same = Record { digest: like.digest, ..records[at] }.as_bytes() == like.as_bytes();
+            let same = LookRecord { digest: like.digest, ..records[at] }.as_bytes() == like.as_bytes();
             if same && staging.knows(digest, found.node.size) {
                 found.node.digest = digest;
                 (found.known, found.told) = (true, true);
@@ -115,7 +117,7 @@ impl StatCache {
 /// What is to be noted for the next `add`.
 pub struct Notes {
     head: [u8; HEAD],
-    records: Vec<Record>,
+    records: Vec<LookRecord>,
 }
 
 impl Notes {
@@ -126,8 +128,9 @@ impl Notes {
         if told().all(|found| found.known) && told().count() == cache.records().len() {
             return None;
         }
-        let mut records: Vec<Record> = told().map(|found| Record::new(&found.look, found.node.digest)).collect();
-        records.par_sort_unstable_by(Record::order);
+        let mut records: Vec<LookRecord> =
+            told().map(|found| LookRecord::new(&found.look, found.node.digest)).collect();
+        records.par_sort_unstable_by(LookRecord::order);
         Some(Self { head, records })
     }
 

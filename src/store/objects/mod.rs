@@ -1,7 +1,7 @@
 //! Objects: file contents under their hash. Whatever has its name in `objects/` is whole and was synced.
 //!
-//! A content is a file of its own, `objects/ab/cdef…`, or lies among many small ones in a pack, `objects/packs/…`. Where it
-//! is in both, the file of its own counts: so one damaged content of a pack can be put right by itself.
+//! A content is a file of its own, `objects/ab/cdef…`, or lies among many small ones in a pack, `objects/packs/…`. If
+//! it is in both, the file of its own counts: so one damaged content of a pack can be put right by itself.
 
 mod content;
 mod pack;
@@ -51,8 +51,8 @@ impl Objects {
         &self.root
     }
 
-    /// Looks which packs there are now: commands of other processes add them and take them away. If that cannot be seen, those
-    /// that were known stay.
+    /// Looks which packs there are now: commands of other processes add them and take them away. If that cannot be
+    /// seen, those that were known stay.
     pub fn refresh(&self) {
         if let Err(error) = self.look_again() {
             log::error!("{error}");

@@ -28,7 +28,7 @@ const VERSION: u32 = 1;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Record {
+struct PackRecord {
     digest: [u8; 32],
     offset: U64,
     len: U32,
@@ -46,11 +46,11 @@ struct Footer {
     hash: [u8; 32],
 }
 
-const RECORD: usize = size_of::<Record>();
+const RECORD: usize = size_of::<PackRecord>();
 const FOOTER: usize = size_of::<Footer>();
 const _: () = assert!(RECORD == 48 && FOOTER == 64);
 
-impl Record {
+impl PackRecord {
     fn new(digest: Digest, place: Place) -> Self {
         let mut record =
             Self { digest: digest.0, offset: U64::new(place.offset), len: U32::new(place.len), check: U32::new(0) };
@@ -171,12 +171,12 @@ impl Pack {
         Ok(())
     }
 
-    fn records(&self) -> Result<&[Record]> {
+    fn records(&self) -> Result<&[PackRecord]> {
         let bytes = &self.map[self.at..self.at + self.count * RECORD];
-        <[Record]>::ref_from_bytes(bytes).map_err(|_| damaged(&self.path, "its records are cut off"))
+        <[PackRecord]>::ref_from_bytes(bytes).map_err(|_| damaged(&self.path, "its records are cut off"))
     }
 
-    fn place(&self, record: &Record) -> Result<Place> {
+    fn place(&self, record: &PackRecord) -> Result<Place> {
         let place = Place { offset: record.offset.get(), len: record.len.get() };
         let end = place.offset.checked_add(place.len.into());
         if record.check != record.sum() || end.is_none_or(|end| end > self.at as u64) {
@@ -188,7 +188,8 @@ impl Pack {
 
 fn damaged(path: &Path, what: &str) -> Error {
     Error::damaged(format!(
-        "the pack {} is damaged: {what}; restore it from a backup, or move it away and add the releases again that need it",
+        "the pack {} is damaged: {what}; restore it from a backup, or move it away and add the releases again that \
+         need it",
         path.display()
     ))
 }
@@ -234,7 +235,8 @@ impl PackWriter {
     /// Ends it; gives the name that it is to have.
     pub fn finish(mut self) -> Result<(PathBuf, Digest)> {
         let what = || format!("writing {}", self.path.display());
-        let mut records: Vec<Record> = self.places.iter().map(|(digest, place)| Record::new(*digest, *place)).collect();
+        let mut records: Vec<PackRecord> =
+            self.places.iter().map(|(digest, place)| PackRecord::new(*digest, *place)).collect();
         records.sort_unstable_by_key(|record| record.digest);
         let mut footer = Footer {
             magic: *MAGIC,
