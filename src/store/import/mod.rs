@@ -13,6 +13,8 @@ mod walk;
 mod warnings;
 
 pub use staging::Staging;
+#[cfg(feature = "faults")]
+pub use stat_cache::noted_digest;
 
 use super::durable::{self, free_bytes};
 use super::journal::{Asker, Line};

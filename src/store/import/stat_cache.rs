@@ -88,6 +88,11 @@ impl StatCache {
     pub fn load(store: &Store, source: &Path, forget: bool) -> Self {
         let head = head(source);
         let noted = if forget { Vec::new() } else { fs::read(path(store)).unwrap_or_default() };
+        Self::decode(head, noted)
+    }
+
+    /// What was noted counts if it begins with the head of this source. Its records may be anything.
+    fn decode(head: Option<[u8; HEAD]>, noted: Vec<u8>) -> Self {
         let ours = head.is_some_and(|head| noted.starts_with(&head));
         Self { head, bytes: if ours { noted } else { Vec::new() } }
     }
@@ -98,20 +103,36 @@ impl StatCache {
             .map_or(&[], |(all, _)| all)
     }
 
+    /// The content that a file of this look had.
+    fn digest(&self, look: &Look) -> Option<Digest> {
+        let records = self.records();
+        let like = LookRecord::new(look, Digest([0; 32]));
+        let found = &records[records.binary_search_by(|record| record.order(&like)).ok()?];
+        let same = LookRecord { digest: like.digest, ..*found }.as_bytes() == like.as_bytes();
+        same.then_some(Digest(found.digest))
+    }
+
     /// Gives the files of a walk that are known their digests.
     pub fn tell(&self, walk: &mut Walk, staging: &Staging) {
-        let records = self.records();
         walk.found.par_iter_mut().filter(|found| found.node.kind == Kind::File).for_each(|found| {
-            let like = LookRecord::new(&found.look, found.node.digest);
-            let Ok(at) = records.binary_search_by(|record| record.order(&like)) else { return };
-            let digest = Digest(records[at].digest);
-            let same = LookRecord { digest: like.digest, ..records[at] }.as_bytes() == like.as_bytes();
-            if same && staging.knows(digest, found.node.size) {
+            let Some(digest) = self.digest(&found.look) else { return };
+            if staging.knows(digest, found.node.size) {
                 found.node.digest = digest;
                 (found.known, found.told) = (true, true);
             }
         });
     }
+}
+
+/// The door for fuzz/: what records that may be anything say of a look (device, inode, size, mtime, ctime as on disk).
+#[cfg(feature = "faults")]
+pub fn noted_digest(records: &[u8], look: [u64; 7]) -> Option<Digest> {
+    let [dev, ino, size, rest @ ..] = look;
+    let [mtime, mtime_nanos, ctime, ctime_nanos] = rest.map(|time| time as i64);
+    let (mtime, ctime) = ((mtime, mtime_nanos), (ctime, ctime_nanos));
+    let look = Look { dev, ino, size: size as i64, mode: 0, mtime, ctime };
+    let head = [0; HEAD];
+    StatCache::decode(Some(head), [&head, records].concat()).digest(&look)
 }
 
 /// What is to be noted for the next `add`.
