@@ -6,7 +6,7 @@
 
 /// A step of the switch that a test leaves out, to see that the tests notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skip {
+pub(crate) enum Skip {
     /// Step 2 sends no invalidations.
     Drop,
     /// Step 4 does nothing.
@@ -20,7 +20,8 @@ pub enum Skip {
 }
 
 /// Every crash point as `(verb, point)`: a test kills the process at each.
-pub const CRASH_POINTS: &[(&str, &str)] = &[
+#[cfg(feature = "faults")]
+pub(crate) const CRASH_POINTS: &[(&str, &str)] = &[
     ("add", "add.begun"),
     ("add", "add.object-staged"),
     ("add", "add.staged"),
@@ -105,11 +106,11 @@ mod compiled {
         })
     }
 
-    pub fn skips(skip: Skip) -> bool {
+    pub(super) fn skips(skip: Skip) -> bool {
         matches!(fault(), Fault::Skip(set) if *set == skip)
     }
 
-    pub fn point(name: &str) {
+    pub(super) fn point(name: &str) {
         if let Fault::Crash { point, after, seen } = fault()
             && point == name
             && seen.fetch_add(1, Ordering::Relaxed) + 1 == *after
@@ -122,7 +123,7 @@ mod compiled {
 
 /// Whether the test asked to leave this step out.
 #[inline]
-pub fn skips(skip: Skip) -> bool {
+pub(crate) fn skips(skip: Skip) -> bool {
     #[cfg(feature = "faults")]
     return compiled::skips(skip);
     #[cfg(not(feature = "faults"))]
@@ -134,7 +135,7 @@ pub fn skips(skip: Skip) -> bool {
 
 /// A place where a test may stop the process.
 #[inline]
-pub fn point(name: &str) {
+pub(crate) fn point(name: &str) {
     #[cfg(feature = "faults")]
     compiled::point(name);
     #[cfg(not(feature = "faults"))]

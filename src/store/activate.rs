@@ -15,7 +15,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// What is to become active, and how.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// The release, or for a rollback without a name `None`: the one before.
     pub to: Option<ReleaseName>,
     /// Whether it was asked for as a rollback.
@@ -24,7 +24,7 @@ pub struct Request {
 
 /// A switch that is prepared and not done.
 #[derive(Debug)]
-pub struct Activation {
+pub(crate) struct Activation {
     /// What `active` will hold. `stamps_len` is that of the time before; [`Activation::write_stamps`] moves it.
     pub active: Active,
     /// In what the two releases differ.
@@ -36,7 +36,7 @@ pub struct Activation {
 }
 
 /// Decides which release is meant; an error if it cannot be.
-pub fn target(store: &Store, active: Option<&Active>, request: &Request) -> Result<ReleaseName> {
+pub(crate) fn target(store: &Store, active: Option<&Active>, request: &Request) -> Result<ReleaseName> {
     if let Some(name) = &request.to {
         return Ok(name.clone());
     }
@@ -62,7 +62,7 @@ pub fn target(store: &Store, active: Option<&Active>, request: &Request) -> Resu
 
 /// What the first release of a store becomes active with: nobody saw another before, so nothing is stamped. Its
 /// files may have mtimes of this very second, so it takes the second as a switch would: the next one gets a later.
-pub fn first(name: &ReleaseName) -> Activation {
+pub(crate) fn first(name: &ReleaseName) -> Activation {
     let now = super::now();
     Activation {
         active: Active {
@@ -81,7 +81,7 @@ pub fn first(name: &ReleaseName) -> Activation {
 }
 
 /// Computes the change set and the stamps, waiting for a second of its own where the content changes.
-pub fn prepare(
+pub(crate) fn prepare(
     settings: &Switch,
     from: (&Active, &Manifest),
     to: (&ReleaseName, &Manifest),
@@ -134,7 +134,7 @@ pub fn prepare(
 
 impl Activation {
     /// Writes the stamps, durably. They count for nothing until `active` is replaced.
-    pub fn write_stamps(&mut self, store: &Store) -> Result<()> {
+    pub(crate) fn write_stamps(&mut self, store: &Store) -> Result<()> {
         fault::point("activate.before-stamps");
         self.active.stamps_len = store.append_stamps(self.active.stamps_len, &self.stamps)?;
         fault::point("activate.stamped");
@@ -142,7 +142,7 @@ impl Activation {
     }
 
     /// Replaces `active`, durably: the switch on disk.
-    pub fn record(&self, store: &Store) -> Result<()> {
+    pub(crate) fn record(&self, store: &Store) -> Result<()> {
         store.set_active(&self.active)?;
         fault::point("activate.done");
         Ok(())

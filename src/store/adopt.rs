@@ -12,7 +12,7 @@ use std::process::Command;
 
 /// How the directory came into the scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     /// It was renamed: it is not where it was any more.
     Renamed,
     /// Its files share their blocks with those of the scope; it is still where it was.
@@ -23,7 +23,7 @@ pub enum Way {
 
 /// What was done.
 #[derive(Debug)]
-pub struct Adopted {
+pub(crate) struct Adopted {
     /// How.
     pub way: Way,
     /// Where it lies now.
@@ -31,7 +31,7 @@ pub struct Adopted {
 }
 
 /// Makes what is in `dir` the content of a shared scope that has none yet. All of it or nothing.
-pub fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) -> Result<Adopted> {
+pub(crate) fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) -> Result<Adopted> {
     let home = store.media_home();
     let real = fs::canonicalize(dir)
         .map_err(|error| Error::request(format!("{} cannot be adopted: {error}", dir.display())))?;

@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Writes a release into a directory that is empty or not there; gives the number of files.
-pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
+pub(crate) fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
     let manifest = store.manifest(name)?;
     manifest.verify()?;
     make_empty(dir)?;

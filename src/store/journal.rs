@@ -70,7 +70,7 @@ impl Line {
 }
 
 /// Seconds since 1970 as RFC 3339, UTC.
-pub fn rfc3339(seconds: i64) -> String {
+pub(crate) fn rfc3339(seconds: i64) -> String {
     let since = std::time::Duration::from_secs(seconds.max(0) as u64);
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }

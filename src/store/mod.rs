@@ -17,26 +17,26 @@
 //!
 //! `objects` and `releases` are 0700: modes inside a release must mean something.
 
-pub mod activate;
-pub mod active;
-pub mod adopt;
-pub mod durable;
-pub mod export;
-pub mod gc;
+pub(crate) mod activate;
+pub(crate) mod active;
+pub(crate) mod adopt;
+pub(crate) mod durable;
+pub(crate) mod export;
+pub(crate) mod gc;
 pub mod import;
-pub mod journal;
+pub(crate) mod journal;
 pub mod layer;
-pub mod lock;
+pub(crate) mod lock;
 pub mod manifest;
 pub mod objects;
 mod repack;
 pub mod scope;
 mod search;
 pub mod settings;
-pub mod sparse;
-pub mod stamps;
+pub(crate) mod sparse;
+pub(crate) mod stamps;
 pub mod upper;
-pub mod verify;
+pub(crate) mod verify;
 
 use crate::error::{Context, Error, Result};
 use crate::tree::ReleaseName;

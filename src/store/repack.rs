@@ -39,7 +39,7 @@ impl Plan {
 
 /// Takes what is not to be kept out of the packs, where that is worth it; gives what stays all the same. Stopped
 /// anywhere, each content that is kept lies in a pack.
-pub fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -> Result<HashSet<Digest>> {
+pub(super) fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -> Result<HashSet<Digest>> {
     let mut plans = Vec::new();
     for pack in objects.packs() {
         let mut plan = Plan { pack: pack.clone(), keep: Vec::new(), drop: Vec::new() };

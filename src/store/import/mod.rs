@@ -12,7 +12,7 @@ mod stat_cache;
 mod walk;
 mod warnings;
 
-pub use staging::Staging;
+pub(super) use staging::Staging;
 #[cfg(feature = "faults")]
 pub use stat_cache::noted_digest;
 

@@ -77,7 +77,7 @@ impl LookRecord {
 }
 
 /// What the last `add` noted.
-pub struct StatCache {
+pub(super) struct StatCache {
     /// How the notes of this source begin; `None` if nothing is to be noted of it.
     head: Option<[u8; HEAD]>,
     bytes: Vec<u8>,
@@ -85,7 +85,7 @@ pub struct StatCache {
 
 impl StatCache {
     /// Reads it. Whatever is wrong with it, it is empty then, and with `forget` too.
-    pub fn load(store: &Store, source: &Path, forget: bool) -> Self {
+    pub(super) fn load(store: &Store, source: &Path, forget: bool) -> Self {
         let head = head(source);
         let noted = if forget { Vec::new() } else { fs::read(path(store)).unwrap_or_default() };
         Self::decode(head, noted)
@@ -113,7 +113,7 @@ impl StatCache {
     }
 
     /// Gives the files of a walk that are known their digests.
-    pub fn tell(&self, walk: &mut Walk, staging: &Staging) {
+    pub(super) fn tell(&self, walk: &mut Walk, staging: &Staging) {
         walk.found.par_iter_mut().filter(|found| found.node.kind == Kind::File).for_each(|found| {
             let Some(digest) = self.digest(&found.look) else { return };
             if staging.knows(digest, found.node.size) {
@@ -136,14 +136,14 @@ pub fn noted_digest(records: &[u8], look: [u64; 7]) -> Option<Digest> {
 }
 
 /// What is to be noted for the next `add`.
-pub struct Notes {
+pub(super) struct Notes {
     head: [u8; HEAD],
     records: Vec<LookRecord>,
 }
 
 impl Notes {
     /// Of the files whose looks tell their contents. `None` if that is what the cache has.
-    pub fn of(walk: &Walk, cache: &StatCache) -> Option<Self> {
+    pub(super) fn of(walk: &Walk, cache: &StatCache) -> Option<Self> {
         let head = cache.head?;
         let told = || walk.found.par_iter().filter(|found| found.told);
         if told().all(|found| found.known) && told().count() == cache.records().len() {
@@ -156,7 +156,7 @@ impl Notes {
     }
 
     /// Puts them in the place of what was noted before.
-    pub fn save(&self, store: &Store, staging: &Staging) {
+    pub(super) fn save(&self, store: &Store, staging: &Staging) {
         let saved = staging.temporary().and_then(|(temporary, mut file)| {
             let what = || format!("writing {}", temporary.display());
             file.write_all(&self.head).and_then(|()| file.write_all(self.records.as_bytes())).context(what)?;
@@ -201,7 +201,7 @@ fn head(source: &Path) -> Option<[u8; HEAD]> {
 }
 
 /// Begun between the looks of a walk and the readings: says of which files the look then tells the content.
-pub struct Readings {
+pub(super) struct Readings {
     dev: u64,
     /// When it began, in seconds and nanoseconds since 1970.
     began: (i64, i64),
@@ -209,7 +209,7 @@ pub struct Readings {
 
 impl Readings {
     /// Syncs the file system of the source. `None` if nothing is to be noted of it.
-    pub fn begin(walk: &Walk, cache: &StatCache) -> Option<Self> {
+    pub(super) fn begin(walk: &Walk, cache: &StatCache) -> Option<Self> {
         cache.head?;
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         rustix::fs::syncfs(&walk.root).ok()?;
@@ -217,7 +217,7 @@ impl Readings {
     }
 
     /// Whether what is read from the file from now on is what this look tells for good.
-    pub fn settle(&self, look: &Look, file: &File) -> bool {
+    pub(super) fn settle(&self, look: &Look, file: &File) -> bool {
         let old = look.ctime < (self.began.0 - RACY.as_secs() as i64, self.began.1);
         if old && look.dev == self.dev {
             // Waits for a write that is under way; where the data begins does not matter.
