@@ -73,7 +73,7 @@ fn offences(file: &Source) -> Vec<String> {
 fn lines(file: &Source, at: usize) -> usize {
     let depth = file[at].depth;
     let end = file.tokens().skip(at).find(|(_, token)| {
-        // A bracket that is closed stands one deeper.
+        // Lower is the end of what it stands in: then it has no body.
         token.depth < depth || (token.depth == depth && ["{", ";"].contains(&token.text.as_str()))
     });
     match end {
