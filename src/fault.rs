@@ -20,7 +20,8 @@ pub enum Skip {
 }
 
 /// Every crash point as `(verb, point)`: a test kills the process at each.
-pub const CRASH_POINTS: &[(&str, &str)] = &[
+#[cfg(feature = "faults")]
+pub(crate) const CRASH_POINTS: &[(&str, &str)] = &[
     ("add", "add.begun"),
     ("add", "add.object-staged"),
     ("add", "add.staged"),
@@ -111,7 +112,7 @@ mod compiled {
         static OWN: Cell<Option<Option<Skip>>> = const { Cell::new(None) };
     }
 
-    pub fn with<T>(skip: Option<Skip>, run: impl FnOnce() -> T) -> T {
+    pub(super) fn with<T>(skip: Option<Skip>, run: impl FnOnce() -> T) -> T {
         /// Puts it back, after a panic too.
         struct Before(Option<Option<Skip>>);
         impl Drop for Before {
@@ -123,14 +124,14 @@ mod compiled {
         run()
     }
 
-    pub fn skips(skip: Skip) -> bool {
+    pub(super) fn skips(skip: Skip) -> bool {
         match OWN.get() {
             Some(own) => own == Some(skip),
             None => matches!(fault(), Fault::Skip(set) if *set == skip),
         }
     }
 
-    pub fn point(name: &str) {
+    pub(super) fn point(name: &str) {
         if let Fault::Crash { point, after, seen } = fault()
             && point == name
             && seen.fetch_add(1, Ordering::Relaxed) + 1 == *after
@@ -149,7 +150,7 @@ pub fn with<T>(skip: Option<Skip>, run: impl FnOnce() -> T) -> T {
 
 /// Whether the test asked to leave this step out.
 #[inline]
-pub fn skips(skip: Skip) -> bool {
+pub(crate) fn skips(skip: Skip) -> bool {
     #[cfg(feature = "faults")]
     return compiled::skips(skip);
     #[cfg(not(feature = "faults"))]
@@ -161,7 +162,7 @@ pub fn skips(skip: Skip) -> bool {
 
 /// A place where a test may stop the process.
 #[inline]
-pub fn point(name: &str) {
+pub(crate) fn point(name: &str) {
     #[cfg(feature = "faults")]
     compiled::point(name);
     #[cfg(not(feature = "faults"))]

@@ -1,6 +1,6 @@
 //! Writes that are there after a power cut or were never there, and a reserve for a full disk.
 
-use crate::error::{Context, Errno, Error, Result};
+use crate::error::{Context, Result};
 use crate::fault;
 use crate::store::look;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
@@ -77,7 +77,7 @@ impl Dir {
 }
 
 /// Sets room aside. A full disk is no error here: the reserve is made when there is room again.
-pub fn make_reserve(dir: &Dir) -> Result<()> {
+pub(crate) fn make_reserve(dir: &Dir) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = match rustix::fs::openat(&dir.file, RESERVE_NAME, flags, Mode::from_raw_mode(0o600)) {
         Ok(file) => file,
@@ -91,7 +91,7 @@ pub fn make_reserve(dir: &Dir) -> Result<()> {
 }
 
 /// Does `write`; if the disk is full, gives up the reserve and does it once more.
-pub fn with_reserve<T>(dir: &Dir, mut write: impl FnMut() -> Result<T>) -> Result<T> {
+pub(crate) fn with_reserve<T>(dir: &Dir, mut write: impl FnMut() -> Result<T>) -> Result<T> {
     let first = write();
     match &first {
         Err(error) if error.is_no_space() => {}
@@ -108,7 +108,7 @@ pub fn with_reserve<T>(dir: &Dir, mut write: impl FnMut() -> Result<T>) -> Resul
 }
 
 /// Removes what an interrupted [`Dir::replace`] left: files of its naming, of processes that are gone.
-pub fn sweep_temporaries(path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn sweep_temporaries(path: &Path) -> Result<Vec<PathBuf>> {
     let mut swept = Vec::new();
     for entry in std::fs::read_dir(path).context(|| format!("reading {}", path.display()))? {
         let entry = entry.context(|| format!("reading {}", path.display()))?;
@@ -126,19 +126,15 @@ pub fn sweep_temporaries(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Free bytes for this process on the file system of a path.
-pub fn free_bytes(path: &Path) -> Result<u64> {
+pub(crate) fn free_bytes(path: &Path) -> Result<u64> {
     let stat = rustix::fs::statvfs(path).context(|| format!("asking for the free space of {}", path.display()))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// An error for a name that is there already.
-pub fn exists(error: &Error) -> bool {
-    error.errno() == Errno::EXIST
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn replaced_file_holds_the_new_bytes_and_no_temporary_stays() {
@@ -148,7 +144,8 @@ mod tests {
         dir.replace("active", b"two", 0o644).expect("second");
         assert_eq!(std::fs::read(scratch.path().join("active")).expect("read"), b"two");
         let error = dir.create("active", b"three", 0o644).expect_err("it is there");
-        assert!(exists(&error), "{error}");
+        let there = matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists);
+        assert!(there, "{error}");
         assert_eq!(std::fs::read_dir(scratch.path()).expect("list").count(), 1);
     }
 

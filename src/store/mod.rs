@@ -17,11 +17,11 @@
 //!
 //! `objects` and `releases` are 0700: modes inside a release must mean something.
 
-pub mod active;
-pub mod durable;
-pub mod journal;
-pub mod lock;
-pub mod look;
+pub(crate) mod active;
+pub(crate) mod durable;
+pub(crate) mod journal;
+pub(crate) mod lock;
+pub(crate) mod look;
 pub mod media;
 pub mod release;
 pub mod settings;

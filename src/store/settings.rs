@@ -198,8 +198,9 @@ threads = 8
 # Descriptors of file contents that are kept open.
 descriptors = 1024
 # Whether access lists (POSIX ACLs, setfacl) decide in scopes beside modes. It costs one more request of the kernel for
-# each file and directory that somebody but its owner uses, in releases too. Newer kernels ask for the list of the docroot's
-# top directory at every path, if its mode has rights for the group: let releases have 0705 there. At the next mount.
+# each file and directory that somebody but its owner uses, in releases too. Newer kernels ask for the list of the
+# docroot's top directory at every path, if its mode has rights for the group: let releases have 0705 there. At the
+# next mount.
 acls = false
 
 # A path of the docroot that may be written to; everything else is read-only. deny, limit and ttl take effect on

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 /// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Item {
+pub(super) enum Item {
     /// A directory.
     Dir { mode: u16 },
     /// A file.
@@ -24,11 +24,11 @@ struct Flat {
 }
 
 /// The tree, breadth-first.
-pub struct Plain(Vec<Flat>);
+pub(super) struct Plain(Vec<Flat>);
 
 impl Plain {
     /// Of a map from paths to what stands there; directories must be in it.
-    pub fn new(items: &BTreeMap<Vec<u8>, Item>) -> Self {
+    pub(super) fn new(items: &BTreeMap<Vec<u8>, Item>) -> Self {
         let mut flat = vec![flat(b"", &Item::Dir { mode: 0o755 }, 0)];
         let mut next = 0;
         while next < flat.len() {
@@ -58,12 +58,12 @@ impl Plain {
     }
 
     /// The path of a node.
-    pub fn path(&self, index: u32) -> Vec<u8> {
+    pub(super) fn path(&self, index: u32) -> Vec<u8> {
         self.0[index as usize].path.clone()
     }
 
     /// The nodeid of what stands at a path.
-    pub fn nodeid_of(&self, path: &[u8]) -> NodeId {
+    pub(super) fn nodeid_of(&self, path: &[u8]) -> NodeId {
         self.0.iter().find(|flat| flat.path == path).map_or(NodeId::NONE, |flat| flat.node.nodeid)
     }
 }

@@ -44,7 +44,7 @@ impl Stamp {
 
 /// Nodeids are hashes already.
 #[derive(Default)]
-pub struct NodeIdHasher(u64);
+pub(crate) struct NodeIdHasher(u64);
 
 impl Hasher for NodeIdHasher {
     fn finish(&self) -> u64 {
@@ -130,7 +130,7 @@ const HEAD: usize = 16;
 const RECORD: usize = 20;
 
 /// A batch as it lies in the file; nothing for no stamps.
-pub fn encode(batch: &[(NodeId, Stamp)]) -> Vec<u8> {
+pub(crate) fn encode(batch: &[(NodeId, Stamp)]) -> Vec<u8> {
     if batch.is_empty() {
         return Vec::new();
     }
@@ -145,7 +145,7 @@ pub fn encode(batch: &[(NodeId, Stamp)]) -> Vec<u8> {
 }
 
 /// Reads batches; the error says at which byte the first bad one begins.
-pub fn decode(mut bytes: &[u8], mut each: impl FnMut(NodeId, Stamp)) -> std::result::Result<(), usize> {
+pub(crate) fn decode(mut bytes: &[u8], mut each: impl FnMut(NodeId, Stamp)) -> std::result::Result<(), usize> {
     let whole = bytes.len();
     while !bytes.is_empty() {
         let at = whole - bytes.len();

@@ -13,7 +13,7 @@ use std::process::Command;
 
 /// What was done.
 #[derive(Debug)]
-pub struct Adopted {
+pub(crate) struct Adopted {
     /// How.
     pub way: Way,
     /// Where it lies now.
@@ -21,7 +21,7 @@ pub struct Adopted {
 }
 
 /// Makes what is in `dir` the content of a shared scope that has none yet. All of it or nothing.
-pub fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) -> Result<Adopted> {
+pub(crate) fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) -> Result<Adopted> {
     let home = store.media_home();
     let real = fs::canonicalize(dir)
         .map_err(|error| Error::request(format!("{} cannot be adopted: {error}", dir.display())))?;

@@ -31,7 +31,8 @@ impl Store {
         let home = self.media_home();
         if !look::is_dir(home)? {
             return Err(Error::failed(format!(
-                "the writable layer should lie in {} (media in verfs.toml), which is no directory; mount its disk, or make it",
+                "the writable layer should lie in {} (media in verfs.toml), which is no directory; mount its disk, or \
+                 make it",
                 home.display()
             )));
         }

@@ -14,19 +14,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Writes a release into a directory that is empty or not there; gives the number of files.
-pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
+pub(crate) fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
     let manifest = store.manifest(name)?;
     manifest.verify()?;
-    match look::entries(dir).map_err(|error| Error::request(error.to_string()))? {
-        Some(inside) if inside.is_empty() => {}
-        Some(_) => {
-            return Err(Error::request(format!(
-                "{} is not empty; name a directory that is, or is not there",
-                dir.display()
-            )));
-        }
-        None => fs::create_dir_all(dir).context(|| format!("making {}", dir.display()))?,
-    }
+    make_empty(dir)?;
     let objects = Objects::of(store.root())?;
     let root = OwnedFd::from(File::open(dir).context(|| format!("opening {}", dir.display()))?);
     let mut files = 0;
@@ -81,6 +72,17 @@ pub fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u64> {
     }
     rustix::fs::syncfs(&root).context(|| format!("syncing {}", dir.display()))?;
     Ok(files)
+}
+
+/// Makes the directory, or refuses one that holds something.
+fn make_empty(dir: &Path) -> Result<()> {
+    match look::entries(dir).map_err(|error| Error::request(error.to_string()))? {
+        Some(inside) if inside.is_empty() => Ok(()),
+        Some(_) => {
+            Err(Error::request(format!("{} is not empty; name a directory that is, or is not there", dir.display())))
+        }
+        None => fs::create_dir_all(dir).context(|| format!("making {}", dir.display())),
+    }
 }
 
 fn set_xattrs(file: &File, xattrs: &[(Vec<u8>, Vec<u8>)]) -> rustix::io::Result<()> {

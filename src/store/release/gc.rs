@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 /// What `gc` did.
 #[derive(Debug, Default)]
-pub struct Freed {
+pub(crate) struct Freed {
     /// Objects removed.
     pub objects: u64,
     /// Their bytes.
@@ -28,7 +28,7 @@ pub struct Freed {
 }
 
 /// Forgets a release: never the active one or the one before it.
-pub fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
+pub(crate) fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
     let _releases = store.lock_releases(Hold::Exclusive)?;
     let path = store.manifest_path(name);
     if !look::is_there(&path)? {
@@ -59,7 +59,7 @@ pub fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
 
 /// Frees the objects that no release needs. `in_use` gives those that the mount still reads from releases
 /// that were removed.
-pub fn gc(store: &Store, in_use: impl FnOnce() -> Result<HashSet<Digest>>) -> Result<Freed> {
+pub(crate) fn gc(store: &Store, in_use: impl FnOnce() -> Result<HashSet<Digest>>) -> Result<Freed> {
     let _objects = store.lock_objects(Hold::Exclusive, "gc")?;
     let mut freed = Freed { litter: import::sweep(store)?, ..Freed::default() };
     freed.litter.extend(store.sweep_own_layers()?);

@@ -39,7 +39,7 @@ impl PackPlan {
 
 /// Takes what is not to be kept out of the packs, where that is worth it; gives what stays all the same. Stopped
 /// anywhere, each content that is kept lies in a pack.
-pub fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -> Result<HashSet<Digest>> {
+pub(super) fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -> Result<HashSet<Digest>> {
     let mut plans = Vec::new();
     for pack in objects.packs() {
         let mut plan = PackPlan { pack: pack.clone(), keep: Vec::new(), drop: Vec::new() };
@@ -64,7 +64,8 @@ pub fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -
     let need = chosen.iter().map(PackPlan::kept_bytes).sum();
     if free_bytes(store.root())? < need {
         log::warn!(
-            "the disk of {} has no room for {need} bytes, so {} packs stay as they are; free some space and run gc again",
+            "the disk of {} has no room for {need} bytes, so {} packs stay as they are; free some space and run gc \
+             again",
             store.root().display(),
             chosen.len()
         );
@@ -104,8 +105,8 @@ fn copy(objects: &Objects, plan: &mut PackPlan, staging: &Staging) -> Result<()>
                 continue;
             }
             return Err(Error::damaged(format!(
-                "the content {} in the pack {path} is not what was stored, so the pack stays as it is; `verfs verify` says \
-                 what needs it",
+                "the content {} in the pack {path} is not what was stored, so the pack stays as it is; `verfs verify` \
+                 says what needs it",
                 digest.to_hex()
             )));
         }

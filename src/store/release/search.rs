@@ -4,9 +4,9 @@ use crate::error::Result;
 use std::cmp::Ordering;
 
 /// The number of the hash that is looked for among `count` sorted ones; `order` compares the hash of a number with it.
-/// Hashes are evenly spread, so `share` (of 2^64, the part of all hashes that is smaller) leads near it, off by about the
-/// square root of the count: from there it widens.
-pub fn among_hashes(
+/// Hashes are evenly spread, so `share` (of 2^64, the part of all hashes that is smaller) leads near it, off by about
+/// the square root of the count: from there it widens.
+pub(super) fn among_hashes(
     count: usize,
     share: u64,
     mut order: impl FnMut(usize) -> Result<Ordering>,

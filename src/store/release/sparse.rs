@@ -8,7 +8,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Reads `from` to its end and gives every piece to `each`; into `to`, if there is one, it writes all but what is
 /// zero, and sets the length. Gives the number of bytes read.
-pub fn copy(from: &File, to: Option<&File>, mut each: impl FnMut(&[u8])) -> io::Result<u64> {
+pub(crate) fn copy(from: &File, to: Option<&File>, mut each: impl FnMut(&[u8])) -> io::Result<u64> {
     let mut buffer = vec![0; CHUNK];
     let mut at = 0;
     loop {

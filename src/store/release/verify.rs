@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// Releases checked.
     pub releases: usize,
     /// Objects hashed.
@@ -23,7 +23,7 @@ pub struct Report {
 }
 
 /// Checks one release, or all of them and every object.
-pub fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
+pub(crate) fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
     let _objects = store.lock_objects(Hold::Shared, "verify")?;
     let mut report = Report::default();
     let names = match only {
@@ -65,7 +65,8 @@ pub fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64)
             match hash_object(&objects, *digest, *len) {
                 Ok(found) if found == *digest => None,
                 Ok(_) => Some(format!(
-                    "the content of the object {} is not what was stored; restore it from a backup (needed by {needed_by})",
+                    "the content of the object {} is not what was stored; restore it from a backup (needed by \
+                     {needed_by})",
                     objects.show(*digest)
                 )),
                 Err(error) => Some(format!("{error} (needed by {needed_by})")),

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 type Path = Vec<u8>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Item {
+enum Entry {
     Dir,
     Leaf(u32),
 }
 
-type Map = BTreeMap<Path, Item>;
+type Map = BTreeMap<Path, Entry>;
 
 #[derive(Clone, Debug, Default)]
 struct World {
@@ -34,15 +34,15 @@ impl World {
     fn layers(&self, path: &[u8]) -> Layers {
         let hidden = above(path)
             .iter()
-            .any(|up| self.whiteouts.contains(up) || matches!(self.upper.get(up), Some(Item::Leaf(_))));
+            .any(|up| self.whiteouts.contains(up) || matches!(self.upper.get(up), Some(Entry::Leaf(_))));
         Layers {
-            upper: self.upper.get(path).map(|item| if *item == Item::Dir { UpperKind::Dir } else { UpperKind::Leaf }),
+            upper: self.upper.get(path).map(|item| if *item == Entry::Dir { UpperKind::Dir } else { UpperKind::Leaf }),
             whiteout: self.whiteouts.contains(path),
             lower: self
                 .lower
                 .get(path)
                 .filter(|_| !hidden)
-                .map(|item| if *item == Item::Dir { Kind::Dir } else { Kind::File }),
+                .map(|item| if *item == Entry::Dir { Kind::Dir } else { Kind::File }),
         }
     }
 
@@ -59,11 +59,11 @@ impl World {
         shown
     }
 
-    fn step(&mut self, step: &Step, new: Item) {
+    fn step(&mut self, step: &Step, new: Entry) {
         match step {
             Step::MakeDirs(path) => {
                 for dir in above(path).into_iter().chain([path.clone()]).filter(|dir| !dir.is_empty()) {
-                    assert_ne!(*self.upper.entry(dir).or_insert(Item::Dir), Item::Leaf(0), "content 0 is never used");
+                    assert_ne!(*self.upper.entry(dir).or_insert(Entry::Dir), Entry::Leaf(0), "content 0 is never used");
                 }
             }
             Step::CopyUp(path) => assert!(self.upper.insert(path.clone(), self.lower[path]).is_none()),
@@ -85,21 +85,21 @@ impl World {
                 self.put(to, moved);
             }
             Step::Link(from, to) => assert!(self.upper.insert(to.clone(), self.upper[from]).is_none()),
-            Step::Unlink(path) => assert!(matches!(self.upper.remove(path), Some(Item::Leaf(_)))),
+            Step::Unlink(path) => assert!(matches!(self.upper.remove(path), Some(Entry::Leaf(_)))),
             Step::Rmdir(path) => {
                 assert!(!self.upper.keys().any(|other| below(other, path)));
-                assert_eq!(self.upper.remove(path), Some(Item::Dir));
+                assert_eq!(self.upper.remove(path), Some(Entry::Dir));
             }
         }
     }
 
     /// An entry with what is below it, by the rest of the path.
-    fn take(&mut self, top: &Path) -> Vec<(Path, Item)> {
+    fn take(&mut self, top: &Path) -> Vec<(Path, Entry)> {
         let paths: Vec<Path> = self.upper.keys().filter(|path| *path == top || below(path, top)).cloned().collect();
         paths.into_iter().filter_map(|path| Some((path[top.len()..].to_vec(), self.upper.remove(&path)?))).collect()
     }
 
-    fn put(&mut self, top: &Path, items: Vec<(Path, Item)>) {
+    fn put(&mut self, top: &Path, items: Vec<(Path, Entry)>) {
         self.upper.extend(items.into_iter().map(|(rest, item)| ([&top[..], &rest].concat(), item)));
     }
 }
@@ -120,35 +120,35 @@ enum Operation {
 /// The same on a plain map, with the rules of the system calls; `None` where they fail.
 fn plainly(map: &Map, operation: &Operation, content: u32) -> Option<Map> {
     let mut map = map.clone();
-    let parent_is_dir = |map: &Map, path: &Path| parent(path).is_empty() || map.get(&parent(path)) == Some(&Item::Dir);
+    let parent_is_dir = |map: &Map, path: &Path| parent(path).is_empty() || map.get(&parent(path)) == Some(&Entry::Dir);
     let empty = |map: &Map, path: &Path| !map.keys().any(|other| below(other, path));
     match operation {
         Operation::Create(path) | Operation::Mkdir(path) => {
             if map.contains_key(path) || !parent_is_dir(&map, path) {
                 return None;
             }
-            let item = if matches!(operation, Operation::Mkdir(_)) { Item::Dir } else { Item::Leaf(content) };
+            let item = if matches!(operation, Operation::Mkdir(_)) { Entry::Dir } else { Entry::Leaf(content) };
             map.insert(path.clone(), item);
         }
         Operation::Write(path) => match map.get_mut(path)? {
-            Item::Dir => return None,
-            leaf => *leaf = Item::Leaf(content),
+            Entry::Dir => return None,
+            leaf => *leaf = Entry::Leaf(content),
         },
         Operation::Unlink(path) => match map.get(path)? {
-            Item::Dir => return None,
-            Item::Leaf(_) => {
+            Entry::Dir => return None,
+            Entry::Leaf(_) => {
                 map.remove(path);
             }
         },
         Operation::Rmdir(path) => {
-            if *map.get(path)? != Item::Dir || !empty(&map, path) {
+            if *map.get(path)? != Entry::Dir || !empty(&map, path) {
                 return None;
             }
             map.remove(path);
         }
         Operation::Link(from, to) => {
             let item = *map.get(from)?;
-            if item == Item::Dir || map.contains_key(to) || !parent_is_dir(&map, to) {
+            if item == Entry::Dir || map.contains_key(to) || !parent_is_dir(&map, to) {
                 return None;
             }
             map.insert(to.clone(), item);
@@ -166,14 +166,14 @@ fn plainly(map: &Map, operation: &Operation, content: u32) -> Option<Map> {
                 Onto::Nothing if target.is_some() => return None,
                 Onto::Exchange if target.is_none() || below(from, to) => return None,
                 Onto::Replace => match (source, target) {
-                    (_, None) | (Item::Leaf(_), Some(Item::Leaf(_))) => {}
-                    (Item::Dir, Some(Item::Dir)) if empty(&map, to) => {}
+                    (_, None) | (Entry::Leaf(_), Some(Entry::Leaf(_))) => {}
+                    (Entry::Dir, Some(Entry::Dir)) if empty(&map, to) => {}
                     _ => return None,
                 },
                 _ => {}
             }
             let mut world = World { upper: map, ..World::default() };
-            world.step(&Step::Rename(from.clone(), to.clone(), *onto), Item::Dir);
+            world.step(&Step::Rename(from.clone(), to.clone(), *onto), Entry::Dir);
             map = world.upper;
         }
         Operation::Restore(_) | Operation::Switch(_) => return None,
@@ -209,13 +209,38 @@ fn restored(world: &World, path: &Path) -> Option<Map> {
     let lower = world.layers(path).lower?;
     world.whiteouts.remove(path);
     match world.upper.get(path) {
-        Some(Item::Dir) if lower == Kind::Dir => {}
-        Some(Item::Dir) if !empty_above(&world, path) => return None,
+        Some(Entry::Dir) if lower == Kind::Dir => {}
+        Some(Entry::Dir) if !empty_above(&world, path) => return None,
         _ => {
             world.upper.remove(path);
         }
     }
     Some(world.visible())
+}
+
+/// What the upper layer holds stays, whatever the release is.
+fn check_switched(world: &World) -> std::result::Result<(), TestCaseError> {
+    let shown = world.visible();
+    for (path, item) in world.upper.iter().filter(|(path, _)| above(path).iter().all(|up| world.upper.contains_key(up)))
+    {
+        prop_assert_eq!(shown.get(path), Some(item));
+    }
+    Ok(())
+}
+
+/// The kernel walks to the parent before it asks.
+fn reachable(old: &Map, operation: &Operation) -> bool {
+    let parents_ok = |path: &Path| parent(path).is_empty() || old.get(&parent(path)) == Some(&Entry::Dir);
+    match operation {
+        Operation::Link(a, b) | Operation::Rename(a, b, _) => parents_ok(a) && parents_ok(b),
+        Operation::Create(a)
+        | Operation::Mkdir(a)
+        | Operation::Write(a)
+        | Operation::Unlink(a)
+        | Operation::Restore(a)
+        | Operation::Rmdir(a) => parents_ok(a),
+        Operation::Switch(_) => true,
+    }
 }
 
 fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCaseError> {
@@ -224,13 +249,7 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
         let content = 1000 + number as u32;
         if let Operation::Switch(lower) = operation {
             world.lower = lower.clone();
-            // What the upper layer holds stays, whatever the release is.
-            let shown = world.visible();
-            for (path, item) in
-                world.upper.iter().filter(|(path, _)| above(path).iter().all(|up| world.upper.contains_key(up)))
-            {
-                prop_assert_eq!(shown.get(path), Some(item));
-            }
+            check_switched(&world)?;
             continue;
         }
         let old = world.visible();
@@ -238,24 +257,12 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
             Operation::Restore(path) => restored(&world, path),
             other => plainly(&old, other, content),
         };
-        let parents_ok = |path: &Path| parent(path).is_empty() || old.get(&parent(path)) == Some(&Item::Dir);
-        let reachable = match operation {
-            Operation::Link(a, b) | Operation::Rename(a, b, _) => parents_ok(a) && parents_ok(b),
-            Operation::Create(a)
-            | Operation::Mkdir(a)
-            | Operation::Write(a)
-            | Operation::Unlink(a)
-            | Operation::Restore(a)
-            | Operation::Rmdir(a) => parents_ok(a),
-            Operation::Switch(_) => true,
-        };
-        // The kernel walks to the parent before it asks.
-        if !reachable {
+        if !reachable(&old, operation) {
             continue;
         }
         let planned = plan(&world, operation);
         let Some(mut new) = expected else {
-            if !matches!(operation, Operation::Write(path) if old.get(path) == Some(&Item::Dir)) {
+            if !matches!(operation, Operation::Write(path) if old.get(path) == Some(&Entry::Dir)) {
                 prop_assert!(planned.is_err(), "{:?} should fail: {:?}", operation, planned);
             }
             continue;
@@ -268,7 +275,7 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
                 continue;
             }
         };
-        let made = if matches!(operation, Operation::Mkdir(_)) { Item::Dir } else { Item::Leaf(content) };
+        let made = if matches!(operation, Operation::Mkdir(_)) { Entry::Dir } else { Entry::Leaf(content) };
         let write = match operation {
             Operation::Write(path) => {
                 new = old.clone();
@@ -295,7 +302,7 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
         prop_assert_eq!(&world.visible(), &new, "{:?}: {:?}", operation, planned);
         if let Some(path) = write {
             // Links of one leaf are separate items here: only this one is written to.
-            world.upper.insert(path.clone(), Item::Leaf(content));
+            world.upper.insert(path.clone(), Entry::Leaf(content));
         }
     }
     Ok(())
@@ -310,14 +317,14 @@ fn lower() -> impl Strategy<Value = Map> {
     proptest::collection::vec((path(), any::<bool>(), 1u32..5), 0..10).prop_map(|items| {
         let mut map = Map::new();
         for (path, dir, content) in items {
-            let free = above(&path).iter().all(|up| !matches!(map.get(up), Some(Item::Leaf(_))));
+            let free = above(&path).iter().all(|up| !matches!(map.get(up), Some(Entry::Leaf(_))));
             if !free || map.contains_key(&path) {
                 continue;
             }
             for up in above(&path) {
-                map.insert(up, Item::Dir);
+                map.insert(up, Entry::Dir);
             }
-            map.insert(path, if dir { Item::Dir } else { Item::Leaf(content) });
+            map.insert(path, if dir { Entry::Dir } else { Entry::Leaf(content) });
         }
         map
     })
@@ -352,7 +359,7 @@ proptest! {
 #[test]
 fn a_directory_exchanged_with_a_leaf_over_a_release_directory_shows_nothing_of_that() {
     let path = |text: &str| text.as_bytes().to_vec();
-    let lower = Map::from([(path("b"), Item::Dir), (path("b/a"), Item::Leaf(1))]);
+    let lower = Map::from([(path("b"), Entry::Dir), (path("b/a"), Entry::Leaf(1))]);
     let operations = [
         Operation::Mkdir(path("c")),
         Operation::Create(path("b")),

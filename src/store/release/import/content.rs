@@ -1,6 +1,6 @@
-//! Reading the contents of a source, but for those that are known: what is hashed is what was copied, never what may still change. A small file is
-//! hashed in memory and written from there, a large one is cloned first where the file system can, else hashed as it is
-//! written.
+//! Reading the contents of a source, but for those that are known: what is hashed is what was copied, never what may
+//! still change. A small file is hashed in memory and written from there, a large one is cloned first where the file
+//! system can, else hashed as it is written.
 
 use super::staging::{PACKED, Staging};
 use super::stat_cache::{Readings, StatCache};
@@ -23,7 +23,12 @@ const TRIES: usize = 3;
 
 /// Reads the files of the walk whose content is not known into the staging area and notes the digests. Gives the paths
 /// that would not stay the same while they were read.
-pub fn stage(walk: &mut Walk, cache: &StatCache, staging: &Staging, progress: &dyn Progress) -> Result<Vec<Vec<u8>>> {
+pub(super) fn stage(
+    walk: &mut Walk,
+    cache: &StatCache,
+    staging: &Staging,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<u8>>> {
     let shared = &*walk;
     let is_read = |number: &usize| shared.found[*number].is_read();
     let files: Vec<usize> = (0..shared.found.len()).filter(is_read).collect();

@@ -12,7 +12,9 @@ mod stat_cache;
 mod walk;
 mod warnings;
 
-pub use staging::Staging;
+pub(super) use staging::Staging;
+#[cfg(feature = "faults")]
+pub use stat_cache::noted_digest;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fault;
@@ -119,7 +121,8 @@ fn publish(store: &Store, name: &ReleaseName, walk: Walk, staging: &Staging, sum
         let there = store.manifest(name)?;
         if !same_content(&there, &made)? {
             return Err(Error::refused(format!(
-                "release {name} is there already, with other content; choose another name, or `verfs remove {name}` first"
+                "release {name} is there already, with other content; choose another name, or `verfs remove {name}` \
+                 first"
             )));
         }
         summary.identical = true;

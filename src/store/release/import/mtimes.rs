@@ -10,7 +10,7 @@ use crate::tree::{Kind, Node, Tree, path_in};
 use rayon::prelude::*;
 
 /// Settles the mtimes of all nodes against all releases of the store.
-pub fn settle(store: &Store, builder: &mut Builder) -> Result<()> {
+pub(super) fn settle(store: &Store, builder: &mut Builder) -> Result<()> {
     let mut earlier = Vec::new();
     for name in store.releases()? {
         match store.manifest(&name) {

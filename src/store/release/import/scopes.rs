@@ -8,7 +8,7 @@ use crate::tree::Kind;
 
 /// Adds the directories that scopes lie in and the source lacks, as the source's own top directory is. Gives warnings
 /// about what a scope covers.
-pub fn make_room(walk: &mut Walk, scopes: &[Scope]) -> Vec<String> {
+pub(super) fn make_room(walk: &mut Walk, scopes: &[Scope]) -> Vec<String> {
     let mut warnings = Vec::new();
     for scope in scopes {
         let path = scope.path.as_bytes();

@@ -1,7 +1,7 @@
 //! The work space in which contents wait for their place among the objects: staged, synced, placed.
 //!
-//! Small contents that the store lacks become a pack, in the order in which they are taken. A few are not worth one: each
-//! is an object of its own.
+//! Small contents that the store lacks become a pack, in the order in which they are taken. A few are not worth one:
+//! each is an object of its own.
 
 use crate::error::{Context, Error, Result};
 use crate::fault;
@@ -19,12 +19,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Contents up to this size go into a pack.
-pub const PACKED: u64 = 64 << 10;
+pub(super) const PACKED: u64 = 64 << 10;
 /// More than so many small contents are worth a pack.
 const FEW: usize = 64;
 
 /// The work space of one command; it is removed when dropped.
-pub struct Staging {
+pub(crate) struct Staging {
     path: PathBuf,
     objects: Objects,
     store: Dir,
@@ -42,7 +42,7 @@ enum Small {
 
 impl Staging {
     /// Makes the work space and holds its lock, by which others see that it is in use.
-    pub fn begin(store: &Store) -> Result<Self> {
+    pub(crate) fn begin(store: &Store) -> Result<Self> {
         let path =
             store.root().join(format!("tmp/add-{}-{}", std::process::id(), crate::store::since_epoch().as_nanos()));
         make_dir(&path, 0o700)?;
@@ -60,12 +60,12 @@ impl Staging {
     }
 
     /// Bytes of content that the store did not have.
-    pub fn new_bytes(&self) -> u64 {
+    pub(crate) fn new_bytes(&self) -> u64 {
         self.new_bytes.load(Ordering::Relaxed)
     }
 
     /// Syncs what was staged, then gives it its place among the objects, durably.
-    pub fn place(&self) -> Result<()> {
+    pub(crate) fn place(&self) -> Result<()> {
         self.finish_small()?;
         self.store.sync_file_system()?;
         fault::point("add.staged");
@@ -93,7 +93,7 @@ impl Staging {
     }
 
     /// Takes small contents; those that were taken before are left out.
-    pub fn take(&self, contents: Vec<(Digest, Vec<u8>)>) -> Result<()> {
+    pub(crate) fn take(&self, contents: Vec<(Digest, Vec<u8>)>) -> Result<()> {
         let mut small = self.small.lock();
         for (digest, bytes) in contents {
             let len = bytes.len() as u64;

@@ -3,17 +3,18 @@
 //! A look (device, inode, size, mtime, ctime) tells a content if nothing can have changed the content since without
 //! changing the ctime. Each way in which that could happen has its answer:
 //! - a write in the same tick of the clock: a ctime less than [`RACY`] before the reading is not remembered;
-//! - a write(2) that has set the ctime and still copies its bytes: ext4 and btrfs hold the inode's lock until it has, and
-//!   lseek(2) with SEEK_DATA waits for that; xfs makes the reading wait;
-//! - a store into a mapped page that was dirty already: the file system is synced between the look and the reading. That
-//!   makes the page clean, and the next store into it a fault that sets the ctime (Linux: folio_mkclean, page_mkwrite);
+//! - a write(2) that has set the ctime and still copies its bytes: ext4 and btrfs hold the inode's lock until it has,
+//!   and lseek(2) with SEEK_DATA waits for that; xfs makes the reading wait;
+//! - a store into a mapped page that was dirty already: the file system is synced between the look and the reading.
+//!   That makes the page clean, and the next store into it a fault that sets the ctime (Linux: folio_mkclean,
+//!   page_mkwrite);
 //! - a crash, after which data on the disk may be newer than the ctime there: what another boot noted is not used;
-//! - another file system under the same device number: what was noted of another disk (by its sequence number, Linux 5.15)
-//!   or with another id (statfs(2)) is not used.
+//! - another file system under the same device number: what was noted of another disk (by its sequence number, Linux
+//!   5.15) or with another id (statfs(2)) is not used.
 //!
-//! Left is what the kernel holds for longer than [`RACY`] between the ctime and the bytes and nothing waits for: a write
-//! with O_DIRECT, a read with O_DIRECT into a mapping of the file, a page fault. File systems that are not known to do all
-//! that are not trusted: all their files are read.
+//! Left is what the kernel holds for longer than [`RACY`] between the ctime and the bytes and nothing waits for: a
+//! write with O_DIRECT, a read with O_DIRECT into a mapping of the file, a page fault. File systems that are not known
+//! to do all that are not trusted: all their files are read.
 //!
 //! ```text
 //! stat-cache:  0 magic "verfsta2"   8 BLAKE3 of boot, disk and file system   40 records by device and inode
@@ -76,7 +77,7 @@ impl CacheRecord {
 }
 
 /// What the last `add` noted.
-pub struct StatCache {
+pub(super) struct StatCache {
     /// How the notes of this source begin; `None` if nothing is to be noted of it.
     head: Option<[u8; HEAD]>,
     bytes: Vec<u8>,
@@ -84,7 +85,7 @@ pub struct StatCache {
 
 impl StatCache {
     /// Reads it. Whatever is wrong with it, it is empty then, and with `forget` too.
-    pub fn load(store: &Store, source: &Path, forget: bool) -> Self {
+    pub(super) fn load(store: &Store, source: &Path, forget: bool) -> Self {
         let slower = |error: Error| log::warn!("{error}: this add reads every file");
         let head = head(source).unwrap_or_else(|error| {
             slower(error);
@@ -98,6 +99,11 @@ impl StatCache {
             }
             _ => Vec::new(),
         };
+        Self::decode(head, noted)
+    }
+
+    /// What was noted counts if it begins with the head of this source. Its records may be anything.
+    fn decode(head: Option<[u8; HEAD]>, noted: Vec<u8>) -> Self {
         let ours = head.is_some_and(|head| noted.starts_with(&head));
         Self { head, bytes: if ours { noted } else { Vec::new() } }
     }
@@ -108,15 +114,20 @@ impl StatCache {
             .map_or(&[], |(all, _)| all)
     }
 
-    /// Gives the files of a walk that are known their digests.
-    pub fn trust(&self, walk: &mut Walk, staging: &Staging) -> Result<()> {
+    /// The content that a file of this look had.
+    fn digest(&self, look: &Fingerprint) -> Option<Digest> {
         let records = self.records();
+        let like = CacheRecord::new(look, Digest([0; 32]));
+        let found = &records[records.binary_search_by(|record| record.order(&like)).ok()?];
+        let same = CacheRecord { digest: like.digest, ..*found }.as_bytes() == like.as_bytes();
+        same.then_some(Digest(found.digest))
+    }
+
+    /// Gives the files of a walk that are known their digests.
+    pub(super) fn trust(&self, walk: &mut Walk, staging: &Staging) -> Result<()> {
         walk.found.par_iter_mut().filter(|found| found.node.kind == Kind::File).try_for_each(|found| {
-            let like = CacheRecord::new(&found.look, found.node.digest);
-            let Ok(at) = records.binary_search_by(|record| record.order(&like)) else { return Ok(()) };
-            let digest = Digest(records[at].digest);
-            let same = CacheRecord { digest: like.digest, ..records[at] }.as_bytes() == like.as_bytes();
-            if same && staging.knows(digest, found.node.size)? {
+            let Some(digest) = self.digest(&found.look) else { return Ok(()) };
+            if staging.knows(digest, found.node.size)? {
                 found.node.digest = digest;
                 (found.known, found.trusted) = (true, true);
             }
@@ -125,15 +136,26 @@ impl StatCache {
     }
 }
 
+/// The door for fuzz/: what records that may be anything say of a look (device, inode, size, mtime, ctime as on disk).
+#[cfg(feature = "faults")]
+pub fn noted_digest(records: &[u8], look: [u64; 7]) -> Option<Digest> {
+    let [dev, ino, size, rest @ ..] = look;
+    let [mtime, mtime_nanos, ctime, ctime_nanos] = rest.map(|time| time as i64);
+    let (mtime, ctime) = ((mtime, mtime_nanos), (ctime, ctime_nanos));
+    let look = Fingerprint { dev, ino, size: size as i64, mode: 0, mtime, ctime };
+    let head = [0; HEAD];
+    StatCache::decode(Some(head), [&head, records].concat()).digest(&look)
+}
+
 /// What is to be noted for the next `add`.
-pub struct Notes {
+pub(super) struct Notes {
     head: [u8; HEAD],
     records: Vec<CacheRecord>,
 }
 
 impl Notes {
     /// Of the files whose looks tell their contents. `None` if that is what the cache has.
-    pub fn of(walk: &Walk, cache: &StatCache) -> Option<Self> {
+    pub(super) fn of(walk: &Walk, cache: &StatCache) -> Option<Self> {
         let head = cache.head?;
         let trusted = || walk.found.par_iter().filter(|found| found.trusted);
         if trusted().all(|found| found.known) && trusted().count() == cache.records().len() {
@@ -146,7 +168,7 @@ impl Notes {
     }
 
     /// Puts them in the place of what was noted before.
-    pub fn save(&self, store: &Store, staging: &Staging) {
+    pub(super) fn save(&self, store: &Store, staging: &Staging) {
         let saved = staging.temporary().and_then(|(temporary, mut file)| {
             let what = || format!("writing {}", temporary.display());
             file.write_all(&self.head).and_then(|()| file.write_all(self.records.as_bytes())).context(what)?;
@@ -209,7 +231,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 /// Begun between the looks of a walk and the readings: says of which files the look then tells the content.
-pub struct Readings {
+pub(super) struct Readings {
     dev: u64,
     /// When it began, in seconds and nanoseconds since 1970.
     began: (i64, i64),
@@ -217,7 +239,7 @@ pub struct Readings {
 
 impl Readings {
     /// Syncs the file system of the source. `None` if nothing is to be noted of it.
-    pub fn begin(walk: &Walk, cache: &StatCache) -> Option<Self> {
+    pub(super) fn begin(walk: &Walk, cache: &StatCache) -> Option<Self> {
         cache.head?;
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         if let Err(error) = rustix::fs::syncfs(&walk.root) {
@@ -228,7 +250,7 @@ impl Readings {
     }
 
     /// Whether what is read from the file from now on is what this look tells for good.
-    pub fn settle(&self, look: &Fingerprint, file: &File) -> bool {
+    pub(super) fn settle(&self, look: &Fingerprint, file: &File) -> bool {
         let old = look.ctime < (self.began.0 - RACY.as_secs() as i64, self.began.1);
         if old && look.dev == self.dev {
             // Waits for a write that is under way; where the data begins does not matter.

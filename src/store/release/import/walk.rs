@@ -17,7 +17,7 @@ const VCS: [&[u8]; 3] = [b".git", b".hg", b".svn"];
 
 /// What tells a file that changed from one that did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint {
+pub(super) struct Fingerprint {
     pub dev: u64,
     pub ino: u64,
     pub size: i64,
@@ -29,7 +29,7 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    pub fn of(stat: &Stat) -> Self {
+    pub(super) fn of(stat: &Stat) -> Self {
         Self {
             dev: stat.st_dev,
             ino: stat.st_ino,
@@ -43,7 +43,7 @@ impl Fingerprint {
 
 /// Something found in the source.
 #[derive(Debug)]
-pub struct Found {
+pub(super) struct Found {
     /// Its place in [`Walk::found`]'s directory.
     pub parent: u32,
     /// As it will stand in the manifest; content and mtime are settled later.
@@ -60,14 +60,14 @@ pub struct Found {
 
 impl Found {
     /// Whether it is a file whose content must be read.
-    pub fn is_read(&self) -> bool {
+    pub(super) fn is_read(&self) -> bool {
         self.node.kind == Kind::File && !self.known
     }
 }
 
 /// All that was found; number 0 is the source itself, and a directory comes before what is in it.
 #[derive(Debug)]
-pub struct Walk {
+pub(super) struct Walk {
     pub root: OwnedFd,
     pub found: Vec<Found>,
 }
@@ -80,7 +80,7 @@ struct Refused {
 }
 
 /// Walks a source, a level at a time, the directories of a level in parallel.
-pub fn walk(source: &Path, options: &AddOptions) -> Result<Walk> {
+pub(super) fn walk(source: &Path, options: &AddOptions) -> Result<Walk> {
     let root = File::open(source).context(|| format!("opening {}", source.display()))?;
     let stat = rustix::fs::fstat(&root).context(|| format!("reading {}", source.display()))?;
     let root = OwnedFd::from(root);
@@ -209,7 +209,7 @@ fn found(name: &[u8], parent: u32, kind: Kind, stat: &Stat) -> Found {
 
 impl Walk {
     /// The path of something below the source; empty for the source itself.
-    pub fn path(&self, number: usize) -> Vec<u8> {
+    pub(super) fn path(&self, number: usize) -> Vec<u8> {
         let found = &self.found[number];
         match number {
             0 => Vec::new(),
@@ -218,20 +218,20 @@ impl Walk {
     }
 
     /// The number of a name in a directory.
-    pub fn find(&self, dir: u32, name: &[u8]) -> Option<u32> {
+    pub(super) fn find(&self, dir: u32, name: &[u8]) -> Option<u32> {
         let at = self.found.iter().position(|found| found.parent == dir && found.node.name == name);
         at.map(|at| at as u32)
     }
 
     /// Opens something below the source for reading, never through a symlink at the end.
-    pub fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    pub(super) fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let path = if path.is_empty() { b"." } else { path };
         rustix::fs::openat(&self.root, path, flags, Mode::empty())
     }
 
     /// The paths that do not look any more as when they were found.
-    pub fn changed_since(&self) -> Vec<Vec<u8>> {
+    pub(super) fn changed_since(&self) -> Vec<Vec<u8>> {
         let changed = |siblings: &[Found]| -> Vec<Vec<u8>> {
             let path = self.path(siblings[0].parent as usize);
             let dir = self.open(&path, OFlags::DIRECTORY);
@@ -276,7 +276,7 @@ fn show_or_root(path: &[u8]) -> String {
 }
 
 /// The user's extended attributes (user.*) of an open file or directory.
-pub fn xattrs(fd: impl AsFd) -> rustix::io::Result<Xattrs> {
+pub(super) fn xattrs(fd: impl AsFd) -> rustix::io::Result<Xattrs> {
     let fd = fd.as_fd();
     let mut names = vec![0; 256];
     let len = loop {

@@ -18,7 +18,7 @@ struct WebUser {
 }
 
 /// Warnings about a walk, each a sentence.
-pub fn of(walk: &Walk) -> Vec<String> {
+pub(super) fn of(walk: &Walk) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(user) = web_user() {
         let unreadable = unreadable(walk, &user);

@@ -364,7 +364,7 @@ impl DirHasher {
 }
 
 /// The digest of a directory with these entries, from what the manifest now says of them.
-pub fn dir_digest(manifest: &Manifest, children: Range<u32>) -> Result<Digest> {
+pub(super) fn dir_digest(manifest: &Manifest, children: Range<u32>) -> Result<Digest> {
     let mut hasher = DirHasher::new();
     for child in children {
         let node = manifest.node(child)?;

@@ -17,16 +17,16 @@ use zerocopy::byteorder::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Length of the header in bytes.
-pub const HEADER_LEN: usize = 4096;
+pub(super) const HEADER_LEN: usize = 4096;
 const HASHED: usize = HEADER_LEN - 32;
 const MAGIC: &[u8; 8] = b"verfsman";
 /// The format that this verfs writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// A node, as it lies in the file.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct NodeRecord {
+pub(super) struct NodeRecord {
     pub nodeid: U64,
     /// A file's size; a directory's or symlink's range.
     pub size: U64,
@@ -44,20 +44,20 @@ const _: () = assert!(size_of::<NodeRecord>() == 40);
 
 impl NodeRecord {
     /// The size field as a range: first, length.
-    pub fn range(&self) -> (u32, u32) {
+    pub(super) fn range(&self) -> (u32, u32) {
         let both = self.size.get();
         (both as u32, (both >> 32) as u32)
     }
 
     /// The size field for a range.
-    pub fn range_field(first: u32, len: u32) -> U64 {
+    pub(super) fn range_field(first: u32, len: u32) -> U64 {
         U64::new(u64::from(first) | u64::from(len) << 32)
     }
 }
 
 /// The parts of the file after the header.
 #[derive(Clone, Copy)]
-pub enum Section {
+pub(super) enum Section {
     Records,
     Digests,
     Index,
@@ -67,10 +67,10 @@ pub enum Section {
 }
 
 /// Number of sections.
-pub const SECTIONS: usize = 6;
+pub(super) const SECTIONS: usize = 6;
 
 /// Why a header was refused.
-pub enum Unreadable {
+pub(super) enum Unreadable {
     /// A format of a later verfs.
     Newer(u32),
     /// Not what was written.
@@ -78,7 +78,7 @@ pub enum Unreadable {
 }
 
 /// What the header says.
-pub struct Header {
+pub(super) struct Header {
     pub count: u32,
     pub files: u64,
     pub bytes: u64,
@@ -89,12 +89,12 @@ pub struct Header {
 }
 
 impl Header {
-    pub fn range(&self, section: Section) -> Range<usize> {
+    pub(super) fn range(&self, section: Section) -> Range<usize> {
         let (offset, len) = self.sections[section as usize];
         offset..offset + len
     }
 
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; HEADER_LEN];
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, MAGIC);
@@ -113,7 +113,7 @@ impl Header {
         out
     }
 
-    pub fn decode(file: &[u8]) -> Result<Self, Unreadable> {
+    pub(super) fn decode(file: &[u8]) -> Result<Self, Unreadable> {
         use Unreadable::Damaged;
         let bytes = file.get(..HEADER_LEN).ok_or(Damaged("it is shorter than its header"))?;
         if &bytes[..8] != MAGIC {
@@ -154,7 +154,7 @@ impl Header {
 }
 
 /// The xattrs section for these sets.
-pub fn encode_xattrs(sets: &[Xattrs]) -> Vec<u8> {
+pub(super) fn encode_xattrs(sets: &[Xattrs]) -> Vec<u8> {
     let mut offsets = (sets.len() as u32).to_le_bytes().to_vec();
     let mut body = Vec::new();
     let start = 4 + sets.len() * 4;
@@ -167,7 +167,7 @@ pub fn encode_xattrs(sets: &[Xattrs]) -> Vec<u8> {
 }
 
 /// One set; also what is hashed to tell two sets apart.
-pub fn encode_xattr_set(set: &Xattrs) -> Vec<u8> {
+pub(super) fn encode_xattr_set(set: &Xattrs) -> Vec<u8> {
     let mut out = (set.len() as u16).to_le_bytes().to_vec();
     for (name, value) in set {
         out.extend((name.len() as u16).to_le_bytes());
@@ -179,7 +179,7 @@ pub fn encode_xattr_set(set: &Xattrs) -> Vec<u8> {
 }
 
 /// The set with this number, if the section holds it.
-pub fn decode_xattrs(section: &[u8], set: u16) -> Option<Xattrs> {
+pub(super) fn decode_xattrs(section: &[u8], set: u16) -> Option<Xattrs> {
     fn take<'a>(from: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
         let (head, rest) = from.split_at_checked(len)?;
         *from = rest;

@@ -255,7 +255,8 @@ impl Manifest {
         Ok(self.record(index)?.xattr.get() != 0)
     }
 
-    /// Reads the whole file and checks everything that a hash covers; in one thread, since a switch does it beside visitors.
+    /// Reads the whole file and checks everything that a hash covers; in one thread, since a switch does it beside
+    /// visitors.
     pub fn verify(&self) -> Result<()> {
         let body = &self.bytes.get()[format::HEADER_LEN..];
         let digest = blake3::hash(body);

@@ -10,13 +10,14 @@ use std::io::IoSliceMut;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-/// What is brought into the page cache around a content of a pack that is not in it: its neighbours were beside it in the
-/// tree, and a disk gives many at the price of one.
+/// What is brought into the page cache around a content of a pack that is not in it: its neighbours were beside it in
+/// the tree, and a disk gives many at the price of one.
 const AROUND: u64 = 256 << 10;
 
 /// A file of at least this length is let go of by the page cache while it is read: it is in the mount's pages then.
 pub const LARGE: u64 = 1 << 20;
-/// No folio of a file is longer (a PMD of x86-64 and arm64 with pages of 4 KiB), and each begins at a multiple of its length.
+/// No folio of a file is longer (a PMD of x86-64 and arm64 with pages of 4 KiB), and each begins at a multiple of its
+/// length.
 const LARGEST_FOLIO: u64 = 2 << 20;
 
 /// See the head of this file.
@@ -119,8 +120,8 @@ impl Content {
     }
 }
 
-/// Lets the page cache go of the range of a large file that was just read: at once, so that what comes next is read into the
-/// same memory. It gives back only whole folios, so what precedes the range in a folio that this one may end goes too.
+/// Drops the range of a large file that was just read from the page cache, at once, so that the next range is read into
+/// the same memory. The kernel drops only whole folios, so the part of a folio before the range goes too.
 pub fn let_go(file: &File, offset: u64, len: usize) {
     let begin = offset / LARGEST_FOLIO * LARGEST_FOLIO;
     if let Some(length) = NonZeroU64::new(offset + len as u64 - begin) {

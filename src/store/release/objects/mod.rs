@@ -1,7 +1,7 @@
 //! Objects: file contents under their hash. Whatever has its name in `objects/` is whole and was synced.
 //!
-//! A content is a file of its own, `objects/ab/cdef…`, or lies among many small ones in a pack, `objects/packs/…`. Where it
-//! is in both, the file of its own counts: so one damaged content of a pack can be put right by itself.
+//! A content is a file of its own, `objects/ab/cdef…`, or lies among many small ones in a pack, `objects/packs/…`. If
+//! it is in both, the file of its own counts: so one damaged content of a pack can be put right by itself.
 
 mod content;
 mod pack;
@@ -52,9 +52,9 @@ impl Objects {
         &self.root
     }
 
-    /// Looks which packs there are now: commands of other processes add them and take them away. If that cannot be seen,
-    /// those that were known stay.
-    pub fn refresh(&self) -> Result<()> {
+    /// Looks which packs there are now: commands of other processes add them and take them away. If that cannot be
+    /// seen, those that were known stay.
+    pub(crate) fn refresh(&self) -> Result<()> {
         let before = self.known();
         // A pack that is gone since it was listed was written anew: the new one is in the next list.
         for _ in 0..REFRESHES {

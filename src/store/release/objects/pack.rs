@@ -189,7 +189,8 @@ impl Pack {
 
 fn damaged(path: &Path, what: &str) -> Error {
     Error::damaged(format!(
-        "the pack {} is damaged: {what}; restore it from a backup, or move it away and add the releases again that need it",
+        "the pack {} is damaged: {what}; restore it from a backup, or move it away and add the releases again that \
+         need it",
         path.display()
     ))
 }
