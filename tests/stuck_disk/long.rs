@@ -125,7 +125,7 @@ fn a_large_file_that_is_copied_up_for_a_new_name_makes_nobody_wait() {
 }
 
 /// Files of the release in one directory.
-const MANY: usize = 1200;
+const MANY: usize = 800;
 
 #[test]
 fn many_files_of_a_release_that_are_removed_make_nobody_wait() {
@@ -135,11 +135,11 @@ fn many_files_of_a_release_that_are_removed_make_nobody_wait() {
     let mut shop = Shop::new();
     let disk = Passthrough::mount(shop.rig.root());
     shop.open(disk.path(), |tree| {
-        (0..MANY).fold(tree, |tree, number| tree.file(format!("media/many/f{number:05}"), ""))
+        (0..MANY).fold(tree, |tree, number| tree.file(format!("media/shelf/many/f{number:05}"), ""))
     });
     Visits::dirs(&shop);
     shop.mount();
-    let (many, gate) = (shop.scope().join("many"), disk.gate());
+    let (many, gate) = (shop.scope().join("shelf/many"), disk.gate());
     let mut visits = Visits::new(&shop);
     thread::scope(|threads| {
         let _open = LetGo(gate);

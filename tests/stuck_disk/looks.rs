@@ -152,11 +152,6 @@ impl Times {
         self.0.push(begun.elapsed());
         done
     }
-
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl fmt::Display for Times {

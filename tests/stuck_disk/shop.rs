@@ -43,7 +43,7 @@ impl Shop {
         self.rig.ok(&["init", store, "--media", home, "--writable", "media", "--owner", "www-data:www-data"]);
         self.rig.setting("switch", "share_second", "true");
         for release in ["1", "2"] {
-            let mut tree = Tree::new().file("changes", release).dir("media");
+            let mut tree = Tree::new().file("changes", release).file("large", large()).dir("media");
             for number in 0..CODE {
                 tree.insert(code_path(number), Entry::File(code(number)));
             }
@@ -113,6 +113,11 @@ impl Shop {
         }
     }
 
+    /// Reads a file of the release that takes more than one request.
+    pub fn read_large(&self) {
+        assert!(fs::read(self.rig.mnt.join("large")).unwrap() == large(), "a large file of the release");
+    }
+
     /// Looks at everything in a directory of uploads: the names that are there, some that are not, and the list.
     pub fn look_at_uploads(&self, dir: &str) {
         let at = self.scope().join(dir);
@@ -153,6 +158,10 @@ fn code(number: usize) -> Vec<u8> {
     random(number as u64, 300 + number % 5000)
 }
 
+fn large() -> Vec<u8> {
+    random(0, 3 << 20)
+}
+
 /// The path of an upload in a directory of uploads.
 pub fn upload_path(dir: &str, number: usize) -> String {
     format!("{dir}/{number:02}.jpg")
@@ -160,7 +169,7 @@ pub fn upload_path(dir: &str, number: usize) -> String {
 
 /// What is in it.
 pub fn upload(dir: &str, number: usize) -> Vec<u8> {
-    let seed = dir.bytes().fold(number as u64, |seed, byte| seed * 31 + u64::from(byte));
+    let seed = dir.bytes().fold(number as u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
     random(seed, 1000 + number * 211)
 }
 

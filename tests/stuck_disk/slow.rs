@@ -18,53 +18,60 @@ const EACH_TAKES: Duration = Duration::from_millis(250);
 /// A look at the other disk is a look at some names on the slow one.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// As deep as a shop keeps its pictures: a reader there needs many operations more than one who walks to the other disk.
-const DEEP: &str = "catalog/product/cache/1/small/a/b";
+const DEEP: &str = "catalog/product/cache/1/image/265x/9df78eab33525d08d6e5fb8d27136e95/c/h/o/c/o";
 const READERS: usize = EACH;
-const OTHERS: usize = 6;
-
-fn other(number: usize) -> Vec<u8> {
-    random(number as u64, 2000)
-}
 
 fn is_missing(path: &Path) {
     assert_eq!(fs::metadata(path).unwrap_err().kind(), ErrorKind::NotFound, "{}", path.display());
 }
 
-/// Reads, looks for what is not there, and writes, by path.
-fn use_by_path(dir: &Path) {
-    for number in 0..OTHERS / 2 {
-        assert!(fs::read(dir.join(format!("{number}"))).unwrap() == other(number));
-    }
-    is_missing(&dir.join("missing"));
-    fs::write(dir.join("new by path"), "new").unwrap();
-    fs::write(dir.join("0"), "written by path").unwrap();
+/// One thing that somebody does on the other disk, who walks there by path or comes from its directory.
+type Visit = fn(&Where<'_>);
+
+/// How the other disk is reached.
+enum Where<'a> {
+    Path(&'a Path),
+    Dir(&'a File),
 }
 
-/// The same from the directory.
-fn use_from(dir: &File) {
-    let open = |name: &str, flags| rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).map(File::from);
-    for number in OTHERS / 2..OTHERS {
+impl Where<'_> {
+    /// Opens a name there: a name for each way, so that none is known from the other.
+    fn open(&self, name: &str, flags: OFlags) -> rustix::io::Result<File> {
+        let mode = Mode::from_raw_mode(0o644);
+        let opened = match self {
+            Where::Path(path) => rustix::fs::open(path.join(format!("{name} by path")), flags, mode),
+            Where::Dir(dir) => rustix::fs::openat(dir, format!("{name} from there"), flags, mode),
+        };
+        opened.map(File::from)
+    }
+}
+
+const VISITS: [(&str, Visit); 4] = [
+    ("a file that is read", |at| {
         let mut content = Vec::new();
-        open(&format!("{number}"), OFlags::RDONLY).unwrap().read_to_end(&mut content).unwrap();
-        assert!(content == other(number));
+        at.open("read", OFlags::RDONLY).unwrap().read_to_end(&mut content).unwrap();
+        assert!(content == on_the_other_disk());
+    }),
+    ("a name that is not there", |at| assert!(at.open("missing", OFlags::RDONLY).is_err())),
+    ("a file that is written to", |at| at.open("write", OFlags::WRONLY).unwrap().write_all(b"visit").unwrap()),
+    ("a file that is made", |at| {
+        at.open("make", OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL).unwrap().write_all(b"visit").unwrap();
+    }),
+];
+
+fn on_the_other_disk() -> Vec<u8> {
+    random(1, 2000)
+}
+
+fn visits_are_right(dir: &Path) {
+    for way in ["by path", "from there"] {
+        let read = |name: &str| fs::read(dir.join(format!("{name} {way}"))).unwrap();
+        assert!(read("read") == on_the_other_disk());
+        assert_eq!(read("make"), b"visit");
+        assert!(read("write").starts_with(b"visit"));
+        assert_eq!(read("write").len(), on_the_other_disk().len());
     }
-    rustix::fs::statat(dir, "missing from here", AtFlags::empty()).unwrap_err();
-    open("new from here", OFlags::WRONLY | OFlags::CREATE).unwrap().write_all(b"new").unwrap();
-    let flags = OFlags::WRONLY | OFlags::TRUNC;
-    open(&format!("{}", OTHERS - 1), flags).unwrap().write_all(b"written from here").unwrap();
-}
-
-fn other_is_right(dir: &Path) {
-    let text = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
-    assert_eq!(text("new by path"), "new");
-    assert_eq!(text("new from here"), "new");
-    assert_eq!(&text_or_bytes(&dir.join("0"))[..15], b"written by path");
-    assert_eq!(text(&format!("{}", OTHERS - 1)), "written from here");
-    assert!(text_or_bytes(&dir.join("1")) == other(1));
-}
-
-fn text_or_bytes(path: &Path) -> Vec<u8> {
-    fs::read(path).unwrap()
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 6);
 }
 
 #[test]
@@ -80,8 +87,8 @@ fn a_slow_disk_makes_neither_releases_nor_another_disk_wait() {
     }
     shop.dir("other");
     let other_disk = SmallDisk::in_memory(&shop.behind("other"));
-    for number in 0..OTHERS {
-        shop.upload(&format!("other/{number}"), &other(number));
+    for name in ["read by path", "read from there", "write by path", "write from there"] {
+        shop.upload(&format!("other/{name}"), &on_the_other_disk());
     }
     let connection = shop.mount();
     let scope = shop.scope();
@@ -100,12 +107,18 @@ fn a_slow_disk_makes_neither_releases_nor_another_disk_wait() {
         let look = |number: usize| is_missing(&scope.join(UPLOADS[number % 3]).join(format!("missing-{number}")));
         let lookers: Vec<_> = (0..READERS).map(|number| threads.spawn(move || look(number))).collect();
         wait_for_requests(connection, READERS);
-        Looks::patient(PATIENCE)
+        let other = scope.join("other");
+        let mut looks = Looks::patient(PATIENCE)
             .with("1,000 files of the release", || shop.read_code(0..CODE))
-            .with("status", || shop.status("1"))
-            .with("files on another disk, by path", || use_by_path(&scope.join("other")))
-            .with("files on another disk, from their directory", || use_from(&opened))
-            .are_answered(gate, "while 64 read and 64 look for names on a slow disk");
+            .with("a large file of the release", || shop.read_large())
+            .with("status", || shop.status("1"));
+        for (what, visit) in VISITS {
+            let (by_path, from_there) = (Where::Path(&other), Where::Dir(&opened));
+            looks = looks
+                .with(format!("{what} on another disk, by path"), move || visit(&by_path))
+                .with(format!("{what} on another disk, from its directory"), move || visit(&from_there));
+        }
+        looks.are_answered(gate, "while 64 read and 64 look for names on a slow disk");
         let left = readers.iter().filter(|reader| !reader.is_finished()).count();
         eprintln!("{left} of {READERS} readers of the slow disk are left when all others are done");
         assert!(left > 0, "all readers of the slow disk were done before those who do not need it");
@@ -113,8 +126,8 @@ fn a_slow_disk_makes_neither_releases_nor_another_disk_wait() {
         join(readers);
         join(lookers);
     });
-    other_is_right(&scope.join("other"));
-    other_is_right(other_disk.path());
+    visits_are_right(&scope.join("other"));
+    visits_are_right(other_disk.path());
     for dir in UPLOADS {
         shop.look_at_uploads(dir);
     }
@@ -192,7 +205,8 @@ fn hold_all(shop: &Shop, disk: &Passthrough, connection: u32, round: usize) -> V
         wait_for_requests(connection, stuck.len());
         let missed = Looks::new()
             .with("300 files of the release", || shop.read_code(0..300))
-            .with("the list of the docroot", || assert_eq!(fs::read_dir(&shop.rig.mnt).unwrap().count(), 3))
+            .with("a large file of the release", || shop.read_large())
+            .with("the list of the docroot", || assert_eq!(fs::read_dir(&shop.rig.mnt).unwrap().count(), 4))
             .with("status", || shop.status("1"))
             .unanswered(gate);
         if missed.is_empty() {

@@ -59,6 +59,12 @@ impl Gate {
         state.each.is_zero() && state.rule.is_none()
     }
 
+    /// Whether this request need not wait.
+    pub fn is_free(&self, asked: &Asked) -> bool {
+        let state = self.state();
+        state.each.is_zero() && !state.rule.as_ref().is_some_and(|rule| rule(asked))
+    }
+
     /// How many requests a rule holds now.
     pub fn held(&self) -> usize {
         self.state().held

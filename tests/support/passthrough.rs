@@ -1,10 +1,11 @@
 //! A disk that a test can hold up: a FUSE file system over a directory, with a gate before each operation.
 //!
 //! Owns: the mount, its gate, and the table of files. What it says is valid for no time, so each look from above asks
-//! again, and requests overlap. Files keep their numbers for its life. Nothing is synced, it has no extended attributes,
-//! and the directory below may be looked at directly.
+//! again, and requests overlap. Files keep their numbers for its life. Nothing is synced, nobody is refused, there are no
+//! extended attributes; what is below lies in memory.
 
 use super::gate::{Asked, Gate};
+use super::support::disk::SmallDisk;
 use fuser::{
     BackgroundSession, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -17,7 +18,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,13 +30,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const THREADS: usize = 4;
 /// The number of the top, which the kernel gives it.
 const TOP: u64 = 1;
+/// How long the kernel believes that a name is not there: names are made through this mount only.
+const NOT_THERE_FOR: Duration = Duration::from_secs(3600);
 
 /// See the head of this file. Dropping it lets everything go, and then takes the mount away.
 pub struct Passthrough {
     mountpoint: PathBuf,
-    below: PathBuf,
     disk: Disk,
     _session: BackgroundSession,
+    _below: SmallDisk,
 }
 
 impl Passthrough {
@@ -44,11 +47,11 @@ impl Passthrough {
         let (mountpoint, below) = (dir.join("slow"), dir.join("below"));
         fs::create_dir(&mountpoint).unwrap();
         fs::create_dir(&below).unwrap();
+        let in_memory = SmallDisk::in_memory(&below);
         let disk = Disk(Arc::new(Shared::over(&below)));
         // By hand, because this mount ends lazily: whoever has a file open here must not keep it.
         let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();
-        let options =
-            format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", device.as_raw_fd());
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
         let options = CString::new(options).unwrap();
         let flags = rustix::mount::MountFlags::empty();
         rustix::mount::mount("passthrough", &mountpoint, "fuse", flags, options.as_c_str()).unwrap();
@@ -56,17 +59,12 @@ impl Passthrough {
         config.acl = SessionACL::All;
         config.n_threads = Some(THREADS);
         let session = Session::from_fd(disk.clone(), OwnedFd::from(device), SessionACL::All, config).unwrap();
-        Passthrough { mountpoint, below, disk, _session: session.spawn().unwrap() }
+        Passthrough { mountpoint, disk, _session: session.spawn().unwrap(), _below: in_memory }
     }
 
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.mountpoint
-    }
-
-    /// The directory that it shows.
-    pub fn below(&self) -> &Path {
-        &self.below
     }
 
     /// What requests pass.
@@ -227,6 +225,29 @@ fn attr(number: u64, meta: &Metadata) -> FileAttr {
     }
 }
 
+/// Number 0: there is nothing.
+fn nothing() -> FileAttr {
+    let time = UNIX_EPOCH;
+    let (kind, ino) = (FileType::RegularFile, INodeNo(0));
+    FileAttr {
+        ino,
+        size: 0,
+        blocks: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
 fn timespec(time: Option<TimeOrNow>) -> Timespec {
     match time {
         None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
@@ -270,9 +291,13 @@ impl Disk {
         let at = self.0.file(ino).and_then(|file| fs::read_link(link(&file))).unwrap_or_default();
         let path = at.strip_prefix(&self.0.top).unwrap_or(&at).to_owned();
         let path = if name.is_empty() { path } else { path.join(name) };
+        let asked = Asked { operation, path, offset };
+        if self.0.gate.is_free(&asked) {
+            return work(&self.0);
+        }
         let shared = self.0.clone();
         thread::spawn(move || {
-            shared.gate.pass(&Asked { operation, path, offset });
+            shared.gate.pass(&asked);
             work(&shared);
         });
     }
@@ -321,8 +346,12 @@ impl Filesystem for Disk {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.pass_name("lookup", (parent, name), |disk, dir, name| {
-            entry(reply, dir.and_then(|dir| disk.look(&dir, name)));
+        self.pass_name("lookup", (parent, name), |disk, dir, name| match dir.and_then(|dir| disk.look(&dir, name)) {
+            // The kernel lets one at a time ask for a name that is not there and not believed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                reply.entry(&NOT_THERE_FOR, &nothing(), Generation(0));
+            }
+            found => entry(reply, found),
         });
     }
 
