@@ -5,7 +5,7 @@ use super::passthrough::Passthrough;
 use super::shop::{CODE, EACH, Shop, UPLOADS, random, upload, upload_path};
 use super::support::disk::SmallDisk;
 use super::support::skip_mounted;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -197,7 +197,7 @@ fn hold_all(shop: &Shop, disk: &Passthrough, connection: u32, round: usize) -> V
             })
             .collect();
         let missing = &missing;
-        let look = |number: usize| is_missing(&missing.join(format!("missing-{number}")));
+        let look = |number: usize| is_missing(&missing.join(format!("missing-{round}-{number}")));
         stuck.extend((0..READERS).map(|number| threads.spawn(move || look(number))));
         stuck.extend(written.iter().map(|file| threads.spawn(move || file.write_all_at(b"behind", 0).unwrap())));
         let make = |maker: usize| fs::write(scope.join(format!("make-{maker}/{round}")), "made").unwrap();
