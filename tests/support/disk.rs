@@ -66,6 +66,12 @@ impl SmallDisk {
         SmallDisk(dir)
     }
 
+    /// One in memory, at a directory that is there.
+    pub fn in_memory(dir: &Path) -> SmallDisk {
+        run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(dir));
+        SmallDisk(dir.to_owned())
+    }
+
     /// A btrfs subvolume that may hold `bytes`, on a disk with room for much more.
     pub fn with_quota(rig: &Rig, bytes: u64) -> SmallDisk {
         let image = image(rig, 256 << 20);

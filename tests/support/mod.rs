@@ -8,6 +8,7 @@ pub mod chance;
 pub mod control;
 pub mod deadline;
 pub mod disk;
+pub mod frozen;
 pub mod pages;
 pub mod rig;
 pub mod seen;

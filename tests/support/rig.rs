@@ -244,7 +244,16 @@ impl Rig {
 
     /// Unmounts, which must succeed, and waits until the daemon is gone.
     pub fn umount(&mut self) {
-        self.ok(&[OsStr::new("umount"), self.store.as_os_str()]);
+        let args = [OsStr::new("umount"), self.store.as_os_str()];
+        // A child that another test starts has a copy of every descriptor, for a moment, until it runs its program.
+        let patience = Instant::now() + Duration::from_secs(5);
+        while self.verfs(&args).code != 0 {
+            if Instant::now() > patience {
+                self.ok(&args);
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
         self.clear();
     }
 
