@@ -212,8 +212,8 @@ pub fn verdict(operation: &str, errno: Errno) -> Verdict {
         | (_, Errno::NOENT | Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP)
         // The disk checks once more, for a caller who is not root: an immutable file, an export that squashes root.
         | (_, Errno::ACCESS | Errno::PERM)
-        // A file was replaced behind the mount. An NFS server that was set up anew says the same: then all is ESTALE, and
-        // only a new mount of the disk helps.
+        // A file was replaced behind the mount. An NFS server that was set up anew says the same: then all is ESTALE,
+        // and only a new mount of the disk helps.
         | (_, Errno::STALE)
         // Limits of the disk's format.
         | (_, Errno::NAMETOOLONG | Errno::FBIG | Errno::MLINK | Errno::TOOBIG | Errno::OVERFLOW | Errno::RANGE)

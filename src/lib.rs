@@ -7,6 +7,8 @@
 //! main > cli > worker > control > fuse > switch > fs > store > protocol > tree > error, sys, fault
 //! ```
 
+#![warn(missing_debug_implementations, unreachable_pub)]
+
 pub mod cli;
 pub mod control;
 pub mod error;

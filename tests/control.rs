@@ -19,7 +19,7 @@ use verfs::control::listener::Listener;
 use verfs::control::server::{Answer, Limits, Peer, Server};
 use verfs::error::{self, Error, Result};
 use verfs::protocol::request::{Status, Switch, Umount};
-use verfs::protocol::{Done, EncodedPath, MAX_LINE, Pinned, Refused, Reply, Request, Switched, Tidy, Time};
+use verfs::protocol::{Done, EncodedPath, MAX_LINE, PinnedPage, Refused, Reply, Request, Switched, Tidy, Time};
 
 /// Nothing here may take longer; what does is a hang.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,7 +35,7 @@ const LARGE: usize = MAX_LINE - 1000;
 /// The status of a daemon that only pretends: who asked stands among the counters.
 fn status(peer: Peer) -> Reply {
     let upcalls = [("uid", u64::from(peer.uid)), ("pid", peer.pid as u64)];
-    Reply::Status(verfs::protocol::Status {
+    Reply::Status(Box::new(verfs::protocol::StoreStatus {
         store: EncodedPath::from(Path::new("/store")),
         mountpoint: None,
         release: Some("fake".into()),
@@ -53,7 +53,7 @@ fn status(peer: Peer) -> Reply {
         degraded: Vec::new(),
         faults: verfs::protocol::Faults::default(),
         switching: None,
-    })
+    }))
 }
 
 /// The answer to a switch, of any length.
@@ -116,7 +116,7 @@ impl Answer for FakeDaemon {
                 }
                 name => Ok(switched(name, "")),
             },
-            Request::Pinned(pinned) => Ok(Reply::Pinned(Pinned { objects: Vec::new(), next: Some(pinned.after) })),
+            Request::Pinned(pinned) => Ok(Reply::Pinned(PinnedPage { objects: Vec::new(), next: Some(pinned.after) })),
             Request::Status(_) => Ok(status(peer)),
             _ => Ok(Reply::Done(Done {})),
         }

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use verfs::protocol::{
-    Done, MAX_LINE, Pinned, Reloaded, Reply, Restored, Status, Switched, decode_reply, decode_request, encode_reply,
+    Done, MAX_LINE, PinnedPage, Reloaded, Reply, Restored, StoreStatus, Switched, decode_reply, decode_request, encode_reply,
     encode_request,
 };
 
@@ -25,10 +25,10 @@ fuzz_target!(|line: &[u8]| {
             one_line(&encode_reply(&Err(error)));
         }
     }
-    reply::<Status>(line, Reply::Status);
+    reply::<StoreStatus>(line, Reply::Status);
     reply::<Switched>(line, Reply::Switched);
     reply::<Reloaded>(line, Reply::Reloaded);
-    reply::<Pinned>(line, Reply::Pinned);
+    reply::<PinnedPage>(line, Reply::Pinned);
     reply::<Restored>(line, Reply::Restored);
     reply::<Done>(line, Reply::Done);
 });

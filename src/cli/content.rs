@@ -22,7 +22,7 @@ const PINNED_WAIT: Duration = Duration::from_secs(120);
 /// Make a store
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs init /srv/shop --writable media --owner www-data:www-data")]
-pub struct Init {
+pub(super) struct Init {
     /// A directory that is empty or not there
     #[arg(value_name = "STORE")]
     path: PathBuf,
@@ -43,7 +43,7 @@ pub struct Init {
 /// Freeze a directory as a release
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs add 03 ./build --switch -m 'spring prices'")]
-pub struct Add {
+pub(super) struct Add {
     /// Name of the release
     name: String,
     /// The directory; a symlink to it is followed
@@ -74,7 +74,7 @@ pub struct Add {
 /// Write a release out as plain files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs export 03 /tmp/release-03")]
-pub struct Export {
+pub(super) struct Export {
     /// The release
     name: String,
     /// A directory that is empty or not there
@@ -84,7 +84,7 @@ pub struct Export {
 /// Forget a release; `gc` frees its content
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs remove 01 && verfs gc")]
-pub struct Remove {
+pub(super) struct Remove {
     /// The release: not the active one, nor the one before it
     name: String,
 }
@@ -92,17 +92,17 @@ pub struct Remove {
 /// Free the content that no release needs
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs gc")]
-pub struct Gc {}
+pub(super) struct Gc {}
 
 /// Hash everything and name what is damaged
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs verify 03")]
-pub struct Verify {
+pub(super) struct Verify {
     /// Only this release
     name: Option<String>,
 }
 
-pub fn init(verb: &Init, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn init(verb: &Init, store: Option<&Path>, output: Output) -> Result<()> {
     let path = which::agreed(&verb.path, store)?;
     let owner = verb.owner.as_deref().unwrap_or_default();
     if !owner.is_empty() {
@@ -118,7 +118,7 @@ pub fn init(verb: &Init, store: Option<&Path>, output: Output) -> Result<()> {
     Ok(())
 }
 
-pub fn add(verb: &Add, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn add(verb: &Add, store: Option<&Path>, output: Output) -> Result<()> {
     let name: ReleaseName = verb.name.parse()?;
     let options = AddOptions {
         owner: verb.owner.as_deref().map(parse_owner).transpose()?,
@@ -165,7 +165,7 @@ pub fn add(verb: &Add, store: Option<&Path>, output: Output) -> Result<()> {
     Ok(())
 }
 
-pub fn export(verb: &Export, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn export(verb: &Export, store: Option<&Path>, output: Output) -> Result<()> {
     let name: ReleaseName = verb.name.parse()?;
     let files = exporting::export(&which::store(store)?, &name, &verb.dir)?;
     let value = Exported { name: name.to_string(), dir: EncodedPath::from(verb.dir.as_path()), files };
@@ -173,7 +173,7 @@ pub fn export(verb: &Export, store: Option<&Path>, output: Output) -> Result<()>
     Ok(())
 }
 
-pub fn remove(verb: &Remove, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn remove(verb: &Remove, store: Option<&Path>, output: Output) -> Result<()> {
     let name: ReleaseName = verb.name.parse()?;
     collecting::remove(&which::store(store)?, &name)?;
     let value = Removed { removed: name.to_string() };
@@ -181,7 +181,7 @@ pub fn remove(verb: &Remove, store: Option<&Path>, output: Output) -> Result<()>
     Ok(())
 }
 
-pub fn gc(_verb: &Gc, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn gc(_verb: &Gc, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     let freed = collecting::gc(&store, || pinned(&store));
     if let Some(mut daemon) = which::daemon(&store)?
@@ -231,7 +231,7 @@ fn pinned(store: &Store) -> Result<HashSet<Digest>> {
     Ok(pinned)
 }
 
-pub fn verify(verb: &Verify, store: Option<&Path>, output: Output) -> Result<ExitCode> {
+pub(super) fn verify(verb: &Verify, store: Option<&Path>, output: Output) -> Result<ExitCode> {
     let store = which::store(store)?;
     let name: Option<ReleaseName> = verb.name.as_deref().map(str::parse).transpose()?;
     let bar = Bar::new(output);

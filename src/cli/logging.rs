@@ -11,7 +11,7 @@ use std::path::Path;
 const SYSLOG: &str = "/dev/log";
 
 /// To standard error. Under systemd each line says its level in a way that the journal knows (sd-daemon(3)).
-pub fn to_stderr(verbose: u8) {
+pub(super) fn to_stderr(verbose: u8) {
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let mut builder = builder(verbose);
     builder.format(move |out, record| match journal {
@@ -23,7 +23,7 @@ pub fn to_stderr(verbose: u8) {
 }
 
 /// Into a file, each line with its time.
-pub fn to_file(path: &Path, verbose: u8) -> Result<()> {
+pub(super) fn to_file(path: &Path, verbose: u8) -> Result<()> {
     let file = OpenOptions::new()
         .create(true)
         .append(true)
@@ -39,7 +39,7 @@ pub fn to_file(path: &Path, verbose: u8) -> Result<()> {
 }
 
 /// To the journal or syslog, if one listens; says whether one does.
-pub fn to_syslog(verbose: u8) -> bool {
+pub(super) fn to_syslog(verbose: u8) -> bool {
     let Ok(socket) = UnixDatagram::unbound() else { return false };
     if socket.connect(SYSLOG).is_err() {
         return false;

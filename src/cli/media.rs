@@ -20,7 +20,7 @@ const RESTORE_WAIT: Duration = Duration::from_secs(120);
 /// Take uploads over, or give up what hides a release's files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs media adopt /var/www/uploads")]
-pub struct Media {
+pub(super) struct Media {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -55,7 +55,7 @@ struct Restore {
     path: PathBuf,
 }
 
-pub fn media(verb: &Media, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn media(verb: &Media, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     match &verb.verb {
         Verb::Adopt(verb) => adopt(verb, &store, output),

@@ -22,7 +22,7 @@ const UMOUNT_WAIT: Duration = Duration::from_secs(15);
 /// Serve the active release of a store
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs mount /srv/shop /var/www/html")]
-pub struct Mount {
+pub(super) struct Mount {
     /// The store
     #[arg(value_name = "STORE")]
     path: PathBuf,
@@ -45,7 +45,7 @@ pub struct Mount {
 /// End a mount and its daemon
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs umount /var/www/html")]
-pub struct Umount {
+pub(super) struct Umount {
     /// The store or the mountpoint
     #[arg(value_name = "STORE|MOUNTPOINT")]
     what: Option<PathBuf>,
@@ -57,7 +57,7 @@ pub struct Umount {
 /// Read verfs.toml again
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs reload")]
-pub struct Reload {}
+pub(super) struct Reload {}
 
 /// Options of fstab(5) that need nothing from us, or that hold anyway.
 const IGNORED: &[&str] = &[
@@ -102,7 +102,7 @@ fn parse_options(verb: &Mount, sloppy: bool) -> Result<Options> {
     Ok(options)
 }
 
-pub fn mount(verb: &Mount, store: Option<&Path>, verbose: u8, output: Output) -> Result<ExitCode> {
+pub(super) fn mount(verb: &Mount, store: Option<&Path>, verbose: u8, output: Output) -> Result<ExitCode> {
     let options = parse_options(verb, false)?;
     let path = which::agreed(&verb.path, store)?;
     let background = std::env::var_os(BACKGROUND).is_some();
@@ -182,7 +182,7 @@ fn leave_terminal(value: &Serving, output: Output, ready: &Ready) -> std::io::Re
     Ok(())
 }
 
-pub fn reload(_verb: &Reload, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn reload(_verb: &Reload, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     let value = which::running(&store)?.call(request::Reload {}, UMOUNT_WAIT)?;
     output.result(&value, || match &value.at_next_mount[..] {
@@ -192,7 +192,7 @@ pub fn reload(_verb: &Reload, store: Option<&Path>, output: Output) -> Result<()
     Ok(())
 }
 
-pub fn umount(verb: &Umount, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn umount(verb: &Umount, store: Option<&Path>, output: Output) -> Result<()> {
     let found = find_mount(verb.what.as_deref(), store)?;
     let done = || {
         output.result(&Unmounted { unmounted: EncodedPath::from(found.mountpoint.as_path()) }, || {
@@ -296,12 +296,12 @@ struct Helper {
 }
 
 /// Whether the program was called as mount(8)'s helper.
-pub fn is_helper(arguments: &[OsString]) -> bool {
+pub(super) fn is_helper(arguments: &[OsString]) -> bool {
     arguments.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == "mount.verfs"))
 }
 
 /// Mounts as mount(8) asks, with its exit codes: 1 wrong call, 32 the mount failed (mount(8), EXIT STATUS).
-pub fn helper(arguments: &[OsString]) -> ExitCode {
+pub(super) fn helper(arguments: &[OsString]) -> ExitCode {
     let helper = match Helper::try_parse_from(arguments) {
         Ok(helper) => helper,
         Err(error) => {

@@ -7,21 +7,21 @@ use std::io::{IsTerminal, Write};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug)]
-pub struct Output {
+pub(super) struct Output {
     /// As JSON.
     pub json: bool,
 }
 
 impl Output {
     /// Prints a result: the value as JSON, or the text.
-    pub fn result(self, value: &impl Serialize, text: impl FnOnce() -> String) {
+    pub(super) fn result(self, value: &impl Serialize, text: impl FnOnce() -> String) {
         let text = if self.json { json_line(value) } else { text() };
         // A reader that went away (`verfs list | head`) is no fault of ours.
         let _ = std::io::stdout().write_all(text.as_bytes());
     }
 
     /// Prints an error on standard error.
-    pub fn error(self, error: &Error) {
+    pub(super) fn error(self, error: &Error) {
         let mut text = error.to_string();
         if error.is_denied() && !rustix::process::geteuid().is_root() {
             text += "; run it as root, or as a user who may";
@@ -35,7 +35,7 @@ impl Output {
     }
 
     /// Prints what the operator should know, on standard error; JSON carries it in the result.
-    pub fn warnings(self, warnings: &[String]) {
+    pub(super) fn warnings(self, warnings: &[String]) {
         if !self.json {
             for warning in warnings {
                 eprintln!("verfs: warning: {warning}");
@@ -44,7 +44,7 @@ impl Output {
     }
 
     /// Whether a person watches.
-    pub fn is_watched(self) -> bool {
+    pub(super) fn is_watched(self) -> bool {
         !self.json && std::io::stderr().is_terminal()
     }
 }
@@ -56,7 +56,7 @@ fn json_line(value: &impl Serialize) -> String {
 }
 
 /// Lines of cells, in columns.
-pub fn table(lines: &[Vec<String>]) -> String {
+pub(super) fn table(lines: &[Vec<String>]) -> String {
     let mut writer = tabwriter::TabWriter::new(Vec::new()).padding(2);
     for line in lines {
         // Writing into memory does not fail.
@@ -67,7 +67,7 @@ pub fn table(lines: &[Vec<String>]) -> String {
 }
 
 /// A path for people.
-pub fn show_path(path: &[u8]) -> String {
+pub(super) fn show_path(path: &[u8]) -> String {
     match std::str::from_utf8(path) {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => format!("\"{}\"", path.escape_ascii()),
@@ -75,7 +75,7 @@ pub fn show_path(path: &[u8]) -> String {
 }
 
 /// A number of bytes for people.
-pub fn show_bytes(bytes: u64) -> String {
+pub(super) fn show_bytes(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 

@@ -6,11 +6,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar that counts bytes.
 #[derive(Debug)]
-pub struct Bar(ProgressBar);
+pub(super) struct Bar(ProgressBar);
 
 impl Bar {
     /// A bar on a terminal, nothing elsewhere.
-    pub fn new(output: Output) -> Self {
+    pub(super) fn new(output: Output) -> Self {
         if !output.is_watched() {
             return Self(ProgressBar::hidden());
         }
@@ -24,12 +24,12 @@ impl Bar {
     }
 
     /// Moves on by this many bytes.
-    pub fn advance(&self, bytes: u64) {
+    pub(super) fn advance(&self, bytes: u64) {
         self.0.inc(bytes);
     }
 
     /// Takes the bar away.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }

@@ -5,8 +5,7 @@ use super::which;
 use crate::error::Result;
 use crate::fs::media;
 use crate::protocol::{
-    Change, Difference, EncodedPath, How, Listed, LogLine, Shadowed, ShadowedName, State, Status as Report, Time,
-    request,
+    Change, Difference, EncodedPath, How, Listed, LogLine, Shadowed, ShadowedName, State, StoreStatus, Time, request,
 };
 use crate::store::Store;
 use crate::store::active::Active;
@@ -21,7 +20,7 @@ const STATUS_WAIT: Duration = Duration::from_secs(10);
 /// What is served, since when
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs status --json")]
-pub struct Status {
+pub(super) struct Status {
     /// List what uploads and removals hide of the active release instead
     #[arg(long)]
     shadowed: bool,
@@ -30,12 +29,12 @@ pub struct Status {
 /// The releases of the store
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs list")]
-pub struct List {}
+pub(super) struct List {}
 
 /// The journal: what was done to the store, by whom
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs log -n 20")]
-pub struct Log {
+pub(super) struct Log {
     /// Only the last N lines
     #[arg(short = 'n', long, value_name = "N")]
     lines: Option<usize>,
@@ -44,14 +43,14 @@ pub struct Log {
 /// The paths in which two releases differ
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs diff 02 03\nA added, D deleted, M content, T kind, P mode or owner")]
-pub struct Diff {
+pub(super) struct Diff {
     /// The release before
     a: String,
     /// The release after
     b: String,
 }
 
-pub fn status(verb: &Status, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn status(verb: &Status, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     if verb.shadowed {
         return shadowed(&store, output);
@@ -88,7 +87,7 @@ fn shadowed(store: &Store, output: Output) -> Result<()> {
     Ok(())
 }
 
-fn status_text(status: &Report) -> String {
+fn status_text(status: &StoreStatus) -> String {
     fn or_dash(value: Option<&impl ToString>) -> String {
         value.map_or("-".to_owned(), ToString::to_string)
     }
@@ -121,7 +120,7 @@ fn status_text(status: &Report) -> String {
     table(&lines.into_iter().map(Vec::from).collect::<Vec<_>>())
 }
 
-pub fn list(_verb: &List, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn list(_verb: &List, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     let active = store.active()?;
     let releases = store.releases()?;
@@ -177,7 +176,7 @@ fn list_row(release: &Listed) -> Vec<String> {
     ]
 }
 
-pub fn log(verb: &Log, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn log(verb: &Log, store: Option<&Path>, output: Output) -> Result<()> {
     let mut lines = which::store(store)?.journal()?;
     if let Some(most) = verb.lines {
         lines.drain(..lines.len().saturating_sub(most));
@@ -202,7 +201,7 @@ fn log_row(line: &LogLine) -> Vec<String> {
 }
 
 /// How `diff` marks a change.
-pub fn letter(change: Change) -> char {
+pub(super) fn letter(change: Change) -> char {
     match change {
         Change::Added => 'A',
         Change::Deleted => 'D',
@@ -213,7 +212,7 @@ pub fn letter(change: Change) -> char {
 }
 
 /// The paths in which two releases differ, sorted.
-pub fn differences(old: &Manifest, new: &Manifest) -> Result<Vec<Difference>> {
+pub(super) fn differences(old: &Manifest, new: &Manifest) -> Result<Vec<Difference>> {
     let mut found: Vec<(Vec<u8>, Change)> = Vec::new();
     let set = change_set(old, new)?;
     for ChangedEntry { side, index, .. } in &set.entries {
@@ -248,7 +247,7 @@ pub fn differences(old: &Manifest, new: &Manifest) -> Result<Vec<Difference>> {
     Ok(found.iter().map(|(path, change)| Difference { change: *change, path: EncodedPath::from(&path[..]) }).collect())
 }
 
-pub fn diff(verb: &Diff, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn diff(verb: &Diff, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     let (old, new) = (store.manifest(&verb.a.parse()?)?, store.manifest(&verb.b.parse()?)?);
     let found = differences(&old, &new)?;

@@ -22,7 +22,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Make another release the active one
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs switch 03 -m 'spring prices'")]
-pub struct Switch {
+pub(super) struct Switch {
     /// The release
     name: String,
     /// A line for the journal
@@ -36,7 +36,7 @@ pub struct Switch {
 /// Go back to the release that was active before the last switch, or to the one named
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs rollback -m 'checkout is broken'")]
-pub struct Rollback {
+pub(super) struct Rollback {
     /// The release; else the one before the last switch
     name: Option<String>,
     /// A line for the journal
@@ -44,7 +44,7 @@ pub struct Rollback {
     message: Option<String>,
 }
 
-pub fn switch(verb: &Switch, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn switch(verb: &Switch, store: Option<&Path>, output: Output) -> Result<()> {
     let name: ReleaseName = verb.name.parse()?;
     let store = which::store(store)?;
     if verb.dry_run {
@@ -54,14 +54,19 @@ pub fn switch(verb: &Switch, store: Option<&Path>, output: Output) -> Result<()>
     Ok(())
 }
 
-pub fn rollback(verb: &Rollback, store: Option<&Path>, output: Output) -> Result<()> {
+pub(super) fn rollback(verb: &Rollback, store: Option<&Path>, output: Output) -> Result<()> {
     let name: Option<ReleaseName> = verb.name.as_deref().map(str::parse).transpose()?;
     print(&to(&which::store(store)?, name.as_ref(), true, verb.message.clone())?, output);
     Ok(())
 }
 
 /// Switches, with a daemon or without, and gives what is printed.
-pub fn to(store: &Store, name: Option<&ReleaseName>, rollback: bool, message: Option<String>) -> Result<Switched> {
+pub(super) fn to(
+    store: &Store,
+    name: Option<&ReleaseName>,
+    rollback: bool,
+    message: Option<String>,
+) -> Result<Switched> {
     let request = Target { to: name.cloned(), rollback };
     let target = request.resolve(store, store.active()?.as_ref())?;
     check(&store.manifest(&target)?)?;
@@ -135,7 +140,7 @@ fn print(switched: &Switched, output: Output) {
 }
 
 /// The line for people.
-pub fn text(switched: &Switched) -> String {
+pub(super) fn text(switched: &Switched) -> String {
     let Switched { from, to, changed, hidden, call_us, .. } = switched;
     if from.as_ref() == Some(to) {
         return format!("{to} is active already; nothing to do\n");

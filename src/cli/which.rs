@@ -7,7 +7,7 @@ use crate::worker::mounted;
 use std::path::{Path, PathBuf};
 
 /// The store's directory: `--store`, else $VERFS_STORE, else the only mounted one.
-pub fn path(given: Option<&Path>) -> Result<PathBuf> {
+pub(super) fn path(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
@@ -26,12 +26,12 @@ pub fn path(given: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// The open store.
-pub fn store(given: Option<&Path>) -> Result<Store> {
+pub(super) fn store(given: Option<&Path>) -> Result<Store> {
     Store::open(&path(given)?)
 }
 
 /// The store that a positional argument names, which must not disagree with `--store`.
-pub fn agreed(positional: &Path, given: Option<&Path>) -> Result<PathBuf> {
+pub(super) fn agreed(positional: &Path, given: Option<&Path>) -> Result<PathBuf> {
     if let Some(given) = given {
         let real = |path: &Path| match std::fs::canonicalize(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(path.to_owned()),
@@ -49,12 +49,12 @@ pub fn agreed(positional: &Path, given: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// The daemon that serves the store, if one does.
-pub fn daemon(store: &Store) -> Result<Option<Client>> {
+pub(super) fn daemon(store: &Store) -> Result<Option<Client>> {
     Client::connect(&store.socket_path())
 }
 
 /// The daemon that serves the store; an error if none does.
-pub fn running(store: &Store) -> Result<Client> {
+pub(super) fn running(store: &Store) -> Result<Client> {
     daemon(store)?.ok_or_else(|| {
         Error::failed(format!("the store {} is not mounted; mount it with `verfs mount`", store.root().display()))
     })

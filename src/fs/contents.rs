@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Open objects, the least recently used let go first.
+#[derive(Debug)]
 pub struct Contents {
     objects: Objects,
     open: Mutex<LruCache<Digest, Content>>,
@@ -95,8 +96,9 @@ impl Contents {
     }
 }
 
-/// Bytes for the kernel. When they go, the page cache lets go of them too if it holds them twice: by then the kernel has
-/// them.
+/// Bytes for the kernel. When they go, the page cache lets go of them too if it holds them twice: by then the kernel
+/// has them.
+#[derive(Debug)]
 pub struct ReadBytes {
     bytes: Vec<u8>,
     held_twice: Option<(Arc<File>, u64)>,

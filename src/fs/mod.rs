@@ -107,8 +107,8 @@ impl Fs {
         Computed { epoch, answer }
     }
 
-    /// Sends an answer under the read side of the epoch lock. If it was computed from another epoch than the one that is
-    /// served by now, nothing is sent, and `send` comes back.
+    /// Sends an answer under the read side of the epoch lock. If it was computed from another epoch than the one that
+    /// is served by now, nothing is sent, and `send` comes back.
     pub fn send<T, S: FnOnce(&Epoch, Result<T>)>(&self, computed: Computed<T>, send: S) -> Option<S> {
         let Computed { epoch, answer } = computed;
         let guard = self.epochs.lock();

@@ -1,7 +1,7 @@
 //! What one kernel was told of the nodes in scopes: how often it looked each up, and the listings that it reads.
 //!
-//! A lookup is counted when the node is found, and taken back if the reply that names it is not sent ([`LookupRef`]). So
-//! a node whose count is 0 is one that the kernel does not know and that no reply on its way can name.
+//! A lookup is counted when the node is found, and taken back if the reply that names it is not sent ([`LookupRef`]).
+//! So a node whose count is 0 is one that the kernel does not know and that no reply on its way can name.
 //!
 //! The locks here are leaves: nothing is taken and nothing is waited for under them.
 

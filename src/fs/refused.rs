@@ -46,10 +46,10 @@ pub struct Refusal {
 
 /// All of them since the mount.
 #[derive(Debug, Default)]
-pub struct Refused(Mutex<Seen>);
+pub struct Refused(Mutex<Tally>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Tally {
     total: u64,
     known: HashMap<(Vec<u8>, u32), Refusal>,
 }

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 /// Whether a thread runs, or would if the scheduler let it, or waits for a disk (proc_pid_stat(5), state R or D): then
 /// it is still on its way. One that sleeps has ended its work and waits for more.
-pub fn is_running(thread: u32) -> bool {
+pub(super) fn is_running(thread: u32) -> bool {
     state(thread).is_some_and(|state| matches!(state, 'R' | 'D'))
 }
 
 /// Waits until each of these threads has run, or sleeps, so that it has used what it was answered; at most for `limit`.
-pub fn wait_until_they_ran(threads: impl IntoIterator<Item = u32>, limit: Duration) {
+pub(super) fn wait_until_they_ran(threads: impl IntoIterator<Item = u32>, limit: Duration) {
     let begun = Instant::now();
     let ready = |thread: &u32| state(*thread) == Some('R');
     let mut waiting: Vec<(u32, String)> =
@@ -25,8 +25,8 @@ fn state(thread: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// How long it ran, how long it waited for a processor, and how often it got one (Documentation/scheduler/sched-stats.rst).
-/// The second grows while it waits, so it is left out.
+/// How long it ran, how long it waited for a processor, and how often it got one
+/// (Documentation/scheduler/sched-stats.rst). The second grows while it waits, so it is left out.
 fn run_time(thread: u32) -> String {
     let text = std::fs::read_to_string(format!("/proc/{thread}/schedstat")).unwrap_or_default();
     let mut words = text.split_ascii_whitespace();

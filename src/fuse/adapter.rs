@@ -26,7 +26,7 @@ use std::time::SystemTime;
 const MOST_BACKGROUND: u16 = 4096;
 
 /// The file system as fuser calls it.
-pub struct Adapter {
+pub(super) struct Adapter {
     requests: Arc<Requests>,
     lanes: Arc<Lanes>,
     acls: bool,
@@ -34,7 +34,7 @@ pub struct Adapter {
 
 impl Adapter {
     /// For a session of so many threads.
-    pub fn new(fs: Arc<Fs>, pages: PageDropper, acls: bool, threads: usize) -> Self {
+    pub(super) fn new(fs: Arc<Fs>, pages: PageDropper, acls: bool, threads: usize) -> Self {
         Self { requests: Arc::new(Requests::new(fs, pages)), lanes: Arc::new(Lanes::new(threads)), acls }
     }
 

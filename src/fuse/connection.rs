@@ -1,4 +1,5 @@
-//! A connection to the kernel: the mount, the session that answers, and the way to the kernel, made one after the other.
+//! A connection to the kernel: the mount, the session that answers, and the way to the kernel, made one after the
+//! other.
 //!
 //! ```text
 //!   device, mount(2) ──▶ session (INIT is answered) ──▶ kernel (notifications) ──▶ serving (threads)
@@ -39,6 +40,12 @@ pub struct Connection {
     mounted: Mounted,
 }
 
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("mounted", &self.mounted).finish_non_exhaustive()
+    }
+}
+
 impl Connection {
     /// Mounts, and answers the kernel's first request.
     pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &MountOptions) -> Result<Self> {
@@ -75,6 +82,7 @@ impl Connection {
 }
 
 /// A connection that is answered. Dropped, it is unmounted.
+#[derive(Debug)]
 pub struct Serving {
     threads: fuser::BackgroundSession,
     _mounted: Mounted,
@@ -93,6 +101,7 @@ fn open_device() -> Result<OwnedFd> {
 }
 
 /// A mount, taken away when dropped.
+#[derive(Debug)]
 struct Mounted {
     /// A duplicate of the connection's descriptor: it tells whether the mount is there.
     device: OwnedFd,

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// "For ever", as far as the kernel's clock counts: ten years.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-pub fn ttl(ttl: Ttl) -> Duration {
+pub(super) fn ttl(ttl: Ttl) -> Duration {
     match ttl {
         Ttl::Zero => Duration::ZERO,
         Ttl::For(time) => time,
@@ -18,7 +18,7 @@ pub fn ttl(ttl: Ttl) -> Duration {
     }
 }
 
-pub fn time(stamp: Stamp) -> SystemTime {
+pub(super) fn time(stamp: Stamp) -> SystemTime {
     let nanos = Duration::from_nanos(stamp.nanos.into());
     match u64::try_from(stamp.second) {
         Ok(second) => UNIX_EPOCH + Duration::from_secs(second) + nanos,
@@ -26,7 +26,7 @@ pub fn time(stamp: Stamp) -> SystemTime {
     }
 }
 
-pub fn file_type(kind: Type) -> FileType {
+pub(super) fn file_type(kind: Type) -> FileType {
     match kind {
         Type::Dir => FileType::Directory,
         Type::File => FileType::RegularFile,
@@ -37,7 +37,7 @@ pub fn file_type(kind: Type) -> FileType {
     }
 }
 
-pub fn file_attr(attr: &Attr) -> FileAttr {
+pub(super) fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.node.0),
         size: attr.size,
@@ -58,7 +58,7 @@ pub fn file_attr(attr: &Attr) -> FileAttr {
 }
 
 /// An entry that says "nothing here": nodeid 0 with a TTL, which the kernel keeps.
-pub fn nothing() -> FileAttr {
+pub(super) fn nothing() -> FileAttr {
     FileAttr {
         ino: INodeNo(NodeId::NONE.0),
         size: 0,
@@ -78,7 +78,7 @@ pub fn nothing() -> FileAttr {
     }
 }
 
-pub fn times(atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>) -> Option<Timestamps> {
+pub(super) fn times(atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>) -> Option<Timestamps> {
     if atime.is_none() && mtime.is_none() {
         return None;
     }

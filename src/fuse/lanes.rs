@@ -112,8 +112,8 @@ impl Lanes {
         }
     }
 
-    /// Queues a request that holds so many bytes. If too many bytes wait already it gets its reply back as an error, after
-    /// a while: it is to be told to come again.
+    /// Queues a request that holds so many bytes. If too many bytes wait already it gets its reply back as an error,
+    /// after a while: it is to be told to come again.
     pub(super) fn queue_bytes<R: Send + 'static>(
         &self,
         (disk, class): (u64, Class),

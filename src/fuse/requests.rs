@@ -157,7 +157,7 @@ impl Requests {
                         let full = reply.add(attr.ino, entry.cookie, name, &ttl(entry.ttl), &attr, Generation(0));
                         // The kernel keeps what it is told of, but for the two that it knows already.
                         if !full && !matches!(&entry.name[..], b"." | b"..") {
-                            entry.lookup.take().map(LookupRef::sent);
+                            entry.lookup.take().into_iter().for_each(LookupRef::sent);
                             self.fs.attrs_sent(epoch, entry.attr.node);
                         }
                         full
@@ -234,7 +234,7 @@ impl Requests {
                 let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
                 // fuser has one time for both here.
                 let valid = ttl(entry.entry_ttl.min(entry.attr_ttl));
-                entry.lookup.map(LookupRef::sent);
+                entry.lookup.into_iter().for_each(LookupRef::sent);
                 reply.created(&valid, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
             }
             Err(error) => reply.error(self.refuse(&error)),
@@ -327,7 +327,7 @@ fn errno(error: &Error) -> fuser::Errno {
 
 fn send_entry(entry: Entry, reply: ReplyEntry) {
     let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
-    entry.lookup.map(LookupRef::sent);
+    entry.lookup.into_iter().for_each(LookupRef::sent);
     reply.entry_with_ttls(&ttl(entry.attr_ttl), &ttl(entry.entry_ttl), &attr, Generation(0));
 }
 
@@ -347,8 +347,8 @@ fn send_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
     }
 }
 
-/// Fills a reply with `add` until it is full, and remembers how many fitted. `most` were computed, unless the listing was
-/// over before: then nothing is known of how many would have fitted.
+/// Fills a reply with `add` until it is full, and remembers how many fitted. `most` were computed, unless the listing
+/// was over before: then nothing is known of how many would have fitted.
 fn fill(listed: Vec<Listed>, most: usize, fit: &AtomicUsize, mut add: impl FnMut(&mut Listed) -> bool) {
     let computed = listed.len();
     let fitted = listed.into_iter().map(|mut entry| add(&mut entry)).take_while(|full| !full).count();

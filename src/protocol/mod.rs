@@ -53,8 +53,8 @@ pub use mount::{Done, Reloaded, Serving, Unmounted};
 pub use path::EncodedPath;
 pub use reply::{Reply, decode_reply, encode_reply};
 pub use request::{Call, Request, decode_request, encode_request, too_long};
-pub use status::{Descriptors, FaultKind, Faults, Limit, Refusal, Refused, Status, Switching};
-pub use store::{Added, Exported, Freed, Initialized, Listed, LogLine, Pinned, Removed, State, Verified};
+pub use status::{Descriptors, FaultKind, Faults, Limit, Refusal, Refused, StoreStatus, Switching};
+pub use store::{Added, Exported, Freed, Initialized, Listed, LogLine, PinnedPage, Removed, State, Verified};
 pub use switch::{Change, Difference, DryRun, Switched, Tidy};
 pub use time::Time;
 

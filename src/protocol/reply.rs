@@ -1,6 +1,6 @@
 //! What a daemon answers, as a line.
 
-use super::{Done, Failure, Head, MAX_LINE, PROTOCOL, Pinned, Reloaded, Restored, Status, Switched};
+use super::{Done, Failure, Head, MAX_LINE, PROTOCOL, PinnedPage, Reloaded, Restored, StoreStatus, Switched};
 use crate::error::{Error, ErrorKind, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 #[serde(untagged)]
 #[allow(missing_docs, reason = "each is said where its type stands")]
 pub enum Reply {
-    Status(Status),
+    Status(Box<StoreStatus>),
     Switched(Switched),
     Reloaded(Reloaded),
-    Pinned(Pinned),
+    Pinned(PinnedPage),
     Restored(Restored),
     Done(Done),
 }

@@ -1,6 +1,6 @@
 //! What may be asked of a daemon, and the type of each answer.
 
-use super::{Done, EncodedPath, Head, MAX_LINE, PROTOCOL, Pinned as PinnedPage, Reloaded, Restored, Switched};
+use super::{Done, EncodedPath, Head, MAX_LINE, PROTOCOL, PinnedPage, Reloaded, Restored, Switched};
 use crate::error::{Error, Result};
 use crate::tree::ReleaseName;
 use serde::de::{DeserializeOwned, Error as _};
@@ -52,7 +52,7 @@ macro_rules! calls {
 }
 
 calls! {
-    Status => super::Status,
+    Status => super::StoreStatus,
     Switch => Switched,
     Rollback => Switched,
     Reload => Reloaded,

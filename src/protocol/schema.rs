@@ -1,5 +1,5 @@
-//! docs/schema keeps a JSON schema of every type that leaves the program, so that what scripts depend on does not change
-//! unseen.
+//! docs/schema keeps a JSON schema of every type that leaves the program, so that what scripts depend on does not
+//! change unseen.
 
 #![allow(clippy::unwrap_used)]
 use super::request::RequestLine;
@@ -44,7 +44,7 @@ fn schemas() -> Vec<(&'static str, String)> {
         schema_of_read::<RequestLine<Request>>("request"),
         schema_of::<Failure>("error"),
         schema_of::<Done>("done"),
-        schema_of::<Pinned>("pinned"),
+        schema_of::<PinnedPage>("pinned"),
         schema_of::<Initialized>("init"),
         schema_of::<Added>("add"),
         schema_of::<Serving>("mount"),
@@ -53,7 +53,7 @@ fn schemas() -> Vec<(&'static str, String)> {
         schema_of::<Switched>("switch"),
         schema_of::<DryRun>("switch-dry-run"),
         schema_of::<Vec<Difference>>("diff"),
-        schema_of::<Status>("status"),
+        schema_of::<StoreStatus>("status"),
         schema_of::<Shadowed>("status-shadowed"),
         schema_of::<Vec<Listed>>("list"),
         schema_of::<Vec<LogLine>>("log"),

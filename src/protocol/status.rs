@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// The state of a store, mounted or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Status {
+pub struct StoreStatus {
     /// The directory of the store.
     pub store: EncodedPath,
     /// Where it is mounted.

@@ -146,7 +146,7 @@ pub struct Verified {
 /// A page of the objects that the mount still reads, of releases that were removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Pinned {
+pub struct PinnedPage {
     /// Their hashes.
     #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub objects: Vec<Digest>,

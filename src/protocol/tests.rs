@@ -188,9 +188,9 @@ fn only_status_is_for_everybody() {
 
 #[test]
 fn replies_survive_the_wire() {
-    let pinned = Pinned { objects: vec![Digest::of(b"a"), Digest::of(b"b")], next: Some(2) };
+    let pinned = PinnedPage { objects: vec![Digest::of(b"a"), Digest::of(b"b")], next: Some(2) };
     let bytes = encode_reply(&Ok(Reply::Pinned(pinned.clone())));
-    assert_eq!(decode_reply::<Pinned>(line_of(&bytes)).unwrap(), pinned);
+    assert_eq!(decode_reply::<PinnedPage>(line_of(&bytes)).unwrap(), pinned);
     let restored = Restored { restored: vec![EncodedPath::from(&b"a\nb\xff"[..])], count: 60, next: None };
     let bytes = encode_reply(&Ok(Reply::Restored(restored.clone())));
     assert_eq!(decode_reply::<Restored>(line_of(&bytes)).unwrap(), restored);
@@ -220,10 +220,10 @@ fn an_error_keeps_its_text_code_and_kind_on_the_wire() {
 
 #[test]
 fn a_reply_over_the_limit_becomes_an_error_that_says_so() {
-    let reply = |count: usize| Pinned { objects: vec![Digest::of(b"x"); count], next: None };
+    let reply = |count: usize| PinnedPage { objects: vec![Digest::of(b"x"); count], next: None };
     let fits = fitting(&reply(2000).objects, MAX_LINE - 100);
     let line = encode_reply(&Ok(Reply::Pinned(reply(fits))));
-    assert_eq!(decode_reply::<Pinned>(line_of(&line)).unwrap().objects.len(), fits);
+    assert_eq!(decode_reply::<PinnedPage>(line_of(&line)).unwrap().objects.len(), fits);
     for (answer, code, kind) in [
         (Ok(Reply::Pinned(reply(fits + 2))), 1, ErrorKind::Failed),
         (Err(Error::failed("x".repeat(MAX_LINE))), 1, ErrorKind::Failed),
@@ -267,7 +267,7 @@ fn strange_replies_are_failures() {
     }
     // A hash that cannot be read must not pass for none: `gc` would free the object.
     let line = br#"{"protocol":1,"ok":{"objects":["00"],"next":null}}"#;
-    assert!(decode_reply::<Pinned>(line).unwrap_err().to_string().contains("hexadecimal"));
+    assert!(decode_reply::<PinnedPage>(line).unwrap_err().to_string().contains("hexadecimal"));
 }
 
 #[test]

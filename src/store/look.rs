@@ -6,22 +6,22 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// How what is at a path looks, symlinks followed; `None` if nothing is there.
-pub fn metadata(path: &Path) -> Result<Option<Metadata>> {
+pub(crate) fn metadata(path: &Path) -> Result<Option<Metadata>> {
     found(path, fs::metadata(path))
 }
 
 /// Whether something is at a path, be it a symlink that leads nowhere.
-pub fn is_there(path: &Path) -> Result<bool> {
+pub(crate) fn is_there(path: &Path) -> Result<bool> {
     found(path, fs::symlink_metadata(path)).map(|found| found.is_some())
 }
 
 /// Whether a directory is at a path, symlinks followed.
-pub fn is_dir(path: &Path) -> Result<bool> {
+pub(crate) fn is_dir(path: &Path) -> Result<bool> {
     metadata(path).map(|found| found.is_some_and(|meta| meta.is_dir()))
 }
 
 /// What lies in a directory; `None` if the directory is not there.
-pub fn entries(path: &Path) -> Result<Option<Vec<PathBuf>>> {
+pub(crate) fn entries(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     let all = fs::read_dir(path).and_then(|all| all.map(|entry| Ok(entry?.path())).collect());
     match all {
         Ok(all) => Ok(Some(all)),
@@ -31,7 +31,7 @@ pub fn entries(path: &Path) -> Result<Option<Vec<PathBuf>>> {
 }
 
 /// Whether a process lives, or one that ended and that nobody has asked for yet.
-pub fn is_process(pid: u32) -> Result<bool> {
+pub(crate) fn is_process(pid: u32) -> Result<bool> {
     use rustix::process::{Pid, test_kill_process};
     let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
     match test_kill_process(process) {

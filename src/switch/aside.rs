@@ -1,4 +1,5 @@
-//! Questions to a disk that may stand still: asked in a thread of their own, one at a time, and waited for only so long.
+//! Questions to a disk that may stand still: asked in a thread of their own, one at a time, and waited for only so
+//! long.
 
 use crate::error::{Context, Result};
 use std::sync::Arc;
@@ -8,14 +9,14 @@ use std::time::Duration;
 
 /// Asks one question at a time.
 #[derive(Debug, Default)]
-pub struct Aside {
+pub(super) struct Aside {
     asking: Arc<AtomicBool>,
 }
 
 impl Aside {
-    /// The answer; `None` if it takes longer than `limit`, or an earlier question has no answer yet. A question that took
-    /// too long goes on by itself; until it ends no other is asked, so they do not pile up.
-    pub fn ask<T: Send + 'static>(
+    /// The answer; `None` if it takes longer than `limit`, or an earlier question has no answer yet. A question that
+    /// took too long goes on by itself; until it ends no other is asked, so they do not pile up.
+    pub(super) fn ask<T: Send + 'static>(
         &self,
         limit: Duration,
         question: impl FnOnce() -> Result<T> + Send + 'static,

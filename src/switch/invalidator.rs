@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 const MOST_STUCK: usize = 8;
 
 /// Works lists off.
-pub struct Invalidator {
+#[derive(Debug)]
+pub(super) struct Invalidator {
     kernel: Arc<dyn Kernel>,
     mountpoint: PathBuf,
     stuck: Arc<AtomicUsize>,
@@ -29,12 +30,12 @@ pub struct Invalidator {
 
 impl Invalidator {
     /// For the mount at this place.
-    pub fn new(kernel: Arc<dyn Kernel>, mountpoint: PathBuf) -> Self {
+    pub(super) fn new(kernel: Arc<dyn Kernel>, mountpoint: PathBuf) -> Self {
         Self { kernel, mountpoint, stuck: Arc::default() }
     }
 
     /// Works a list off; gives up when nothing moved for `limit`.
-    pub fn run(&self, list: Invalidations, barrier: Barrier, limit: Duration) -> Outcome {
+    pub(super) fn run(&self, list: Invalidations, barrier: Barrier, limit: Duration) -> Outcome {
         if self.stuck.load(Ordering::Relaxed) >= MOST_STUCK {
             return Outcome::TimedOut;
         }

@@ -16,7 +16,7 @@ pub enum Use {
 }
 
 /// What the kernel can be told and asked.
-pub trait Kernel: Send + Sync {
+pub trait Kernel: std::fmt::Debug + Send + Sync {
     /// Drops a directory entry, and what is cached below it.
     fn drop_entry(&self, dir: NodeId, name: &[u8]) -> Result<()>;
     /// Drops the attributes of a node.

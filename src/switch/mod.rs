@@ -11,13 +11,14 @@
 //! hook, a gate, a confirmation, the word of a fleet) holds the stage meanwhile.
 //!
 //! - `plan` says what would change and what the operator should know.
-//! - `prepare` holds the release against `remove`, and writes the stamps for a [`Moment`]: its own, or one that is given.
+//! - `prepare` holds the release against `remove`, and writes the stamps for a [`Moment`]: its own, or one that is
+//!   given.
 //! - `commit` is the four steps of docs/SEMANTICS.md as effects; who runs them is `switcher`, or a simulation.
 //! - `invalidate` is what the kernel is to forget, as data; `invalidator` is the thread that tells the [`Kernel`].
 //! - `publish` is what `status` shows. `busy` and `mounts` find who is in the way.
 //!
-//! **Locks.** The turn (one switch at a time) is taken first, the store's lock on its releases next, the epoch lock for an
-//! instant. No other reader takes the turn: what they need is published.
+//! **Locks.** The turn (one switch at a time) is taken first, the store's lock on its releases next, the epoch lock for
+//! an instant. No other reader takes the turn: what they need is published.
 
 mod aside;
 mod busy;

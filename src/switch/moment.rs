@@ -41,8 +41,8 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// The first switch of a store. Nobody saw another release before, but the files of this one may have mtimes of this
-    /// very second: so it takes the second, and the next switch gets a later one.
+    /// The first switch of a store. Nobody saw another release before, but the files of this one may have mtimes of
+    /// this very second: so it takes the second, and the next switch gets a later one.
     pub fn first(clock: &impl Clock) -> Self {
         let now = clock.now().as_secs() as i64;
         Self { second: now, switch: 1, since: now }

@@ -24,7 +24,7 @@ pub fn mounted() -> Result<Vec<Mounted>> {
 }
 
 /// Mountpoints strictly below a directory.
-pub fn below(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     let inside = |path: &PathBuf| path.starts_with(dir) && path != dir;
     Ok(all()?.into_iter().map(|(mountpoint, _, _)| mountpoint).filter(inside).collect())
 }
@@ -34,8 +34,8 @@ pub fn kind_on(dir: &Path) -> Result<Option<String>> {
     Ok(all()?.into_iter().rev().find(|(mountpoint, _, _)| mountpoint == dir).map(|(_, kind, _)| kind))
 }
 
-/// How much the kernel reads ahead of whoever reads a file of a mount from its beginning on, in KiB; gives an error where
-/// sysfs cannot be written.
+/// How much the kernel reads ahead of whoever reads a file of a mount from its beginning on, in KiB; gives an error
+/// where sysfs cannot be written.
 pub fn set_read_ahead(mountpoint: &Path, kib: u32) -> Result<()> {
     let stat = rustix::fs::lstat(mountpoint).context(|| format!("reading {}", mountpoint.display()))?;
     let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));

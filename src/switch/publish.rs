@@ -1,4 +1,5 @@
-//! What everybody may see of a switch at any time. Whoever switches publishes it; nobody who reads it waits for a switch.
+//! What everybody may see of a switch at any time. Whoever switches publishes it; nobody who reads it waits for a
+//! switch.
 
 use crate::store::active::Active;
 use parking_lot::RwLock;
@@ -88,12 +89,12 @@ impl Published {
 pub(super) struct Showing<'a>(&'a Published);
 
 impl Showing<'_> {
-    pub fn stage(&self, stage: Stage) {
+    pub(super) fn stage(&self, stage: Stage) {
         self.0.change(|now| now.under_way.iter_mut().for_each(|under_way| under_way.stage = stage));
     }
 
     /// The new release is served.
-    pub fn swapped(&self, active: &Active) {
+    pub(super) fn swapped(&self, active: &Active) {
         self.0.change(|now| {
             now.active = Some(active.clone());
             now.switches += 1;
@@ -101,7 +102,7 @@ impl Showing<'_> {
     }
 
     /// What a stuck client keeps is known.
-    pub fn tidy_pending(&self, pending: bool) {
+    pub(super) fn tidy_pending(&self, pending: bool) {
         self.0.change(|now| now.tidy_pending = pending);
     }
 }

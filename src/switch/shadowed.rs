@@ -45,7 +45,8 @@ impl MediaDisk {
         Self { store, aside: Aside::default(), wanted: Arc::default() }
     }
 
-    /// Makes the own layer of the release that comes, and counts which of these names the layer that `fs` serves shadows.
+    /// Makes the own layer of the release that comes, and counts which of these names the layer that `fs` serves
+    /// shadows.
     pub(super) fn before_switch(&self, fs: &Arc<Fs>, next: &ReleaseName, paths: Vec<Vec<u8>>) -> Result<Looked> {
         if fs.media.is_none() {
             return Ok(Looked { shadowed: Some(0), warning: None });

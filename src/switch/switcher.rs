@@ -63,6 +63,7 @@ impl Switched {
 }
 
 /// A mount of the store.
+#[derive(Debug)]
 pub struct Mount {
     /// What is served.
     pub fs: Arc<Fs>,
@@ -73,13 +74,15 @@ pub struct Mount {
 }
 
 /// The mount, with the thread that tells its kernel what to forget.
-struct Served {
+#[derive(Debug)]
+struct Mounting {
     fs: Arc<Fs>,
     invalidator: Invalidator,
     mountpoint: PathBuf,
 }
 
 /// Whoever switches has it.
+#[derive(Debug)]
 struct Turn {
     active: Option<Active>,
     /// What a stuck client kept the kernel from forgetting: the next switch begins with it.
@@ -87,10 +90,11 @@ struct Turn {
 }
 
 /// Switches a store.
+#[derive(Debug)]
 pub struct Switcher {
     store: Arc<Store>,
     settings: RwLock<Settings>,
-    served: Option<Served>,
+    served: Option<Mounting>,
     media_disk: MediaDisk,
     turn: Mutex<Turn>,
     published: Published,
@@ -101,7 +105,7 @@ impl Switcher {
     pub fn mounted(store: Store, mount: Mount, active: Active) -> Self {
         let Mount { fs, kernel, mountpoint } = mount;
         let invalidator = Invalidator::new(kernel, mountpoint.clone());
-        Self::new(Arc::new(store), Some(Served { fs, invalidator, mountpoint }), Some(active))
+        Self::new(Arc::new(store), Some(Mounting { fs, invalidator, mountpoint }), Some(active))
     }
 
     /// For a store that nobody serves; the lock keeps it so.
@@ -112,7 +116,7 @@ impl Switcher {
         Ok(Self::new(store, None, active))
     }
 
-    fn new(store: Arc<Store>, served: Option<Served>, active: Option<Active>) -> Self {
+    fn new(store: Arc<Store>, served: Option<Mounting>, active: Option<Active>) -> Self {
         Self {
             settings: RwLock::new(store.settings().clone()),
             served,
@@ -214,7 +218,7 @@ impl Switcher {
             return Ok((Plan::first(Arc::new(Release { name: name.clone(), manifest })), Some(0)));
         };
         let (mut plan, looked) = match &self.served {
-            Some(Served { fs, mountpoint, .. }) => {
+            Some(Mounting { fs, mountpoint, .. }) => {
                 let epoch = fs.epochs.load();
                 let to = mapped(&epoch, name, manifest);
                 let scopes = fs.media.as_ref().map(|media| &media.scopes);
@@ -303,7 +307,8 @@ fn mapped(epoch: &Epoch, name: &ReleaseName, manifest: Manifest) -> Arc<Release>
     known.cloned().unwrap_or_else(|| Arc::new(Release { name: name.clone(), manifest }))
 }
 
-/// What would be served of a store. If the manifest of its release cannot be read any more, everything counts as changed.
+/// What would be served of a store. If the manifest of its release cannot be read any more, everything counts as
+/// changed.
 fn epoch_on_disk(store: &Store, active: &Active) -> Result<Epoch> {
     let name = active.release()?;
     let path = store.manifest_path(&name);
@@ -344,7 +349,7 @@ impl Runner for Disk<'_> {
 /// Carries a commit out under a mount.
 struct Live<'a> {
     disk: Disk<'a>,
-    served: &'a Served,
+    served: &'a Mounting,
     settings: &'a SwitchSettings,
     showing: &'a Showing<'a>,
     active: &'a Active,
@@ -388,6 +393,7 @@ impl Runner for Live<'_> {
 }
 
 /// The first release of a store, which becomes active when it is mounted.
+#[derive(Debug)]
 pub struct First(Stamped);
 
 impl First {

@@ -7,8 +7,8 @@ use crate::fs::refused::Refusal;
 use crate::fs::{Fs, Media, Release};
 use crate::protocol::request::{Restore, Rollback, Switch};
 use crate::protocol::{
-    self, Descriptors, Done, EncodedPath, FaultKind, Faults, Limit, MAX_LINE, Pinned, Refused, Reloaded, Reply,
-    Request, Status, Switching, Tidy, Time, fitting,
+    self, Descriptors, Done, EncodedPath, FaultKind, Faults, Limit, MAX_LINE, PinnedPage, Refused, Reloaded, Reply,
+    Request, StoreStatus, Switching, Tidy, Time, fitting,
 };
 use crate::store::journal::Asker;
 use crate::store::media::scope::Scope;
@@ -34,7 +34,7 @@ const REFUSALS: usize = MAX_LINE / 2;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Answers requests for a mounted store.
-pub struct Service {
+pub(super) struct Service {
     switcher: Switcher,
     fs: Arc<Fs>,
     kernel: Arc<dyn Kernel>,
@@ -54,12 +54,12 @@ struct LastRestore {
 }
 
 impl Service {
-    pub fn new(switcher: Switcher, fs: Arc<Fs>, kernel: Arc<dyn Kernel>, mountpoint: PathBuf) -> Self {
+    pub(super) fn new(switcher: Switcher, fs: Arc<Fs>, kernel: Arc<dyn Kernel>, mountpoint: PathBuf) -> Self {
         Self { switcher, fs, kernel, mountpoint, pinned: Mutex::default(), last_restore: Mutex::default() }
     }
 
     /// Unmounts. A busy mount names who holds it, unless `lazy`: then it goes when they let go.
-    pub fn unmount(&self, lazy: bool) -> Result<()> {
+    pub(super) fn unmount(&self, lazy: bool) -> Result<()> {
         let mountpoint = &self.mountpoint;
         let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
         let begun = Instant::now();
@@ -87,7 +87,7 @@ impl Service {
     }
 
     /// Reads the settings again. Says which of them take effect only at the next mount.
-    pub fn reload(&self) -> Result<Reloaded> {
+    pub(super) fn reload(&self) -> Result<Reloaded> {
         let now = Store::open(self.switcher.store().root())?.settings().clone();
         // Against what it was mounted with: what an earlier reload left for the next mount is still left for it.
         let was = self.switcher.store().settings();
@@ -114,7 +114,7 @@ impl Service {
         Ok(Reloaded { reloaded: true, at_next_mount: later })
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> StoreStatus {
         let snapshot = self.switcher.snapshot();
         let (open, limit) = self.fs.descriptors.occupancy();
         let (hits, misses) = self.fs.descriptors.hits_and_misses();
@@ -125,7 +125,7 @@ impl Service {
             degraded
                 .push("a stuck client keeps the kernel from forgetting old names: the next switch does it".to_owned());
         }
-        Status {
+        StoreStatus {
             mountpoint: Some(EncodedPath::from(self.mountpoint.as_path())),
             switches: snapshot.switches,
             switching: snapshot.under_way.as_ref().map(show_under_way),
@@ -170,13 +170,13 @@ impl Service {
     }
 
     /// Hashes of objects that the kernel may still ask for, of releases that were removed from the store.
-    fn pinned(&self, after: u64) -> Result<Pinned> {
+    fn pinned(&self, after: u64) -> Result<PinnedPage> {
         let mut pinned = self.pinned.lock();
         if after == 0 {
             *pinned = self.scan()?;
         }
         let (objects, next) = page(&pinned, after);
-        Ok(Pinned { objects, next })
+        Ok(PinnedPage { objects, next })
     }
 
     fn scan(&self) -> Result<Vec<Digest>> {
@@ -214,7 +214,7 @@ impl Answer for Service {
     fn answer(&self, request: Request, peer: Peer) -> Result<Reply> {
         let asker = |sudo_uid| Asker { uid: peer.uid, sudo_uid };
         match request {
-            Request::Status(_) => Ok(Reply::Status(self.status())),
+            Request::Status(_) => Ok(Reply::Status(Box::new(self.status()))),
             Request::Switch(Switch { release, message, uid }) => {
                 let to = Target { to: Some(release), rollback: false };
                 self.switcher.switch(&to, message, asker(uid)).map(|switched| Reply::Switched(report(switched)))

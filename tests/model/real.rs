@@ -130,7 +130,7 @@ impl Real {
         let fs = self.fs();
         let entry = fs.lookup(&fs.epochs.load(), dir, name).map_err(errno)?;
         if let Some(attr) = entry.attr {
-            entry.lookup.map(LookupRef::sent);
+            entry.lookup.into_iter().for_each(LookupRef::sent);
             self.told.push(attr.node);
         }
         Ok(entry.attr)
@@ -225,7 +225,7 @@ impl Real {
             cookie = last.cookie;
             for entry in listed.into_iter().filter(|entry| !matches!(&entry.name[..], b"." | b"..")) {
                 if plus {
-                    entry.lookup.map(LookupRef::sent);
+                    entry.lookup.into_iter().for_each(LookupRef::sent);
                     told.push(entry.attr.node);
                 }
                 let kind = match entry.attr.kind {
@@ -277,7 +277,7 @@ impl Real {
         let entry =
             self.fs().make(caller(), dir, name, new, Permissions { mode: mode.into(), umask: 0 }).map_err(errno)?;
         let node = entry.attr.expect("what was made").node;
-        entry.lookup.map(LookupRef::sent);
+        entry.lookup.into_iter().for_each(LookupRef::sent);
         self.told.push(node);
         Ok(Answer::Done)
     }
@@ -353,7 +353,7 @@ impl Real {
                 self.look_up(dir, name)?;
                 let entry = self.fs().link(who, node, dir, name).map_err(errno)?;
                 let attr = entry.attr.expect("what was linked");
-                entry.lookup.map(LookupRef::sent);
+                entry.lookup.into_iter().for_each(LookupRef::sent);
                 self.told.push(attr.node);
                 assert_eq!(attr.node, node, "both names are one file's");
                 Ok(Answer::Done)

@@ -1,7 +1,8 @@
 //! The epoch: what is served between two switches, as an immutable snapshot.
 //!
 //! - `cell` holds the current one; its lock is the epoch lock.
-//! - `transition` is what a switch under way makes uncertain, with the `gate` that lookups pass shortly before the swap.
+//! - `transition` is what a switch under way makes uncertain, with the `gate` that lookups pass shortly before the
+//!   swap.
 //! - `pending_attrs` are the nodes whose changed attributes the kernel has not asked for since the last switch.
 
 mod cell;

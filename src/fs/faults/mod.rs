@@ -1,11 +1,12 @@
-//! Faults of the disks below a mount: what could not be done to what, since when, how often, and whether it works again.
+//! Faults of the disks below a mount: what could not be done to what, since when, how often, and whether it works
+//! again.
 //!
 //! A fault is an operation of a disk, its error number, and the path; of a fault that is the whole disk's the path does
 //! not count. It is over when the same request works, or when a probe says so (`fs/probe.rs`).
 //!
 //! A user of the mount may make requests that meet a fault as fast as he can, on as many paths as he likes. So all is
-//! bounded: the faults that are kept, the bytes of each, the lines in the log; and what is done under the lock is to look
-//! through the few that are kept.
+//! bounded: the faults that are kept, the bytes of each, the lines in the log; and what is done under the lock is to
+//! look through the few that are kept.
 
 use super::counters::Operation;
 use crate::error::{Errno, Error, Verdict, errno_name};
@@ -119,11 +120,11 @@ struct Fault {
 pub struct Faults {
     /// A bit for each operation that meets a fault: what works costs one load.
     failing: AtomicU64,
-    seen: Mutex<Seen>,
+    seen: Mutex<Registry>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Registry {
     faults: Vec<Fault>,
     total: u64,
     kinds: BTreeMap<Kind, u64>,
@@ -232,7 +233,7 @@ impl Faults {
     }
 }
 
-impl Seen {
+impl Registry {
     /// Counts a fault; gives the line for the log, if one is due.
     fn note(&mut self, asked: &Asked<'_>, disk: Disk, met: Described, now: Instant, second: i64) -> Option<String> {
         let Described { kind, whole_disk, path, text } = met;

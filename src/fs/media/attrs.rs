@@ -2,7 +2,7 @@
 
 use super::content::drop_privileges;
 use super::descriptors::Access;
-use super::nodes::Backing;
+use super::node::Backing;
 use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fs::attr::{Attr, Ttl};

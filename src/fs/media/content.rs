@@ -1,7 +1,7 @@
 //! Contents of media nodes: read, written, synced.
 
 use super::descriptors::Access;
-use super::nodes::{Backing, Look, MediaNode};
+use super::node::{Backing, Look, MediaNode};
 use super::{Media, Task};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fs::{Contents, ReadBytes};
@@ -15,8 +15,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Who reads on and on is soon asked for in pieces of at least this length. A short one, at the end of a log perhaps, may be
-/// written to again soon, and is left in the page cache.
+/// Who reads on and on is soon asked for in pieces of at least this length. A short one, at the end of a log perhaps,
+/// may be written to again soon, and is left in the page cache.
 const READ_ON: usize = 128 << 10;
 /// How long after the last write a file is on disk: letting go of it before would make its reader wait for the writing.
 const WRITTEN_OUT: Duration = Duration::from_secs(60);

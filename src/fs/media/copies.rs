@@ -3,7 +3,8 @@
 use super::limits::disk_bytes;
 use super::lookup::Visible;
 use super::mutate::Materials;
-use super::nodes::{Backing, MediaNode, Nodes};
+use super::node::{Backing, MediaNode};
+use super::nodes::Nodes;
 use super::{Media, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
@@ -74,8 +75,8 @@ impl Media {
                 if let Some(path) = path {
                     self.may_make(path, task.caller)?;
                 }
-                // A name that still shows it shows it in the release that is served: the same content, and perhaps other
-                // attributes than in the release that it was looked up in.
+                // A name that still shows it shows it in the release that is served: the same content, and perhaps
+                // other attributes than in the release that it was looked up in.
                 let (release, index) = shown.map_or((release.clone(), *index), |shown| (shown.release, shown.index));
                 if release.manifest.node(index)?.kind == Kind::File {
                     let copy = self.copy(task, path.map(Vec::as_slice), &release, index, keep)?;

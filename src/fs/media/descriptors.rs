@@ -1,7 +1,7 @@
 //! Descriptors of media files, kept open for a moment.
 
 use super::Media;
-use super::nodes::{Backing, MediaNode};
+use super::node::{Backing, MediaNode};
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
 use lru::LruCache;
@@ -31,8 +31,8 @@ struct Open {
     used: Instant,
 }
 
-/// The descriptors, by node. The lock is a leaf; what falls out is closed by the caller, with no lock held, since closing
-/// may wait for the disk.
+/// The descriptors, by node. The lock is a leaf; what falls out is closed by the caller, with no lock held, since
+/// closing may wait for the disk.
 #[derive(Debug)]
 pub(super) struct Descriptors(Mutex<LruCache<(NodeId, Access), Open>>);
 

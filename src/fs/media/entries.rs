@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 
 impl Visible<'_> {
     /// The visible names of a directory: number for d_ino, type, name. Names that come or go meanwhile may be in it or
-    /// not; of all others none is missing: the layers are read in the order in which no step moves a name past the reader.
+    /// not; of all others none is missing: the layers are read in the order in which no step moves a name past the
+    /// reader.
     pub(super) fn entries(&self, path: &[u8]) -> Result<Vec<(NodeId, Type, Vec<u8>)>> {
         let home = &self.media.home;
         let mut found = BTreeMap::new();

@@ -18,7 +18,7 @@ const OLD_WHEN_FULL: Duration = Duration::from_secs(5);
 
 /// What the scopes take.
 #[derive(Debug, Default)]
-pub struct Usage(Mutex<HashMap<ScopeId, Used>>);
+pub(super) struct Usage(Mutex<HashMap<ScopeId, Used>>);
 
 #[derive(Debug, Default)]
 struct Used {
@@ -32,13 +32,13 @@ struct Used {
 }
 
 /// Bytes that a file takes on disk.
-pub fn disk_bytes(stat: &Stat) -> i64 {
+pub(super) fn disk_bytes(stat: &Stat) -> i64 {
     stat.st_blocks.saturating_mul(512)
 }
 
 impl Usage {
     /// Whether so many bytes more stay within the limit.
-    pub fn fits(&self, scope: ScopeId, limit: u64, more: u64) -> bool {
+    pub(super) fn fits(&self, scope: ScopeId, limit: u64, more: u64) -> bool {
         let mut all = self.0.lock();
         let used = all.entry(scope).or_default();
         let fits = used.measured.is_none() || used.bytes.max(0) as u64 + more <= limit;
@@ -47,7 +47,7 @@ impl Usage {
     }
 
     /// A change of ours took so many bytes, or gave them back.
-    pub fn add(&self, scope: ScopeId, bytes: i64) {
+    pub(super) fn add(&self, scope: ScopeId, bytes: i64) {
         let mut all = self.0.lock();
         let used = all.entry(scope).or_default();
         used.bytes += bytes;
@@ -55,13 +55,13 @@ impl Usage {
     }
 
     /// Bytes that a scope takes, if they were measured.
-    pub fn bytes(&self, scope: ScopeId) -> Option<u64> {
+    pub(super) fn bytes(&self, scope: ScopeId) -> Option<u64> {
         let all = self.0.lock();
         all.get(&scope).filter(|used| used.measured.is_some()).map(|used| used.bytes.max(0) as u64)
     }
 
     /// Measures the scopes that have a limit and are due.
-    pub fn measure(&self, scopes: &Scopes, measure: impl Fn(ScopeId) -> crate::error::Result<u64>) {
+    pub(super) fn measure(&self, scopes: &Scopes, measure: impl Fn(ScopeId) -> crate::error::Result<u64>) {
         for scope in scopes.ids().filter(|scope| scopes.rules(*scope).limit.is_some()) {
             {
                 let mut all = self.0.lock();
@@ -88,7 +88,7 @@ impl Usage {
 
 /// A change that may grow or shrink a file of a scope with a limit: what came of it is counted at the end.
 #[must_use]
-pub struct UsageGuard<'a> {
+pub(super) struct UsageGuard<'a> {
     pub usage: &'a Usage,
     pub scope: ScopeId,
     pub file: Arc<File>,

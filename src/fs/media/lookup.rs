@@ -3,7 +3,8 @@
 //! Looking takes no lock that a change holds over the disk. So a look is made first and checked afterwards: if a step
 //! ended in its directory meanwhile, or the directory moved, the look is made again ([`Nodes::outran`]).
 
-use super::nodes::{Backing, Look, MediaNode, Nodes, Seen};
+use super::node::{Backing, Look, MediaNode};
+use super::nodes::{Nodes, Seen};
 use super::{Layered, Lower, Media};
 use crate::error::{Errno, Error, Result};
 use crate::fs::attr::{Attr, Entry, Ttl, Type};

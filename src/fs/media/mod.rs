@@ -14,6 +14,7 @@ mod listing;
 mod lookup;
 mod mutate;
 mod namespace;
+mod node;
 mod nodes;
 mod reaper;
 mod scopes;
@@ -42,7 +43,8 @@ use descriptors::Descriptors;
 use limits::{Usage, UsageGuard, disk_bytes};
 use lookup::Visible;
 use namespace::Namespace;
-use nodes::{Backing, MediaNode, Nodes};
+use node::{Backing, MediaNode};
+use nodes::Nodes;
 use parking_lot::{Condvar, Mutex};
 use reaper::Litter;
 use rustix::fs::Stat;
@@ -69,7 +71,7 @@ impl Caller {
 }
 
 /// A change that is asked for: what it is seen against, and in whose name it is done.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Task<'a> {
     /// The epoch that it is seen against.
     pub epoch: &'a Epoch,

@@ -1,8 +1,8 @@
 //! Who changes which names: changes in different directories run beside each other, those in one directory one by one.
 //!
-//! A change claims the directories in which it changes names, and the trees that it moves or takes away whole. Claims are
-//! held over disk work, so only changes wait for them, never looks, and never with another lock held. A claim waits for
-//! those before it that it conflicts with, so no two wait for each other.
+//! A change claims the directories in which it changes names, and the trees that it moves or takes away whole. Claims
+//! are held over disk work, so only changes wait for them, never looks, and never with another lock held. A claim waits
+//! for those before it that it conflicts with, so no two wait for each other.
 
 use super::nodes::is_within;
 use parking_lot::{Condvar, Mutex};

@@ -1,13 +1,14 @@
 //! Who a file in a scope is: the names of each node, and what is behind it.
 //!
-//! The number of a node is a pure function where it can be: of a directory that of its path, of a release's file that of
-//! its release node, of an upper file a hash of its device and inode. A node keeps its number when its file is copied up
-//! or its name moves; then this table alone knows.
+//! The number of a node is a pure function where it can be: of a directory that of its path, of a release's file that
+//! of its release node, of an upper file a hash of its device and inode. A node keeps its number when its file is
+//! copied up or its name moves; then this table alone knows.
 //!
 //! Disk and table are two things: a step changes the disk first and is noted here afterwards. So each step is announced
 //! ([`Nodes::begin_step`]) and ends here ([`Nodes::end_step`]), and who looked at the disk without a lock sees whether
 //! what it saw still holds ([`Nodes::outran`]).
 
+use super::node::{Backing, MediaNode, pure_of_file};
 use super::scopes::ScopeId;
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
@@ -15,7 +16,6 @@ use crate::fs::mount::{LookupRef, Mount};
 use crate::store::media::home::{FileId, Orphan, split};
 use crate::tree::union::{Onto, Step};
 use crate::tree::{Kind, Node, NodeId, Tree};
-use rustix::fs::Stat;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -26,91 +26,6 @@ const COUNTERS: usize = 4096;
 const MOVES: usize = 64;
 /// A name that no entry can have: nodes that change places wait there.
 const ASIDE: &[u8] = b"\0exchange";
-
-/// What is behind a node.
-#[derive(Clone, Debug)]
-pub(super) enum Backing {
-    /// A directory: whatever the layers have at its path.
-    Dir,
-    /// A file of the upper layer.
-    Upper(FileId),
-    /// A file or symlink of a release.
-    Lower {
-        /// The release, kept mapped as long as the node is.
-        release: Arc<Release>,
-        /// Its number there.
-        index: u32,
-        /// Its node there.
-        node: NodeId,
-    },
-}
-
-impl Backing {
-    fn same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Dir, Self::Dir) => true,
-            (Self::Upper(a), Self::Upper(b)) => a == b,
-            (Self::Lower { node: a, .. }, Self::Lower { node: b, .. }) => a == b,
-            _ => false,
-        }
-    }
-}
-
-/// How a file looked after our own last change or look at it: another look is somebody else's change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
-    size: i64,
-    /// Seconds since 1970, and nanoseconds.
-    mtime: (i64, i64),
-    ctime: (i64, i64),
-}
-
-impl Look {
-    pub(super) fn of(stat: &Stat) -> Self {
-        Self {
-            size: stat.st_size,
-            mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
-            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
-        }
-    }
-
-    /// Whether a file that may have been renamed since holds the same as it did.
-    pub(super) fn same_content(self, stat: &Stat) -> bool {
-        let now = Self::of(stat);
-        (self.size, self.mtime) == (now.size, now.mtime)
-    }
-}
-
-/// A node.
-#[derive(Clone, Debug)]
-pub(super) struct MediaNode {
-    /// Its paths; several for hard links that were looked up, none if it was unlinked or its name moved on.
-    pub(super) paths: Vec<Vec<u8>>,
-    /// The scope that it lies in: names never leave theirs.
-    pub(super) scope: ScopeId,
-    /// The device that what is behind it lies on; of what a release has, that of the directory above it.
-    pub(super) disk: u64,
-    /// Where it is kept after its last name went.
-    pub(super) orphan: Option<Orphan>,
-    /// What is behind it.
-    pub(super) backing: Backing,
-    /// How its file looked after our own last change or look.
-    pub(super) look: Option<Look>,
-    /// Changes of ours that are under way: until they are over, nobody can say whose a change is.
-    pub(super) changing: u32,
-    /// How many changes of ours began.
-    pub(super) changes: u64,
-    /// Steps under way that change its names: until they are over, nobody else does.
-    pub(super) moving: u32,
-}
-
-impl MediaNode {
-    /// Whether it is found at the same place as before.
-    pub(super) fn same_place(&self, before: &Self) -> bool {
-        let orphaned = self.orphan.is_some() == before.orphan.is_some();
-        self.paths == before.paths && orphaned && self.backing.same(&before.backing)
-    }
-}
 
 /// When a look at the names of a directory began: how many steps there, and how many moves of directories, had ended.
 #[derive(Clone, Copy, Debug)]
@@ -229,8 +144,8 @@ impl Nodes {
         Seen { dir, ended: self.ended[self.counter(dir)], moved: self.moved }
     }
 
-    /// Whether what a look saw may not hold any more: a step ended meanwhile. At most one step at a time is under way in
-    /// a directory, and a look that one step overlaps sees the state before it or the one after it.
+    /// Whether what a look saw may not hold any more: a step ended meanwhile. At most one step at a time is under way
+    /// in a directory, and a look that one step overlaps sees the state before it or the one after it.
     pub(super) fn outran(&self, seen: &Seen<'_>) -> bool {
         let since = (self.moved - seen.moved) as usize;
         let mut moves = self.last_moved.iter().take(since).flatten();
@@ -539,9 +454,4 @@ fn paths_of(step: &Step) -> impl Iterator<Item = &[u8]> {
 /// Whether a path is this directory or lies in it.
 pub(super) fn is_within(path: &[u8], dir: &[u8]) -> bool {
     path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-}
-
-/// The number of an upper file, where nothing else is known of it.
-fn pure_of_file(id: FileId) -> NodeId {
-    NodeId(id.hash()).scoped()
 }

@@ -1,6 +1,6 @@
 //! What is let go of, and the disk work of it: files that were unlinked while open and that nobody can reach any more,
-//! and descriptors to close. A FORGET is noted only; a thread of the worker's does the rest, so that whoever answers the
-//! kernel never waits for it.
+//! and descriptors to close. A FORGET is noted only; a thread of the worker's does the rest, so that whoever answers
+//! the kernel never waits for it.
 
 use super::Media;
 use super::descriptors::Closing;

@@ -72,7 +72,7 @@ impl Truncation {
 
 /// Those that may be under way.
 #[derive(Default)]
-pub struct Truncations {
+pub(super) struct Truncations {
     under_way: Mutex<HashMap<NodeId, Truncation>>,
     /// How many there are: most reads need not take the lock.
     count: AtomicUsize,
@@ -82,7 +82,7 @@ pub struct Truncations {
 
 impl Truncations {
     /// A file is about to be truncated for this thread.
-    pub fn begin(&self, node: NodeId, thread: u32, file: &File, size: u64) -> rustix::io::Result<()> {
+    pub(super) fn begin(&self, node: NodeId, thread: u32, file: &File, size: u64) -> rustix::io::Result<()> {
         let to = rustix::fs::fstat(file)?.st_size as u64;
         if size >= to {
             return Ok(());
@@ -100,7 +100,7 @@ impl Truncations {
     }
 
     /// A change of this node begins, so the kernel has the answer to a truncation before it.
-    pub fn end(&self, node: NodeId) {
+    pub(super) fn end(&self, node: NodeId) {
         if !self.remove(|of, _| of == node) {
             return;
         }
@@ -110,12 +110,12 @@ impl Truncations {
     }
 
     /// The truncation failed, or the node is gone.
-    pub fn cancel(&self, node: NodeId) {
+    pub(super) fn cancel(&self, node: NodeId) {
         self.remove(|of, _| of == node);
     }
 
     /// This thread asks for something of the node: so it has the answer to what it asked before.
-    pub fn note_request(&self, node: NodeId, thread: u32) {
+    pub(super) fn note_request(&self, node: NodeId, thread: u32) {
         if self.count.load(Ordering::Acquire) > 0
             && let Some(truncation) = self.under_way.lock().get_mut(&node)
         {
@@ -124,7 +124,7 @@ impl Truncations {
     }
 
     /// Lets go of those that were answered long ago.
-    pub fn forget_old(&self) {
+    pub(super) fn forget_old(&self) {
         self.remove(|_, truncation| truncation.begun.elapsed() > EMPTIED);
     }
 
@@ -138,7 +138,7 @@ impl Truncations {
     }
 
     /// What a read of `at..end` gets that met the end of the file at `at`.
-    pub fn beyond(&self, node: NodeId, thread: u32, at: u64, end: u64) -> Vec<u8> {
+    pub(super) fn beyond(&self, node: NodeId, thread: u32, at: u64, end: u64) -> Vec<u8> {
         let bytes = self.taken(node, at, end);
         let mut readers = self.readers.lock();
         if readers.len() == READERS {

@@ -1,9 +1,9 @@
 //! Large files go to disk while they are still being written.
 //!
-//! Left to itself the kernel waits up to half a minute before it begins (dirty_expire_centisecs), and keeps all of it twice
-//! meanwhile: in the pages of the mount and in those of the file below. So an fsync at the end of an upload waits for the
-//! whole of it, and everybody else's behind it. Here whoever writes on and on has each step written out as it is complete,
-//! and what the disk has taken is let go of below.
+//! Left to itself the kernel waits up to half a minute before it begins (dirty_expire_centisecs), and keeps all of it
+//! twice meanwhile: in the pages of the mount and in those of the file below. So an fsync at the end of an upload waits
+//! for the whole of it, and everybody else's behind it. Here whoever writes on and on has each step written out as it
+//! is complete, and what the disk has taken is let go of below.
 
 use crate::error::Result;
 use crate::tree::NodeId;
@@ -28,7 +28,7 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Files that are being written on and on.
 #[derive(Debug)]
-pub struct Writeback {
+pub(super) struct Writeback {
     runs: Arc<Mutex<LruCache<NodeId, Run>>>,
     ready: OnceLock<SyncSender<NodeId>>,
 }
@@ -40,7 +40,8 @@ struct Run {
     end: u64,
     /// Whether the thread knows of it.
     waits: bool,
-    /// Open for reading, since a step was flushed_to: that keeps the inode, and with it an error of the disk's, for the fsync.
+    /// Open for reading, since a step was flushed_to: that keeps the inode, and with it an error of the disk's, for the
+    /// fsync.
     file: Option<Arc<File>>,
     used: Instant,
 }
@@ -77,7 +78,7 @@ impl Default for Writeback {
 
 impl Writeback {
     /// A file was written to from `begin` to `end`; `open` opens it for reading.
-    pub fn wrote(&self, node: NodeId, begin: u64, end: u64, open: impl FnOnce() -> Result<Arc<File>>) {
+    pub(super) fn wrote(&self, node: NodeId, begin: u64, end: u64, open: impl FnOnce() -> Result<Arc<File>>) {
         // Most files never come this far, and must not displace those that do.
         if end < STEP {
             return;
@@ -99,12 +100,12 @@ impl Writeback {
     }
 
     /// A file was synced, or is not what it was. Gives its descriptor: closing it may wait for the disk.
-    pub fn end(&self, node: NodeId) -> Option<Arc<File>> {
+    pub(super) fn end(&self, node: NodeId) -> Option<Arc<File>> {
         self.runs.lock().pop(&node)?.file
     }
 
     /// Lets go of files that nobody writes to any more.
-    pub fn forget_old(&self) {
+    pub(super) fn forget_old(&self) {
         let mut runs = self.runs.lock();
         let idle: Vec<_> = runs.iter().filter(|(_, run)| run.used.elapsed() > IDLE).map(|(node, _)| *node).collect();
         let gone: Vec<_> = idle.iter().filter_map(|node| runs.pop(node)).collect();
@@ -113,7 +114,8 @@ impl Writeback {
     }
 }
 
-/// Starts the thread: a disk whose queue is full makes the one wait who asks it, and that must not be who serves the mount.
+/// Starts the thread: a disk whose queue is full makes the one wait who asks it, and that must not be who serves the
+/// mount.
 fn start(runs: Arc<Mutex<LruCache<NodeId, Run>>>) -> SyncSender<NodeId> {
     let (ready, nodes) = sync_channel(FILES.get());
     if let Err(error) =
@@ -128,7 +130,8 @@ fn write_out(runs: &Mutex<LruCache<NodeId, Run>>, nodes: Receiver<NodeId>) {
     for node in nodes {
         let taken = runs.lock().peek_mut(&node).map(|run| (run.file.clone(), run.take()));
         let Some((Some(file), range)) = taken else { continue };
-        // Begins to write what is dirty, and lets go of what is not (mm/fadvise.c). Advice: if it fails, the kernel does it later.
+        // Begins to write what is dirty, and lets go of what is not (mm/fadvise.c). Advice: if it fails, the kernel
+        // does it later.
         let length = NonZeroU64::new(range.end - range.start);
         let _ = rustix::fs::fadvise(&*file, range.start, length, Advice::DontNeed);
     }

@@ -1,9 +1,9 @@
 //! What is active: one small file, replaced as a whole.
 
-pub mod stamps;
+pub(crate) mod stamps;
 
 use crate::error::{Context, Error, Result};
-use crate::protocol::{EncodedPath, Faults, Refused, Status, Tidy, Time};
+use crate::protocol::{EncodedPath, Faults, Refused, StoreStatus, Tidy, Time};
 use crate::store::Store;
 use crate::store::durable::with_reserve;
 use crate::tree::ReleaseName;
@@ -58,8 +58,8 @@ impl Store {
     }
 
     /// The status of the store with this release active, as long as it is not mounted; a mount adds what it knows.
-    pub fn status(&self, active: Option<&Active>) -> Status {
-        Status {
+    pub fn status(&self, active: Option<&Active>) -> StoreStatus {
+        StoreStatus {
             store: EncodedPath::from(self.root()),
             mountpoint: None,
             release: active.map(|active| active.release.clone()),

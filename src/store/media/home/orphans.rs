@@ -1,5 +1,5 @@
-//! Leaves that lost their last name and may be open: kept by a name in `orphans/`, or where the disk has no room for one
-//! by a descriptor.
+//! Leaves that lost their last name and may be open: kept by a name in `orphans/`, or where the disk has no room for
+//! one by a descriptor.
 
 use super::{Home, split};
 use crate::error::{Errno, Error, OnDisk, Result};

@@ -1,0 +1,98 @@
+//! One node of a scope: its names, what is behind it, and what is under way with it.
+
+use super::scopes::ScopeId;
+use crate::fs::epoch::Release;
+use crate::store::media::home::{FileId, Orphan};
+use crate::tree::NodeId;
+use rustix::fs::Stat;
+use std::sync::Arc;
+
+/// What is behind a node.
+#[derive(Clone, Debug)]
+pub(super) enum Backing {
+    /// A directory: whatever the layers have at its path.
+    Dir,
+    /// A file of the upper layer.
+    Upper(FileId),
+    /// A file or symlink of a release.
+    Lower {
+        /// The release, kept mapped as long as the node is.
+        release: Arc<Release>,
+        /// Its number there.
+        index: u32,
+        /// Its node there.
+        node: NodeId,
+    },
+}
+
+impl Backing {
+    pub(super) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Dir, Self::Dir) => true,
+            (Self::Upper(a), Self::Upper(b)) => a == b,
+            (Self::Lower { node: a, .. }, Self::Lower { node: b, .. }) => a == b,
+            _ => false,
+        }
+    }
+}
+
+/// How a file looked after our own last change or look at it: another look is somebody else's change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    size: i64,
+    /// Seconds since 1970, and nanoseconds.
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Look {
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self {
+            size: stat.st_size,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        }
+    }
+
+    /// Whether a file that may have been renamed since holds the same as it did.
+    pub(super) fn same_content(self, stat: &Stat) -> bool {
+        let now = Self::of(stat);
+        (self.size, self.mtime) == (now.size, now.mtime)
+    }
+}
+
+/// A node.
+#[derive(Clone, Debug)]
+pub(super) struct MediaNode {
+    /// Its paths; several for hard links that were looked up, none if it was unlinked or its name moved on.
+    pub(super) paths: Vec<Vec<u8>>,
+    /// The scope that it lies in: names never leave theirs.
+    pub(super) scope: ScopeId,
+    /// The device that what is behind it lies on; of what a release has, that of the directory above it.
+    pub(super) disk: u64,
+    /// Where it is kept after its last name went.
+    pub(super) orphan: Option<Orphan>,
+    /// What is behind it.
+    pub(super) backing: Backing,
+    /// How its file looked after our own last change or look.
+    pub(super) look: Option<Look>,
+    /// Changes of ours that are under way: until they are over, nobody can say whose a change is.
+    pub(super) changing: u32,
+    /// How many changes of ours began.
+    pub(super) changes: u64,
+    /// Steps under way that change its names: until they are over, nobody else does.
+    pub(super) moving: u32,
+}
+
+impl MediaNode {
+    /// Whether it is found at the same place as before.
+    pub(super) fn same_place(&self, before: &Self) -> bool {
+        let orphaned = self.orphan.is_some() == before.orphan.is_some();
+        self.paths == before.paths && orphaned && self.backing.same(&before.backing)
+    }
+}
+
+/// The number of an upper file, where nothing else is known of it.
+pub(super) fn pure_of_file(id: FileId) -> NodeId {
+    NodeId(id.hash()).scoped()
+}
