@@ -1,6 +1,6 @@
 //! Changes in different directories of one scope.
 
-use super::looks::{LetGo, Looks, join, still_stuck, wait_for_requests, wait_until};
+use super::looks::{LetGo, Looks, SHORT_PATIENCE, join, still_stuck, wait_for_requests, wait_until};
 use super::passthrough::Passthrough;
 use super::shop::{Shop, UPLOADS, random};
 use super::support::skip_mounted;
@@ -161,7 +161,7 @@ fn changes_in_different_directories_run_beside_each_other() {
             let held = vec![threads.spawn(|| WWW_DATA.work_in(&own, stuck.change))];
             wait_until(what, || gate.held() == 1);
             wait_for_requests(connection, 1);
-            let missed = Looks::new()
+            let missed = Looks::patient(SHORT_PATIENCE)
                 .with(format!("{what}: changes by root"), || ROOT.work_in(&scope.join(by_root), change_everything))
                 .with(format!("{what}: changes by the web server"), || {
                     WWW_DATA.work_in(&scope.join(by_web), change_everything);

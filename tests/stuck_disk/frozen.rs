@@ -1,6 +1,6 @@
 //! A disk that is frozen for a snapshot.
 
-use super::looks::{Hold, LetGo, Looks, join, still_stuck, wait_for_requests};
+use super::looks::{Hold, LetGo, Looks, SHORT_PATIENCE, join, still_stuck, wait_for_requests};
 use super::shop::{CODE, Shop, UPLOADS, upload, upload_path};
 use super::support::disk::SmallDisk;
 use super::support::frozen::Frozen;
@@ -29,6 +29,8 @@ fn a_frozen_disk_stops_those_who_write_and_nobody_who_looks() {
         // Anew, so that the kernel knows nothing.
         let connection = shop.mount();
         let scope = shop.scope();
+        // All but their directories, for each writer to have a request of his own.
+        writers.dirs().chain(["touched"]).for_each(|dir| drop(fs::metadata(scope.join(dir)).unwrap()));
         thread::scope(|threads| {
             let frozen = Frozen::freeze(disk.path());
             let touch = scope.join(&touched);
@@ -177,7 +179,7 @@ fn whoever_looks_is_answered_in_the_very_directory_of_a_stuck_change() {
             let _thawed = LetGo(&frozen);
             let stuck = vec![threads.spawn(|| WWW_DATA.work_in(&at, change))];
             wait_for_requests(connection, 1);
-            let missed = Looks::new()
+            let missed = Looks::patient(SHORT_PATIENCE)
                 .with(format!("{what}: names in its directory"), || {
                     (0..KNOWN).for_each(|number| look_at(&at, &open, number));
                 })

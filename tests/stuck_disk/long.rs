@@ -1,6 +1,6 @@
 //! Long pieces of work in a scope: large files of the release that are copied up, and many that are removed.
 
-use super::looks::{LetGo, Looks, Times, join, still_stuck, wait_for_requests, wait_until};
+use super::looks::{LetGo, Looks, SHORT_PATIENCE, Times, join, still_stuck, wait_for_requests, wait_until};
 use super::passthrough::Passthrough;
 use super::shop::{EACH, Shop, UPLOADS, random, upload, upload_path};
 use super::support::skip_mounted;
@@ -100,7 +100,7 @@ fn a_large_file_that_is_copied_up_for_a_new_name_makes_nobody_wait() {
             let held = vec![threads.spawn(|| (naming.name)(&dir.join("large"), &to))];
             wait_until(what, || gate.held() == 1);
             wait_for_requests(connection, 1);
-            let missed = Looks::new()
+            let missed = Looks::patient(SHORT_PATIENCE)
                 .with(format!("{what}: visits elsewhere"), || (0..VISITS).for_each(|_| visits.one()))
                 .with(format!("{what}: a name in its directory"), || {
                     assert_eq!(fs::read_to_string(dir.join("known")).unwrap(), "known");

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 /// After so long without an answer there will be none: what is held up is let go, so that the test comes to its end. On a
 /// right verfs nothing ever waits for this.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The same where there are many small things, one after the other.
+pub const SHORT_PATIENCE: Duration = Duration::from_secs(8);
 /// Between two looks at something that is awaited.
 const GLANCE: Duration = Duration::from_millis(2);
 

@@ -60,6 +60,11 @@ impl Writers {
         writers
     }
 
+    /// The directories that they write in, below the scope; some more than once.
+    pub fn dirs(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().filter_map(|writer| Some(writer.path.rsplit_once('/')?.0))
+    }
+
     /// Starts them, every other as the web server's user.
     pub fn start<'s>(&'s self, threads: &'s Scope<'s, '_>, scope: &'s Path) -> Vec<ScopedJoinHandle<'s, ()>> {
         let start = |(number, writer): (usize, &'s Writer)| {

@@ -9,6 +9,7 @@ pub mod control;
 pub mod deadline;
 pub mod disk;
 pub mod frozen;
+pub mod guardian;
 pub mod pages;
 pub mod rig;
 pub mod seen;

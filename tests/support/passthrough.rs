@@ -5,7 +5,9 @@
 //! extended attributes; what is below lies in memory.
 
 use super::gate::{Asked, Gate};
+use super::support::deadline;
 use super::support::disk::SmallDisk;
+use super::support::guardian::Guardian;
 use fuser::{
     BackgroundSession, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -38,6 +40,7 @@ pub struct Passthrough {
     mountpoint: PathBuf,
     disk: Disk,
     _session: BackgroundSession,
+    _guardian: Guardian,
     _below: SmallDisk,
 }
 
@@ -59,7 +62,13 @@ impl Passthrough {
         config.acl = SessionACL::All;
         config.n_threads = Some(THREADS);
         let session = Session::from_fd(disk.clone(), OwnedFd::from(device), SessionACL::All, config).unwrap();
-        Passthrough { mountpoint, disk, _session: session.spawn().unwrap(), _below: in_memory }
+        // The threads of a test that ends may wait for what only they could answer.
+        let connection = deadline::connection_of(&mountpoint).unwrap();
+        assert_eq!(deadline::waiting(connection), "0", "requests of a disk that nobody has looked at");
+        let last =
+            format!("echo 1 >/sys/fs/fuse/connections/{connection}/abort; umount --lazy \"$0/slow\" \"$0/below\"");
+        let guardian = Guardian::start(&last, dir);
+        Passthrough { mountpoint, disk, _session: session.spawn().unwrap(), _guardian: guardian, _below: in_memory }
     }
 
     /// Where it is mounted.
