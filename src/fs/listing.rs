@@ -124,7 +124,7 @@ impl Fs {
     fn top_listed(&self, epoch: &Epoch, dir: NodeId, name: &[u8]) -> Result<Option<Listed>> {
         let Some(media) = &self.media else { return Ok(None) };
         let Some(scope) = media.scopes.top(dir, name) else { return Ok(None) };
-        let entry = media.lookup_top(epoch, scope)?;
+        let entry = media.list_top(epoch, scope)?;
         Ok(entry.attr.map(|attr| Listed {
             name: name.to_vec(),
             cookie: 0,

@@ -147,10 +147,12 @@ impl Fs {
         self.media_of(node)?.disk_to_look(node)
     }
 
-    /// The same for who lists a directory: one of a release may show the top of a scope.
+    /// The same for who lists a directory: one of a release may show the top of a scope that nobody has looked at yet.
     pub fn disk_to_list(&self, dir: NodeId) -> Option<u64> {
         let media = self.media.as_ref()?;
-        match dir.is_scoped() || media.scopes.has_tops_in(dir) {
+        let epoch = self.epochs.load();
+        let unknown = |scope| !media.remembers_top(&epoch, scope);
+        match dir.is_scoped() || media.scopes.scopes_in(dir).any(unknown) {
             true => Some(media.disk_of(dir)),
             false => None,
         }

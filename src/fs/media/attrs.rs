@@ -72,7 +72,7 @@ impl Media {
         let begun = self.truncations.begin(node, task.caller.thread, &file, size);
         begun.on_disk("reading", || self.shown(node))?;
         let truncated = {
-            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
+            let _caller = AsCaller::new(task.caller.uid, task.caller.gid).on_disk("changing", || self.shown(node))?;
             rustix::fs::ftruncate(&*file, size)
         };
         if truncated.is_err() {

@@ -75,7 +75,7 @@ impl Media {
         let change = self.begin_change(node);
         let mut done = 0;
         {
-            let _caller = AsCaller::new(uid, gid);
+            let _caller = AsCaller::new(uid, gid).on_disk("writing", || self.shown(node))?;
             while done < bytes.len() {
                 let flags = if how.append { ReadWriteFlags::APPEND } else { ReadWriteFlags::empty() };
                 let slice = [std::io::IoSlice::new(&bytes[done..])];
@@ -120,7 +120,7 @@ impl Media {
         let _growth = self.grow(node, task.caller, &file, if takes { offset.saturating_add(len) } else { 0 })?;
         let change = self.begin_change(node);
         {
-            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
+            let _caller = AsCaller::new(task.caller.uid, task.caller.gid).on_disk("changing", || self.shown(node))?;
             rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode as u32), offset, len)
                 .on_disk("allocating", || self.shown(node))?;
         }
@@ -142,7 +142,7 @@ impl Media {
         let (len, mut into) = (len.min(most), to.1);
         let len = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
         let copied = {
-            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
+            let _caller = AsCaller::new(task.caller.uid, task.caller.gid).on_disk("changing", || self.shown(to.0))?;
             rustix::fs::copy_file_range(&**source, Some(&mut at), &*target, Some(&mut into), len)
                 .on_disk("copying to", || self.shown(to.0))?
         };

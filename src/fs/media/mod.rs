@@ -48,6 +48,7 @@ use nodes::Nodes;
 use parking_lot::{Condvar, Mutex};
 use reaper::Litter;
 use rustix::fs::Stat;
+use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -110,6 +111,8 @@ pub struct Media {
     truncations: Truncations,
     writeback: Writeback,
     litter: Litter,
+    /// How the top of each scope looked last, by its path.
+    tops: Mutex<HashMap<ScopeId, (Vec<u8>, Attr)>>,
     notice: OnceLock<Notice>,
     refused: Arc<Refused>,
     usage: Usage,
@@ -157,6 +160,7 @@ impl Media {
             truncations: Truncations::default(),
             writeback: Writeback::default(),
             litter: Litter::default(),
+            tops: Mutex::default(),
             notice: OnceLock::new(),
             refused,
             usage: Usage::default(),
@@ -331,7 +335,32 @@ impl Media {
 
     /// The top of a scope.
     pub fn lookup_top(&self, epoch: &Epoch, scope: ScopeId) -> Result<Entry> {
-        Visible { media: self, epoch }.entry(&self.scopes.top_path(scope, &epoch.release.name))
+        let path = self.scopes.top_path(scope, &epoch.release.name);
+        let entry = Visible { media: self, epoch }.entry(&path)?;
+        if let Some(attr) = entry.attr {
+            self.tops.lock().insert(scope, (path, attr));
+        }
+        Ok(entry)
+    }
+
+    /// The top of a scope as a listing shows it: as it looked last, if anybody looked. So no disk is asked, and nothing
+    /// of it may be believed.
+    pub(crate) fn list_top(&self, epoch: &Epoch, scope: ScopeId) -> Result<Entry> {
+        let path = self.scopes.top_path(scope, &epoch.release.name);
+        let remembered = self.tops.lock().get(&scope).filter(|(of, _)| *of == path).map(|(_, attr)| *attr);
+        let Some(attr) = remembered else { return self.lookup_top(epoch, scope) };
+        let mut nodes = self.nodes.lock();
+        let disk = nodes.disk_of(&path).unwrap_or(self.home.device());
+        let (node, lookup) = nodes.settle(&path, scope, disk, Backing::Dir);
+        drop(nodes);
+        let attr = Some(Attr { node, ..attr });
+        Ok(Entry { attr, entry_ttl: Ttl::Zero, attr_ttl: Ttl::Zero, lookup: Some(lookup) })
+    }
+
+    /// Whether anybody looked at the top of a scope.
+    pub(crate) fn remembers_top(&self, epoch: &Epoch, scope: ScopeId) -> bool {
+        let path = self.scopes.top_path(scope, &epoch.release.name);
+        self.tops.lock().get(&scope).is_some_and(|(of, _)| *of == path)
     }
 
     /// The attributes of a node.

@@ -96,7 +96,7 @@ impl Media {
         let make = |dir: &OwnedFd, name: &[u8]| {
             let inherits = self.rights == Rights::Acls && has_default_acl(dir)?;
             let mode = Mode::from_raw_mode(mode.mode & 0o7777 & !if inherits { 0 } else { mode.umask });
-            let _caller = AsCaller::new(task.caller.uid, task.caller.gid);
+            let _caller = AsCaller::new(task.caller.uid, task.caller.gid)?;
             match new {
                 New::File => {
                     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -107,9 +107,9 @@ impl Scopes {
         names
     }
 
-    /// Whether the top of a scope is in a directory of the release.
-    pub fn has_tops_in(&self, dir: NodeId) -> bool {
-        self.tops.keys().any(|(of, _)| *of == dir)
+    /// The scopes whose tops are in a directory of the release.
+    pub(crate) fn scopes_in(&self, dir: NodeId) -> impl Iterator<Item = ScopeId> {
+        self.tops.iter().filter(move |((of, _), _)| *of == dir).map(|(_, scope)| *scope)
     }
 
     /// The path of a scope's top in the writable layer, for this release.

@@ -1,4 +1,4 @@
-//! The only unsafe code: mapped files that survive going bad under us, and disk work in a caller's name.
+//! Mapped files that survive going bad under us.
 //!
 //! Manifests and packs are mapped, and the page of a mapped file that the disk cannot deliver, or that somebody cut
 //! off, raises SIGBUS. The handler here puts a page of zeros in its place and marks the mapping as bad, so
@@ -8,11 +8,10 @@
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Once, OnceLock};
 
 use memmap2::Mmap;
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 /// Mappings that the handler knows. Past this many, further ones are refused: a mount that keeps so many
 /// releases would also come near vm.max_map_count.
@@ -79,56 +78,6 @@ impl Drop for Mapped {
     fn drop(&mut self) {
         self.slot.len.store(0, Ordering::Release);
         self.slot.start.store(0, Ordering::Release);
-    }
-}
-
-/// While it lives, this thread's disk work is done as this user and group (setfsuid(2), setfsgid(2)): owners, quotas
-/// and the disk's reserve come out as if the caller had done it. What the caller may do the kernel has checked before
-/// it asked, with all the groups that the caller is in and that a request does not tell, so here nothing is checked
-/// again (CAP_DAC_OVERRIDE).
-#[derive(Debug)]
-pub struct AsCaller(());
-
-/// What setfsuid(2) to another user than root takes away and is kept.
-const UNCHECKED: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::DAC_READ_SEARCH);
-
-impl AsCaller {
-    /// From here on.
-    pub fn new(uid: u32, gid: u32) -> Self {
-        static OWN: OnceLock<Option<CapabilitySets>> = OnceLock::new();
-        let own = OWN.get_or_init(|| capabilities(None).ok());
-        // SAFETY: both calls change only this thread's credentials and touch no memory.
-        unsafe {
-            libc::setfsgid(gid);
-            libc::setfsuid(uid);
-        }
-        if let (Some(own), true) = (own, uid != 0) {
-            let effective = own.effective.difference(of_file_systems()).union(own.permitted.intersection(UNCHECKED));
-            // Without it the disk checks once more.
-            let _ = set_capabilities(None, CapabilitySets { effective, ..*own });
-        }
-        Self(())
-    }
-}
-
-/// What setfsuid(2) takes away (include/linux/capability.h, CAP_FS_SET).
-fn of_file_systems() -> CapabilitySet {
-    CapabilitySet::CHOWN
-        | CapabilitySet::MKNOD
-        | UNCHECKED
-        | CapabilitySet::FOWNER
-        | CapabilitySet::FSETID
-        | CapabilitySet::LINUX_IMMUTABLE
-        | CapabilitySet::MAC_OVERRIDE
-}
-
-impl Drop for AsCaller {
-    fn drop(&mut self) {
-        // SAFETY: as above; the user first, so that the right to change the group is back.
-        unsafe {
-            libc::setfsuid(libc::geteuid());
-            libc::setfsgid(libc::getegid());
-        }
     }
 }
 
