@@ -24,7 +24,7 @@ impl Fs {
         if is_media(dir) {
             return Ok(LISTINGS.fetch_add(1, Ordering::Relaxed));
         }
-        epoch.find(dir).map(|_| u64::from(epoch.switch))
+        self.noted(&Asked::of(Operation::Opendir, dir), epoch.find(dir).map(|_| u64::from(epoch.switch)))
     }
 
     /// A listing is over.

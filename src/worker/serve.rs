@@ -172,8 +172,8 @@ fn drop_capability(which: CapabilitySet) -> Result<()> {
     set_capabilities(None, sets).context(what)
 }
 
-/// What is needed beside requests: faults are tried again; and of the writable layer, pages dropped that somebody changed
-/// behind the mount, idle descriptors closed, and its scopes measured.
+/// What is needed beside requests: faults are tried again; and of the writable layer, pages dropped that somebody
+/// changed behind the mount, idle descriptors closed, and its scopes measured.
 fn tend(fs: &Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Result<()> {
     now_and_then("verfs-faults", fs, Fs::probe_faults)?;
     let Some(media) = &fs.media else { return Ok(()) };
@@ -186,7 +186,7 @@ fn tend(fs: &Arc<Fs>, kernel: Arc<OnceLock<Kernel>>) -> Result<()> {
     now_and_then("verfs-usage", fs, |fs| fs.media.iter().for_each(Media::measure))
 }
 
-/// Does something twice a second, as long as the mount is there. Each in a thread of its own: a disk may keep it waiting.
+/// Does something twice a second, as long as the mount is there, in a thread of its own: a disk may keep it waiting.
 fn now_and_then(thread: &str, fs: &Arc<Fs>, work: fn(&Fs)) -> Result<()> {
     let fs = Arc::downgrade(fs);
     std::thread::Builder::new()
