@@ -110,6 +110,11 @@ fn status_text(value: &Value) -> String {
         vec!["switches".to_owned(), word("switches")],
         vec!["process".to_owned(), word("worker_pid")],
     ];
+    if let Some(to) = value["switching"]["to"].as_str() {
+        let text = |key: &str| value["switching"][key].as_str().unwrap_or("nothing");
+        let (from, phase, since) = (text("from"), text("phase"), text("since"));
+        lines.push(vec!["switching".to_owned(), format!("{from} -> {to}, phase {phase}, since {since}")]);
+    }
     for limit in value["limits"].as_array().into_iter().flatten() {
         let used = limit["used"].as_u64().map_or("not measured yet".to_owned(), show_bytes);
         let most = show_bytes(limit["limit"].as_u64().unwrap_or_default());
