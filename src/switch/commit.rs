@@ -100,7 +100,7 @@ enum State {
 
 /// What is served while it switches.
 #[derive(Debug)]
-struct Live {
+struct ServedSwitch {
     epoch: Arc<Epoch>,
     pair: Arc<ReleasePair>,
     transition: Arc<Transition>,
@@ -111,7 +111,7 @@ struct Live {
 pub struct Commit {
     stamped: Stamped,
     /// `None`: nobody is served.
-    served: Option<Live>,
+    served: Option<ServedSwitch>,
     /// What a stuck client keeps the kernel from forgetting.
     leftover: Invalidations,
     state: State,
@@ -132,10 +132,10 @@ impl Commit {
         leftover: Invalidations,
     ) -> Result<Self> {
         let transition = Arc::new(Transition::new(&pair.changes, pair.keys()?));
-        Ok(Self::new(stamped, Some(Live { epoch, pair, transition }), leftover))
+        Ok(Self::new(stamped, Some(ServedSwitch { epoch, pair, transition }), leftover))
     }
 
-    fn new(stamped: Stamped, served: Option<Live>, leftover: Invalidations) -> Self {
+    fn new(stamped: Stamped, served: Option<ServedSwitch>, leftover: Invalidations) -> Self {
         Self { stamped, served, leftover, state: State::Begin, end: End::Switched(Tidy::Done) }
     }
 
@@ -218,7 +218,7 @@ impl Commit {
 
     fn swap(&mut self) -> Option<Effect> {
         self.state = State::Swapping;
-        let Live { epoch, pair, .. } = self.served.as_ref()?;
+        let ServedSwitch { epoch, pair, .. } = self.served.as_ref()?;
         Some(Effect::Swap(epoch.after(self.stamped.active().switch, pair.new.clone(), &pair.changes)))
     }
 
@@ -229,7 +229,7 @@ impl Commit {
 
     /// What was said in the transition, and what the kernel may have taken over of it.
     fn said(&self) -> Invalidations {
-        let Some(Live { pair, transition, .. }) = &self.served else { return Invalidations::default() };
+        let Some(ServedSwitch { pair, transition, .. }) = &self.served else { return Invalidations::default() };
         let entries = transition.noted().into_iter().map(|(dir, name)| (pair.known_as(dir), name));
         Invalidations { pairs: vec![(pair.clone(), Phase::AfterSwap)], entries: entries.collect() }
     }

@@ -292,8 +292,8 @@ impl Switcher {
             _ => format!("{} holds its lock", names.join(", ")),
         };
         Error::failed(format!(
-            "busy: the kernel could not drop what changes, and nothing moved for {} ms, because {who}; the old release stays. End that \
-             process, or let it go on, and switch again",
+            "busy: the kernel could not drop what changes, and nothing moved for {} ms, because {who}; the old release \
+             stays. End that process, or let it go on, and switch again",
             limit.as_millis()
         ))
     }
@@ -332,7 +332,7 @@ struct Disk<'a> {
 impl Runner for Disk<'_> {
     fn perform(&mut self, effect: Effect) -> Outcome {
         match effect {
-            Effect::Record(active) => return self.store.set_active(&active).into(),
+            Effect::Record(active) => return record(self.store, &active).into(),
             // After a failed write the disk may have taken it all the same, and must say what is served.
             Effect::Restore(active) if !matches!(self.store.active(), Ok(Some(there)) if there == active) => {
                 if let Err(error) = self.store.set_active(&active) {
@@ -390,6 +390,15 @@ impl Runner for Live<'_> {
         }
         Outcome::Done
     }
+}
+
+/// Makes a release the active one on disk. The file of the stamps is made with the first: a later switch on a disk without
+/// inodes has but the one of the reserve.
+fn record(store: &Store, active: &Active) -> Result<()> {
+    if active.stamps_len == 0 {
+        store.append_stamps(0, &[])?;
+    }
+    store.set_active(active)
 }
 
 /// The first release of a store, which becomes active when it is mounted.
