@@ -392,8 +392,8 @@ impl Runner for Live<'_> {
     }
 }
 
-/// Makes a release the active one on disk. The file of the stamps is made with the first: a later switch on a disk without
-/// inodes has but the one of the reserve.
+/// Makes a release the active one on disk. The file of the stamps is made with the first: a later switch on a disk
+/// without inodes has but the one of the reserve.
 fn record(store: &Store, active: &Active) -> Result<()> {
     if active.stamps_len == 0 {
         store.append_stamps(0, &[])?;
