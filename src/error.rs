@@ -215,12 +215,14 @@ pub fn verdict(operation: &str, errno: Errno) -> Verdict {
         // A file was replaced behind the mount. An NFS server that was set up anew says the same: then all is ESTALE,
         // and only a new mount of the disk helps.
         | (_, Errno::STALE)
-        // Limits of the disk's format.
-        | (_, Errno::NAMETOOLONG | Errno::FBIG | Errno::MLINK | Errno::TOOBIG | Errno::OVERFLOW | Errno::RANGE)
+        // Limits of the disk's format: names that are too long, or are not UTF-8 where they must be; lengths, links.
+        | (_, Errno::NAMETOOLONG | Errno::ILSEQ | Errno::FBIG | Errno::MLINK | Errno::TOOBIG)
+        | (_, Errno::OVERFLOW | Errno::RANGE)
         // In use as what is run, or as a mountpoint.
         | (_, Errno::TXTBSY | Errno::BUSY)
         // What this disk cannot do, or nobody: an attribute without a value, a rename to another disk, odd arguments.
-        | (_, Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY | Errno::XDEV | Errno::INVAL | Errno::SPIPE)
+        | (_, Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY | Errno::SPIPE)
+        | (_, Errno::XDEV | Errno::INVAL)
         // Try again.
         | (_, Errno::INTR | Errno::AGAIN) => Verdict::Answer,
 
@@ -234,7 +236,7 @@ pub fn verdict(operation: &str, errno: Errno) -> Verdict {
         // Not the disk but this machine has too little. No user can bring it about: descriptors are bounded.
         | (_, Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Verdict::DiskFault,
 
-        // EIO, EUCLEAN, EBADMSG, EREMOTEIO, EILSEQ: what cannot be read may be one block.
+        // EIO, EUCLEAN, EBADMSG, EREMOTEIO: what cannot be read may be one block.
         _ => Verdict::FileFault,
     }
 }
@@ -366,6 +368,7 @@ mod tests {
             ("making", libc::ENAMETOOLONG, Answer),
             ("opening", libc::ETXTBSY, Answer),
             ("opening", libc::ESTALE, Answer),
+            ("making", libc::EILSEQ, Answer),
             // One that the table does not list.
             ("opening", libc::EKEYREVOKED, FileFault),
         ];

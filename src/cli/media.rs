@@ -22,11 +22,11 @@ const RESTORE_WAIT: Duration = Duration::from_secs(120);
 #[command(after_help = "Example: verfs media adopt /var/www/uploads")]
 pub(super) struct Media {
     #[command(subcommand)]
-    verb: Verb,
+    verb: MediaVerb,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
+enum MediaVerb {
     Adopt(Adopt),
     Restore(Restore),
 }
@@ -58,8 +58,8 @@ struct Restore {
 pub(super) fn media(verb: &Media, store: Option<&Path>, output: Output) -> Result<()> {
     let store = which::store(store)?;
     match &verb.verb {
-        Verb::Adopt(verb) => adopt(verb, &store, output),
-        Verb::Restore(verb) => restore(verb, &store, output),
+        MediaVerb::Adopt(verb) => adopt(verb, &store, output),
+        MediaVerb::Restore(verb) => restore(verb, &store, output),
     }
 }
 

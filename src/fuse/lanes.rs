@@ -6,7 +6,7 @@
 //! it off. A lane whose first request does not get on gets more threads, up to [`MOST_THREADS`]. So threads that take
 //! requests from the kernel are always left, and a lane waits only for its own disk.
 //!
-//! The locks are leaves; no request runs under one.
+//! No request runs under a lock. A queue's lock is a leaf; the list of lanes and the watch take it for an instant.
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};

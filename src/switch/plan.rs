@@ -105,8 +105,8 @@ impl Plan {
 fn advise(error: Error, served: &Release, next: &ReleaseName) -> Error {
     match &error {
         Error::Damaged(text) if served.manifest.verify().is_err() => Error::damaged(format!(
-            "{text}. It is the release that is served, so it can be left only without a mount: `verfs umount`, `verfs switch \
-             {next}`, `verfs mount`"
+            "{text}. It is the release that is served, so it can be left only without a mount: `verfs umount`, \
+             `verfs switch {next}`, `verfs mount`"
         )),
         _ => error,
     }

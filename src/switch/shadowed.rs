@@ -79,7 +79,8 @@ impl MediaDisk {
             Some(Ok(shadowed)) => Looked { shadowed: Some(shadowed), warning: None },
             Some(Err(error)) => unknown(error.to_string()),
             None => unknown(format!(
-                "the disk of {home} has not answered for {} s. Release files are served; what needs that disk waits for it",
+                "the disk of {home} has not answered for {} s. Release files are served; what needs that disk waits \
+                 for it",
                 PATIENCE.as_secs()
             )),
         })

@@ -40,7 +40,7 @@ const READ_AHEAD: u32 = 1024;
 
 /// How a store is to be mounted.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Where.
     pub mountpoint: PathBuf,
     /// Mount over a directory that is not empty.
@@ -51,7 +51,7 @@ pub struct Options {
 
 /// A mount that answers.
 #[derive(Clone, Debug)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// The release that is served.
     pub release: String,
     /// Where, without symlinks.
@@ -64,7 +64,7 @@ enum Event {
 }
 
 /// Mounts a store and serves it until it is unmounted. `ready` is called once it answers.
-pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Result<()> {
+pub(crate) fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Result<()> {
     let prepared = prepare(store, options)?;
     let group = group_id(&prepared.store.settings().access.group)?;
     let listener = Listener::bind(&prepared.store.socket_path(), group)?;

@@ -282,7 +282,7 @@ fn show_refused((total, most): (u64, Vec<Refusal>)) -> Refused {
 }
 
 /// What a switch did, as it is answered and printed, with a mount and without.
-pub fn report(switched: Switched) -> protocol::Switched {
+pub(crate) fn report(switched: Switched) -> protocol::Switched {
     let mut warnings = switched.warnings;
     let shown = fitting(&warnings, PAGE);
     if shown < warnings.len() {

@@ -70,8 +70,8 @@ impl Gate {
     }
 
     /// Closes the gate to newcomers and returns when nobody is in the middle any more: when nobody has passed for a
-    /// while, a fifth of `longest` at first, and nobody who passed is running. At once if nobody asked; after twice
-    /// `longest` in any case.
+    /// while, a fifth of `longest` at first, and nobody who passed is running. At once if nobody asked; in any case
+    /// after 2.2 times `longest`: the fifth below, and twice `longest` with the gate closed.
     ///
     /// `dropped` is when the kernel had forgotten the changed names: a thread whose first call needed no lookup before
     /// that is not known here, and gets a fifth of `longest` from then on for its second.
