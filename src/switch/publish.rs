@@ -1,5 +1,4 @@
-//! What everybody may see of a switch at any time. Whoever switches publishes it; nobody who reads it waits for a
-//! switch.
+//! The state of a switch for everybody to see. The switch publishes it, and no reader waits for a switch.
 
 use crate::store::active::Active;
 use parking_lot::RwLock;

@@ -81,7 +81,7 @@ struct Mounting {
     mountpoint: PathBuf,
 }
 
-/// Whoever switches has it.
+/// What one switch at a time holds.
 #[derive(Debug)]
 struct Turn {
     active: Option<Active>,

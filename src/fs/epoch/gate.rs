@@ -1,4 +1,4 @@
-//! The gate before the swap: who is in the middle of a file finishes with it, everybody else waits for the swap.
+//! The gate before the swap: a thread in the middle of a file finishes with it, every other one waits for the swap.
 //!
 //! Programs look a file up more than once: for its length, then to open it (Apache, nginx, rsync). A swap in between
 //! gives the length of one release with the content of another: for a web server's visitor a torn file. So before the
@@ -101,7 +101,7 @@ impl Gate {
         }
     }
 
-    /// Lets everybody go: after the swap, and also if there will be none.
+    /// Opens for good, after the swap or without one, and answers the requests that waited.
     pub fn end(&self) {
         let waiting = {
             let mut state = self.0.lock();
