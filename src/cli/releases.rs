@@ -5,7 +5,8 @@ use super::which;
 use crate::error::Result;
 use crate::fs::media;
 use crate::protocol::{
-    Change, Difference, EncodedPath, How, Listed, LogLine, Shadowed, ShadowedName, State, StoreStatus, Time, request,
+    Change, Difference, EncodedPath, How, Listed, LogLine, Shadowed, ShadowedName, State, StoreStatus, Switching, Time,
+    request,
 };
 use crate::store::Store;
 use crate::store::active::Active;
@@ -101,6 +102,9 @@ fn status_text(status: &StoreStatus) -> String {
         ["process", &or_dash(status.worker_pid.as_ref())].map(str::to_owned),
     ];
     let mut line = |word: &str, text: String| lines.push([word.to_owned(), text]);
+    if let Some(Switching { from, to, phase, since }) = &status.switching {
+        line("switching", format!("{} -> {to}, phase {phase}, since {since}", or_dash(from.as_ref())));
+    }
     for limit in &status.limits {
         let used = limit.used_bytes.map_or("not measured yet".to_owned(), show_bytes);
         line("limit", format!("{}: {used} of {}", limit.path, show_bytes(limit.limit_bytes)));

@@ -20,7 +20,7 @@ impl Fs {
         if let Some(media) = self.media_of(dir) {
             return Ok(media.begin_listing());
         }
-        epoch.find(dir).map(|_| u64::from(epoch.switch))
+        self.noted(&Asked::of(Operation::Opendir, dir), epoch.find(dir).map(|_| u64::from(epoch.switch)))
     }
 
     /// A listing is over.

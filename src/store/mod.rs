@@ -17,7 +17,7 @@
 //!
 //! `objects` and `releases` are 0700: modes inside a release must mean something.
 
-pub(crate) mod active;
+pub mod active;
 pub(crate) mod durable;
 pub(crate) mod journal;
 pub(crate) mod lock;

@@ -48,9 +48,13 @@ impl Prepared {
         let Self { plan, held } = self;
         let batch = plan.stamps(moment)?;
         fault::point("switch.prepared");
-        let len = plan.before.as_ref().map_or(0, |before| before.active.stamps_len);
-        // Without any, what lies behind the end belongs to nobody and the next switch cuts it off.
-        let len = if batch.is_empty() { len } else { store.append_stamps(len, &batch)? };
+        let len = match &plan.before {
+            // Without any, what lies behind the end belongs to nobody and the next switch cuts it off.
+            Some(before) if batch.is_empty() => before.active.stamps_len,
+            Some(before) => store.append_stamps(before.active.stamps_len, &batch)?,
+            // Makes the file: a later switch on a disk without inodes has but the reserve's.
+            None => store.append_stamps(0, &batch)?,
+        };
         fault::point("switch.stamped");
         Ok(Stamped::new(plan, moment, batch, len, Some(held)))
     }

@@ -43,8 +43,10 @@ impl Transition {
         !fault::skips(Skip::Ttl0) && self.nodes.contains(&node)
     }
 
-    /// The names that were told since the transition began.
+    /// The names that were told since the transition began, in an order that a simulation repeats.
     pub fn noted(&self) -> Vec<(NodeId, Vec<u8>)> {
-        self.noted.lock().iter().cloned().collect()
+        let mut noted: Vec<_> = self.noted.lock().iter().cloned().collect();
+        noted.sort_unstable();
+        noted
     }
 }

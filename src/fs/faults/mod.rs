@@ -110,6 +110,8 @@ struct Fault {
     /// Seconds since 1970.
     since: i64,
     logged: Option<Instant>,
+    /// Whether the log has it, and not yet that it is over.
+    is_open_in_log: bool,
     over: Option<Instant>,
     probe: Instant,
     pause: Duration,
@@ -204,7 +206,10 @@ impl Faults {
             let mut seen = self.seen.lock();
             for fault in seen.faults.iter_mut().filter(|fault| fault.over.is_none() && ends(fault)) {
                 fault.over = Some(Instant::now());
-                over.push(format!("{}; works again", fault.sentence()));
+                // As many lines as there are of faults.
+                if std::mem::take(&mut fault.is_open_in_log) {
+                    over.push(format!("{}; works again", fault.sentence()));
+                }
             }
             self.failing.store(seen.failing(), Ordering::Relaxed);
         }
@@ -261,6 +266,7 @@ impl Registry {
                 count: 0,
                 since: second,
                 logged: None,
+                is_open_in_log: false,
                 over: None,
                 probe: now + FIRST_PROBE,
                 pause: FIRST_PROBE * 2,
@@ -281,7 +287,9 @@ impl Registry {
         }
         fault.logged = Some(now);
         let line = fault.sentence();
-        self.may_log(now).then_some(line)
+        let may = self.may_log(now);
+        self.faults[number].is_open_in_log |= may;
+        may.then_some(line)
     }
 
     /// The place of a new fault: that of the first that is over, if there is no room for one more.

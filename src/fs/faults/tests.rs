@@ -97,6 +97,7 @@ fn what_fails_again_at_once_was_never_over_and_is_no_line_more() {
     }
     note(&faults, 7, &io, now);
     assert_eq!(lines, 1);
+    assert!(!faults.seen.lock().faults[0].is_open_in_log, "one line that it is over, too");
     assert!(faults.report().degraded[0].contains("101 times"), "{:?}", faults.report());
 }
 

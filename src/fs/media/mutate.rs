@@ -6,7 +6,7 @@ use super::lookup::Visible;
 use super::namespace::{Claim, NamespaceGuard};
 use super::nodes::Nodes;
 use super::{Media, Rights, Task};
-use crate::error::{Errno, Error, Result};
+use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
 use crate::store::media::home::{FileId, Orphan, docroot_path, ends, has_default_acl, split};
@@ -288,7 +288,7 @@ impl Changing<'_> {
                     let make = materials.make.ok_or(Error::answer(Errno::INVAL))?;
                     self.take_step(step, || {
                         let (dir, name) = self.media.home.parent_of(path)?;
-                        make(&dir, &name).map_err(Error::answer)?;
+                        make(&dir, &name).on_disk("making", || self.media.home.show(path))?;
                         Ok(None)
                     })?;
                 }

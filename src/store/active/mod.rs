@@ -1,6 +1,6 @@
 //! What is active: one small file, replaced as a whole.
 
-pub(crate) mod stamps;
+pub mod stamps;
 
 use crate::error::{Context, Error, Result};
 use crate::protocol::{EncodedPath, Faults, Refused, StoreStatus, Tidy, Time};

@@ -2,7 +2,7 @@
 
 use crate::error::{Context, Error, Result};
 use crate::store::release::objects::Objects;
-use crate::store::release::sparse;
+use crate::store::release::sparse::{self, CopyError};
 use crate::store::{Store, look};
 use crate::tree::{Kind, Node, ReleaseName, Tree};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
@@ -37,13 +37,16 @@ pub(crate) fn export(store: &Store, name: &ReleaseName, dir: &Path) -> Result<u6
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file =
                     File::from(rustix::fs::openat(&root, &path[..], flags, Mode::from_raw_mode(0o600)).context(what)?);
+                let reading = || format!("reading the object {}", objects.show(object.digest()));
                 match object.as_file() {
                     Some(object) if rustix::fs::ioctl_ficlone(&file, object).is_ok() => {}
-                    Some(object) => drop(sparse::copy(object, Some(&file), |_| {}).context(what)?),
+                    Some(plain) => match sparse::copy(plain, Some(&file), |_| {}) {
+                        Ok(_) => {}
+                        Err(CopyError::Reading(error)) => return Err(error).context(reading),
+                        Err(CopyError::Writing(error)) => return Err(error).context(what),
+                    },
                     None => {
-                        let bytes = object.read(0, node.size as usize);
-                        let bytes =
-                            bytes.context(|| format!("reading the object {}", objects.show(object.digest())))?;
+                        let bytes = object.read(0, node.size as usize).context(reading)?;
                         file.write_all_at(&bytes, 0).context(what)?;
                     }
                 }

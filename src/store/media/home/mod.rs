@@ -207,12 +207,11 @@ impl Home {
 
     /// Removes what a stopped daemon left in the work space. Only the process that serves the store may.
     pub fn sweep(&self) -> Result<()> {
-        for (dir, prefix) in [(&self.tmp, &b"up-"[..]), (&self.orphans, b"")] {
-            for name in names(dir).context(|| "reading the work space of the writable layer")? {
-                if !name.starts_with(prefix) {
-                    continue;
+        for (dir, shown, prefix) in [(&self.tmp, "tmp", &b"up-"[..]), (&self.orphans, "orphans", b"")] {
+            for name in names(dir).on_disk("listing", || self.show_beside(shown, b""))? {
+                if name.starts_with(prefix) {
+                    remove_all(dir, &name).on_disk("removing", || self.show_beside(shown, &name))?;
                 }
-                remove_all(dir, &name).context(|| "clearing the work space of the writable layer")?;
             }
         }
         Ok(())

@@ -13,9 +13,10 @@ pub fn is_acl(name: &[u8]) -> bool {
 
 /// Whether a directory hands an access list down to what is made in it.
 pub fn has_default_acl(dir: &OwnedFd) -> rustix::io::Result<bool> {
-    // Without a buffer: how long it is.
-    match rustix::fs::getxattr(proc_link(dir), ACLS[1], &mut [0u8; 0][..]) {
+    match rustix::fs::getxattr(proc_link(dir), ACLS[1], &mut [0; 1 << 12][..]) {
         Ok(len) => Ok(len > 0),
+        // A longer list.
+        Err(Errno::RANGE) => Ok(true),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
         Err(error) => Err(error),
     }

@@ -6,8 +6,8 @@ use super::staging::{PACKED, Staging};
 use super::stat_cache::{Readings, StatCache};
 use super::walk::{Fingerprint, Walk, xattrs};
 use super::{Progress, show};
-use crate::error::{Context, Error, Result};
-use crate::store::release::sparse;
+use crate::error::{Context, Error, OnDisk, Result};
+use crate::store::release::sparse::{self, CopyError};
 use crate::tree::Digest;
 use rayon::prelude::*;
 use rustix::fs::OFlags;
@@ -18,6 +18,8 @@ use std::io::Write;
 const SMALL: u64 = 1 << 20;
 /// How many files are read before the new ones among them are written.
 const CHUNK: usize = 256;
+/// The operation of an error of the source's disk: nothing else here is called so.
+const READING: &str = "reading";
 /// How often one file that changes while it is read is read again.
 const TRIES: usize = 3;
 
@@ -122,9 +124,8 @@ fn read_file(
             if size <= SMALL { copy_small(&file, size, staging) } else { copy_large(&file, size, staging, progress) };
         let read = match read {
             Ok(read) => read,
-            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EIO) => {
-                return Ok(FileReading::Unreadable(rustix::io::Errno::IO));
-            }
+            // The disk of the source, and not that of the store.
+            Err(Error::Disk { operation: READING, errno, .. }) => return Ok(FileReading::Unreadable(errno)),
             Err(error) => return Err(error),
         };
         let look = Fingerprint::of(&rustix::fs::fstat(&file).context(what)?);
@@ -155,7 +156,7 @@ fn copy_small(file: &File, size: u64, staging: &Staging) -> Result<Option<Copied
             Ok(0) => break,
             Ok(_) if bytes.len() as u64 == size => break,
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context(|| "reading the source"),
+            Err(error) => return Err(error).on_disk(READING, || "the source"),
         }
     }
     if bytes.len() as u64 != size {
@@ -183,7 +184,11 @@ fn copy_large(file: &File, size: u64, staging: &Staging, progress: &dyn Progress
         progress.read(piece.len() as u64);
     };
     let (from, to) = if cloned { (&out, None) } else { (file, Some(&out)) };
-    let read = sparse::copy(from, to, each).context(|| format!("copying the source to {}", path.display()))?;
+    let read = sparse::copy(from, to, each).or_else(|error| match error {
+        // A clone lies on the disk of the store, and shares its blocks with the source.
+        CopyError::Reading(error) => Err(error).on_disk(READING, || "the source"),
+        CopyError::Writing(error) => Err(error).context(|| format!("copying the source to {}", path.display())),
+    })?;
     if read != size {
         fs::remove_file(&path).context(|| format!("removing {}", path.display()))?;
         return Ok(None);
