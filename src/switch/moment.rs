@@ -29,7 +29,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// When a switch is, and its number.
+/// When a switch is, and the how manieth it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// The second of the last switch that changed content, this one included: no two such switches share one.

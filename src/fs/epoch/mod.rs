@@ -170,7 +170,7 @@ impl Epoch {
 
     /// The epoch after a switch to `release`, which changes this.
     pub fn after(&self, switch: u32, release: Arc<Release>, changes: &ChangeSet) -> Self {
-        // Nodes with another mtime, mode or owner, of this switch and of earlier ones.
+        // What got another mtime, mode or owner, and what an earlier switch changed and nobody has asked for yet.
         let dirs = changes.dirs.iter().filter(|dir| dir.at.0 == Side::New).map(|dir| dir.node);
         let changed = dirs.chain(changes.stamped.iter().copied()).chain(changes.carried.iter().map(|(_, new, _)| *new));
         let pending = PendingAttrs::new(changed, &self.pending);
