@@ -13,7 +13,7 @@ pub enum Stage {
     Second,
     /// The kernel drops what changes; the old release is served.
     Drop,
-    /// Those who are in the middle of a file finish; the old release is served.
+    /// Threads in the middle of a file finish; the old release is served.
     Swap,
     /// The new release is served; the kernel drops what was said meanwhile.
     Tidy,

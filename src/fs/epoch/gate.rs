@@ -69,8 +69,8 @@ impl Gate {
         Some(request)
     }
 
-    /// Closes the gate to newcomers and returns when nobody is in the middle any more: when nobody has passed for a
-    /// while, a fifth of `longest` at first, and nobody who passed is running. At once if nobody asked; in any case
+    /// Closes the gate to newcomers and returns when no thread is in the middle of a file any more: none has passed for
+    /// a while, a fifth of `longest` at first, and none that passed is running. At once if none asked; in any case
     /// after 2.2 times `longest`: the fifth below, and twice `longest` with the gate closed.
     ///
     /// `dropped` is when the kernel had forgotten the changed names: a thread whose first call needed no lookup before
