@@ -74,7 +74,7 @@ fn builder(verbose: u8) -> Builder {
         1 => LevelFilter::Info,
         _ => LevelFilter::Debug,
     };
-    // fuser's own lines are for its developers, but for its errors.
+    // fuser's own lines are for its developers; only its errors are kept.
     builder.filter_level(level).filter_module("fuser", if verbose > 2 { level } else { LevelFilter::Error });
     builder
 }

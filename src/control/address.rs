@@ -92,7 +92,7 @@ pub(super) fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Who is at the other end: the one who connected, or who called listen(2) (SO_PEERCRED, unix(7)). By nix, as rustix
+/// The process at the other end: it connected, or called listen(2) (SO_PEERCRED, unix(7)). nix is used because rustix
 /// holds that no process has the number 0, and a peer outside of our pid namespace has.
 pub(super) fn peer(stream: &UnixStream) -> io::Result<Peer> {
     let credentials = getsockopt(stream, PeerCredentials)?;

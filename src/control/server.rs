@@ -84,7 +84,7 @@ pub(super) enum Rights {
 }
 
 impl Rights {
-    /// Root may do anything, and so may who runs the daemon.
+    /// Root may do anything, and so may the user who runs the daemon.
     pub(super) fn of(peer: Peer, own_uid: u32) -> Rights {
         if peer.uid == 0 || peer.uid == own_uid { Rights::Change } else { Rights::Read }
     }

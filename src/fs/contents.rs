@@ -52,7 +52,7 @@ impl Contents {
     /// Reads up to `len` bytes of an object. `kept`: the kernel keeps them in the pages of the mount.
     pub fn read(&self, content: &Content, offset: u64, len: usize, kept: bool) -> Result<ReadBytes> {
         let bytes = content.read(offset, len).map_err(|error| {
-            // The next who asks opens it anew: it may have been put right by then.
+            // The next reader opens it anew: it may have been put right by then.
             let bad = self.open.lock().pop(&content.digest());
             drop(bad);
             self.unreadable(content, error)

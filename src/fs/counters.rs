@@ -20,8 +20,8 @@ operations! {
     Releasedir "releasedir", Statfs "statfs", Getxattr "getxattr", Listxattr "listxattr", Lseek "lseek",
     Create "create", Write "write", Setattr "setattr", Mknod "mknod", Mkdir "mkdir", Unlink "unlink", Rmdir "rmdir",
     Symlink "symlink", Rename "rename", Link "link", Fallocate "fallocate", CopyFileRange "copy_file_range",
-    Setxattr "setxattr", Removexattr "removexattr", Access "access", Fsync "fsync", Ioctl "ioctl", Poll "poll",
-    Refused "refused_write",
+    Setxattr "setxattr", Removexattr "removexattr", Access "access", Fsync "fsync", Ioctl "ioctl",
+    Poll "poll", Refused "refused_write",
 }
 
 impl Operation {

@@ -1,8 +1,8 @@
 //! The operations of the mount, with verfs's own types.
 //!
-//! What is answered comes from a [`Epoch`], an immutable snapshot; [`Fs::answer`] keeps the one rule that makes
-//! the switch exact: a reply is sent under the read side of the epoch lock, and only if the epoch is still the
-//! one that it was computed from.
+//! What is answered comes from an [`Epoch`], an immutable snapshot; [`Fs::answer`] keeps the one rule that makes the
+//! switch exact: a reply is sent under the read side of the epoch lock, and only if the epoch is still the one that it
+//! was computed from.
 
 mod attr;
 mod change;
@@ -119,7 +119,7 @@ impl Fs {
         None
     }
 
-    /// Notes what came of a request: a fault of a disk, or that it works.
+    /// Notes the outcome of a request: a fault of a disk, or that it works.
     fn noted<T>(&self, asked: &Asked<'_>, done: Result<T>) -> Result<T> {
         let own = if asked.node.is_scoped() { Disk::Media } else { Disk::Store };
         match &done {
@@ -142,12 +142,12 @@ impl Fs {
         self.media.as_ref().filter(|_| node.is_scoped())
     }
 
-    /// The disk of the writable layer that who looks at a node may wait for; none for what releases hold.
+    /// The disk of the writable layer that a look at a node may wait for; none for what releases hold.
     pub fn disk_to_look(&self, node: NodeId) -> Option<u64> {
         self.media_of(node)?.disk_to_look(node)
     }
 
-    /// The same for who lists a directory: one of a release may show the top of a scope that nobody has looked at yet.
+    /// The same for a listing: a directory of a release may show the top of a scope that nobody has looked at yet.
     pub fn disk_to_list(&self, dir: NodeId) -> Option<u64> {
         let media = self.media.as_ref()?;
         let epoch = self.epochs.load();
@@ -158,12 +158,13 @@ impl Fs {
         }
     }
 
-    /// The disk that who changes a node, or a name in it, may wait for; none outside the scopes, where it is refused.
+    /// The disk that a change of a node, or of a name in it, may wait for; none outside the scopes, where it is
+    /// refused.
     pub fn disk_to_change(&self, node: NodeId) -> Option<u64> {
         Some(self.media_of(node)?.disk_of(node))
     }
 
-    /// The disk that who looks up a name may wait for.
+    /// The disk that a lookup may wait for.
     pub fn disk_to_look_up(&self, dir: NodeId, name: &[u8]) -> Option<u64> {
         let media = self.media.as_ref()?;
         match dir.is_scoped() || media.scopes.top(dir, name).is_some() {
@@ -214,8 +215,8 @@ impl Fs {
         let Some(transition) = epoch.transition.as_ref().filter(|transition| transition.changes(dir, name)) else {
             return request();
         };
-        // A name that is not there is answered at once: the kernel keeps others waiting behind such a lookup, those
-        // in the middle of something too.
+        // A missing name is answered at once: behind its lookup the kernel keeps other threads waiting, also those in
+        // the middle of a file.
         if !matches!(epoch.entry(dir, name), Ok(Entry { attr: Some(_), .. })) {
             return request();
         }
@@ -224,7 +225,7 @@ impl Fs {
         }
     }
 
-    /// The kernel is being told of a node's attributes, as of an epoch.
+    /// The attributes of a node, computed from this epoch, are being sent.
     pub fn attrs_sent(&self, epoch: &Epoch, node: NodeId) {
         epoch.attrs_sent(node.unscoped());
     }

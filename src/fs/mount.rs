@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Handles of listings in scopes are past every number of a switch.
 const FIRST_HANDLE: u64 = 1 << 32;
-/// From so many forgotten nodes on they are looked through only now and then, and not each time that one is forgotten.
+/// With more forgotten nodes than this the reaper is woken once for as many FORGETs.
 const MANY: usize = 64;
 
 /// The state of one mount.
@@ -56,7 +56,7 @@ impl Mount {
         LookupRef { mount: Some(self.clone()), node }
     }
 
-    /// Takes lookups of a node back. Says whether few nodes are forgotten by now, so that they can be looked through.
+    /// Takes lookups of a node back. Says whether the reaper is to be woken.
     pub(crate) fn forget(&self, node: NodeId, times: u64) -> bool {
         let mut lookups = self.lookups.lock();
         if let Some(count) = lookups.counts.get_mut(&node) {
@@ -122,7 +122,7 @@ pub struct LookupRef {
 }
 
 impl LookupRef {
-    /// The reply was sent: now it is the kernel that forgets.
+    /// The reply was sent: from now on the kernel's FORGET takes the lookup back.
     pub fn sent(mut self) {
         self.mount = None;
     }
@@ -151,7 +151,7 @@ mod tests {
         drop(unsent);
         assert!(!mount.knows(node));
         assert_eq!(mount.take_forgotten(), [node]);
-        // The kernel never forgets more than it was told; if it did, nothing would go below 0.
+        // The kernel never takes back more lookups than it made; if it did, the count would stop at 0.
         mount.count(node).sent();
         mount.forget(node, 5);
         mount.count(node).sent();

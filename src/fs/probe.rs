@@ -1,7 +1,7 @@
 //! Whether what has failed works again: tried without a request, from time to time, and only while there is a fault.
 //!
-//! What only looks is done once more. What changes something is not: instead the disk is asked for a change that nobody
-//! sees. A request that gets a plain answer works: a file that is gone takes its fault with it.
+//! A look is done once more. A change is not: instead the disk is asked for a change that nobody sees. A request that
+//! gets a plain answer works: a file that is gone takes its fault with it.
 
 use super::Fs;
 use super::counters::Operation;
@@ -42,13 +42,14 @@ impl Fs {
             Operation::Statfs => self.room().map(drop),
             Operation::Getattr | Operation::Opendir => self.attributes(&epoch, node).map(drop),
             Operation::Read => self.read_one(node, offset),
-            // Content as well. Of a change it is the release's, which is to be copied up and could not be read.
+            // Content as well. A change that failed on the store's disk could not read the release's file that it
+            // copies up.
             _ => self.read_one(node, 0),
         }
     }
 
     fn read_one(&self, node: NodeId, offset: u64) -> Result<()> {
-        // As a read past the pages of the mount: those of the disk below are asked.
+        // A direct read: it asks the disk below and not the pages of the mount.
         self.content(node, offset, 1, Reading { thread: 0, direct: true }).map(drop)
     }
 }

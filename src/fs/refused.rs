@@ -1,4 +1,4 @@
-//! Writes that were refused: which path, which user, how often. By it an operator finds the plugin that wants to write
+//! Writes that were refused: which path, which user, how often. They show an operator the plugin that wants to write
 //! into the code.
 
 use parking_lot::Mutex;

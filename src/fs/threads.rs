@@ -1,4 +1,4 @@
-//! Other programs' threads, by the numbers that the kernel gives with a request: what they are at.
+//! What other programs' threads are doing, by the numbers that come with their requests.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Each operation of the FUSE protocol: what is asked, and in which lane it is answered. What changes something stands
-//! together at the end.
+//! Each operation of the FUSE protocol: what is asked, and in which lane it is answered. Changes stand together at the
+//! end.
 
 use super::convert::times;
 use super::lanes::{Class, Lanes};
@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Requests that nobody waits for, reads ahead above all, that the kernel may have under way.
+/// How many background requests, reads ahead above all, the kernel may have under way.
 const MOST_BACKGROUND: u16 = 4096;
 
 /// The file system as fuser calls it.
@@ -42,12 +42,12 @@ impl Adapter {
         self.requests.fs.counters.count(operation);
     }
 
-    /// Answers who looks at a node.
+    /// Runs a look at a node, in the lane of the disk that it may wait for.
     fn look(&self, node: NodeId, answer: impl FnOnce(&Requests) + Send + 'static) {
         self.run(self.requests.fs.disk_to_look(node), Class::Look, answer);
     }
 
-    /// Answers who changes a node, or a name in it.
+    /// Runs a change of a node, or of a name in it, in the lane of its disk.
     fn change(&self, node: NodeId, answer: impl FnOnce(&Requests) + Send + 'static) {
         self.run(self.requests.fs.disk_to_change(node), Class::Change, answer);
     }
@@ -389,7 +389,7 @@ impl Filesystem for Adapter {
             drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let (caller, node) = (caller(req), NodeId(ino.0));
-        // Mostly it is answered here, from the bytes as they lie: they are copied only to wait.
+        // Mostly the write is done here, from the bytes as they lie. They are copied only if it has to wait.
         let Some(disk) = self.requests.fs.disk_to_change(node) else {
             return self.requests.write(caller, node, offset, data, how, reply);
         };
@@ -399,7 +399,7 @@ impl Filesystem for Adapter {
                 let (requests, bytes) = (self.requests.clone(), data.to_vec());
                 self.lanes.queue_bytes((disk, Class::Change), bytes.len(), reply, move |reply| match reply {
                     Ok(reply) => requests.write(caller, node, offset, &bytes, how, reply),
-                    // Nothing is written yet: write(2) is done again.
+                    // Nothing is written yet: the caller may write again.
                     Err(full) => full.error(fuser::Errno::EINTR),
                 });
             }

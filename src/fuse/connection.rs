@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 /// How a store is mounted. nosuid, nodev, default_permissions and allow_other always.
 #[derive(Clone, Debug, Default)]
-pub struct MountOptions {
+pub(crate) struct MountOptions {
     /// What mount(8) shows as the source.
     pub source: String,
     /// Threads that answer the kernel.
@@ -33,7 +33,7 @@ pub struct MountOptions {
 }
 
 /// A connection whose requests wait to be answered. Dropped, it is unmounted.
-pub struct Connection {
+pub(crate) struct Connection {
     session: fuser::Session<Adapter>,
     kernel: Arc<Notify>,
     pages: PageDropper,
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     /// Mounts, and answers the kernel's first request.
-    pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &MountOptions) -> Result<Self> {
+    pub(crate) fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &MountOptions) -> Result<Self> {
         let what = || format!("mounting {}", mountpoint.display());
         let device = open_device()?;
         let mounted = Mounted::new(&device, mountpoint, options).context(what)?;
@@ -65,17 +65,17 @@ impl Connection {
     }
 
     /// The way to the kernel.
-    pub fn kernel(&self) -> Arc<dyn Kernel> {
+    pub(crate) fn kernel(&self) -> Arc<dyn Kernel> {
         self.kernel.clone()
     }
 
     /// Has pages dropped.
-    pub fn pages(&self) -> PageDropper {
+    pub(crate) fn pages(&self) -> PageDropper {
         self.pages.clone()
     }
 
     /// Answers requests, in threads of their own.
-    pub fn serve(self) -> Result<Serving> {
+    pub(crate) fn serve(self) -> Result<Serving> {
         let threads = self.session.spawn().context(|| "starting the threads that answer the kernel")?;
         Ok(Serving { threads, _mounted: self.mounted })
     }
@@ -83,14 +83,14 @@ impl Connection {
 
 /// A connection that is answered. Dropped, it is unmounted.
 #[derive(Debug)]
-pub struct Serving {
+pub(crate) struct Serving {
     threads: fuser::BackgroundSession,
     _mounted: Mounted,
 }
 
 impl Serving {
     /// Waits for the end and gives its reason.
-    pub fn join(self) -> Result<()> {
+    pub(crate) fn join(self) -> Result<()> {
         self.threads.join().context(|| "serving the mount")
     }
 }

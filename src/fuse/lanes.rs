@@ -1,12 +1,12 @@
-//! Lanes: requests for scopes, so that one disk that stands still keeps nobody else waiting.
+//! Lanes: the requests for scopes, by disk. A disk that stands still keeps only its own requests waiting.
 //!
 //! A request for a scope may wait for the disk of the writable layer, for seconds or for ever. Each disk has a lane for
-//! those who look and one for those who change. A request runs at once in the thread that took it from the kernel, as
-//! long as fewer than half of these threads are held so; else it waits in the queue of its lane, whose own threads work
-//! it off. A lane whose first request does not get on gets more threads, up to [`MOST_THREADS`]. So threads that take
-//! requests from the kernel are always left, and a lane waits only for its own disk.
+//! looks and one for changes. A request runs at once in the thread that took it from the kernel, as long as fewer than
+//! half of these threads are held so; else it waits in the queue of its lane, whose own threads work it off. A lane
+//! whose first request does not get on gets more threads, up to [`MOST_THREADS`]. So threads that take requests from
+//! the kernel are always left, and a lane waits only for its own disk.
 //!
-//! The locks are leaves; no request runs under one.
+//! No request runs under a lock. A queue's lock is a leaf; the list of lanes and the watch take it for an instant.
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
@@ -25,17 +25,17 @@ const MORE_THREADS: usize = 8;
 const IDLE: Duration = Duration::from_secs(5);
 /// Bytes of the writes that wait in queues, in all.
 const MOST_BYTES: usize = 64 << 20;
-/// How long a write over that waits for its answer.
+/// How long a write beyond that waits for its EINTR.
 const OVERFULL: Duration = Duration::from_millis(100);
 /// A lane's thread needs little: nothing here is deep.
 const STACK: usize = 512 << 10;
 
-/// What a request may wait for.
+/// The two kinds of requests, each with a lane of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Class {
-    /// Who only looks: on a frozen disk it gets on.
+    /// A look: a frozen disk still answers it.
     Look,
-    /// Who changes something.
+    /// A change.
     Change,
 }
 
@@ -112,8 +112,8 @@ impl Lanes {
         }
     }
 
-    /// Queues a request that holds so many bytes. If too many bytes wait already it gets its reply back as an error,
-    /// after a while: it is to be told to come again.
+    /// Queues a request that holds so many bytes. If too many bytes wait already, `job` gets the reply back as an error
+    /// after a while: the caller may try again.
     pub(super) fn queue_bytes<R: Send + 'static>(
         &self,
         (disk, class): (u64, Class),
@@ -182,7 +182,7 @@ impl Lane {
     fn hurry(self: &Arc<Self>) -> bool {
         let mut queue = self.queue.lock();
         let Some((since, _)) = queue.jobs.front() else { return false };
-        // Without a thread nobody would ever come: an earlier one could not be started.
+        // A lane without a thread, because none could be started, would wait for ever.
         let more = match since.elapsed() >= STUCK || queue.threads == 0 {
             true => MORE_THREADS.min(queue.jobs.len()).min(MOST_THREADS.saturating_sub(queue.threads)),
             false => 0,
@@ -194,7 +194,7 @@ impl Lane {
     }
 }
 
-/// Looks after the lanes in which somebody waits, from a thread of its own that is there as long as somebody does.
+/// Gives lanes more threads when their first request does not get on. Its own thread is there as long as requests wait.
 #[derive(Debug, Default)]
 struct Watch(Mutex<Watched>);
 

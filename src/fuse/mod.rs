@@ -7,5 +7,5 @@ mod lanes;
 mod notify;
 mod requests;
 
-pub use connection::{Connection, MountOptions, Serving};
-pub use notify::PageDropper;
+pub(crate) use connection::{Connection, MountOptions};
+pub(crate) use notify::PageDropper;

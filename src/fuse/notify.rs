@@ -69,7 +69,7 @@ impl Kernel for Notify {
 
 /// Has the pages of nodes dropped soon, from another thread: a handler may use it, and before there is a connection.
 #[derive(Clone, Debug)]
-pub struct PageDropper(SyncSender<NodeId>);
+pub(crate) struct PageDropper(SyncSender<NodeId>);
 
 impl PageDropper {
     /// The dropper, and the other end of its queue.
@@ -79,7 +79,7 @@ impl PageDropper {
     }
 
     /// Drops the pages of a node soon.
-    pub fn drop_pages(&self, node: NodeId) {
+    pub(crate) fn drop_pages(&self, node: NodeId) {
         // Full: there are a thousand refused writes waiting already, and each drops its file's pages.
         let _ = self.0.try_send(node);
     }

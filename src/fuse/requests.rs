@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Most entries that are computed for one reply to a listing.
 const MOST_ENTRIES: usize = 1024;
 
-/// Who answers.
+/// Answers requests of the kernel.
 pub(super) struct Requests {
     pub(super) fs: Arc<Fs>,
     /// Refused writes drop what the writer dirtied.

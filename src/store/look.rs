@@ -1,4 +1,4 @@
-//! What is at a path. What is not there is told from what could not be looked at.
+//! What is at a path. "Nothing is there" and "it cannot be looked at" are two answers.
 
 use crate::error::{Context, Error, Result};
 use std::fs::{self, Metadata};
@@ -30,7 +30,7 @@ pub(crate) fn entries(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     }
 }
 
-/// Whether a process lives, or one that ended and that nobody has asked for yet.
+/// Whether a process is alive, or a zombie.
 pub(crate) fn is_process(pid: u32) -> Result<bool> {
     use rustix::process::{Pid, test_kill_process};
     let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(false) };

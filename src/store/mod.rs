@@ -11,7 +11,7 @@
 //!   journal.jsonl   one line per add, switch, rollback, remove, gc
 //!   stat-cache      how the files of the last add looked (see import/stat_cache.rs)
 //!   reserve         room that is given up so that a rollback works on a full disk
-//!   media/ whiteouts/ own/ orphans/ tmp/     the writable layer (see layer.rs); tmp/add-… are imports
+//!   media/ whiteouts/ own/ orphans/ tmp/     the writable layer (see media/layout.rs); tmp/add-… are imports
 //!   run/            control.sock while mounted
 //! ```
 //!

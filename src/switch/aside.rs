@@ -28,7 +28,7 @@ impl Aside {
         let (tell, answer) = sync_channel(1);
         let ask = move || {
             let answer = question();
-            // Before the answer: whoever has it may ask the next question.
+            // Before the answer: its receiver may ask the next question at once.
             drop(asking);
             let _ = tell.send(answer);
         };

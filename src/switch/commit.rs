@@ -28,11 +28,11 @@ pub enum Effect {
     Forget(Invalidations),
     /// Step 3, on disk: this is what is active.
     Record(Active),
-    /// Step 3: the gate of the transition closes; who is in the middle of a file finishes.
+    /// Step 3: the gate of the transition closes; threads in the middle of a file finish.
     Settle(Arc<Transition>),
     /// Step 3, in memory: this epoch is what is served.
     Swap(Epoch),
-    /// Who waits at the gate goes on.
+    /// The lookups that wait at the gate are answered.
     Leave(Arc<Transition>),
     /// There will be no switch: this epoch, as it was before, is what is served.
     Close(Epoch),

@@ -13,12 +13,12 @@
 //! - `plan` says what would change and what the operator should know.
 //! - `prepare` holds the release against `remove`, and writes the stamps for a [`Moment`]: its own, or one that is
 //!   given.
-//! - `commit` is the four steps of docs/SEMANTICS.md as effects; who runs them is `switcher`, or a simulation.
+//! - `commit` is the four steps of docs/SEMANTICS.md as effects; `switcher` runs them, or a simulation.
 //! - `invalidate` is what the kernel is to forget, as data; `invalidator` is the thread that tells the [`Kernel`].
 //! - `publish` is what `status` shows. `busy` and `mounts` find who is in the way.
 //!
 //! **Locks.** The turn (one switch at a time) is taken first, the store's lock on its releases next, the epoch lock for
-//! an instant. No other reader takes the turn: what they need is published.
+//! an instant. Only switches take the turn: what others want to know is published.
 
 mod aside;
 mod busy;

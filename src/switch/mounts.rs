@@ -34,8 +34,7 @@ pub fn kind_on(dir: &Path) -> Result<Option<String>> {
     Ok(all()?.into_iter().rev().find(|(mountpoint, _, _)| mountpoint == dir).map(|(_, kind, _)| kind))
 }
 
-/// How much the kernel reads ahead of whoever reads a file of a mount from its beginning on, in KiB; gives an error
-/// where sysfs cannot be written.
+/// Sets how far the kernel reads ahead in files of a mount, in KiB; an error where sysfs cannot be written.
 pub fn set_read_ahead(mountpoint: &Path, kib: u32) -> Result<()> {
     let stat = rustix::fs::lstat(mountpoint).context(|| format!("reading {}", mountpoint.display()))?;
     let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));

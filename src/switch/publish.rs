@@ -1,5 +1,4 @@
-//! What everybody may see of a switch at any time. Whoever switches publishes it; nobody who reads it waits for a
-//! switch.
+//! The state of a switch for everybody to see. The switch publishes it, and no reader waits for a switch.
 
 use crate::store::active::Active;
 use parking_lot::RwLock;
@@ -14,7 +13,7 @@ pub enum Stage {
     Second,
     /// The kernel drops what changes; the old release is served.
     Drop,
-    /// Those who are in the middle of a file finish; the old release is served.
+    /// Threads in the middle of a file finish; the old release is served.
     Swap,
     /// The new release is served; the kernel drops what was said meanwhile.
     Tidy,

@@ -1,5 +1,5 @@
-//! What the disk of the writable layer is asked before a switch: how many changed names it shadows, and a release's own
-//! layer is made there. It may be another disk than the store's, and one that stands still keeps nobody from switching.
+//! Work on the disk of media before a switch: changed names that media shadows are counted, and the release's own layer
+//! is made. It may be another disk than the store's; when it stands still, the switch goes on.
 
 use super::aside::Aside;
 use crate::error::{Error, Result};
@@ -79,8 +79,8 @@ impl MediaDisk {
             Some(Ok(shadowed)) => Looked { shadowed: Some(shadowed), warning: None },
             Some(Err(error)) => unknown(error.to_string()),
             None => unknown(format!(
-                "the disk of {home} has not answered for {} s. Release files are served; what needs that disk \
-                 waits for it",
+                "the disk of {home} has not answered for {} s. Release files are served; what needs that disk waits \
+                 for it",
                 PATIENCE.as_secs()
             )),
         })

@@ -81,7 +81,7 @@ struct Mounting {
     mountpoint: PathBuf,
 }
 
-/// Whoever switches has it.
+/// What one switch at a time holds.
 #[derive(Debug)]
 struct Turn {
     active: Option<Active>,
@@ -259,7 +259,7 @@ impl Switcher {
             None => (stamped.commit().run(&mut { disk }).0, Duration::ZERO),
             Some(served) => {
                 let commit: Commit = stamped.commit_served(turn.leftover.clone())?;
-                let mut live = Live {
+                let mut live = LiveRunner {
                     disk,
                     served,
                     settings,
@@ -291,9 +291,9 @@ impl Switcher {
             0 => "a process that could not be found holds a directory's lock".to_owned(),
             _ => format!("{} holds its lock", names.join(", ")),
         };
-        Error::failed(format!(
-            "busy: the kernel could not drop what changes, and nothing moved for {} ms, because {who}; the old release \
-             stays. End that process, or let it go on, and switch again",
+        Error::busy(format!(
+            "busy: the kernel could not drop what changes, and nothing moved for {} ms, because {who}; the old \
+             release stays. End that process, or let it go on, and switch again",
             limit.as_millis()
         ))
     }
@@ -347,7 +347,7 @@ impl Runner for Disk<'_> {
 }
 
 /// Carries a commit out under a mount.
-struct Live<'a> {
+struct LiveRunner<'a> {
     disk: Disk<'a>,
     served: &'a Mounting,
     settings: &'a SwitchSettings,
@@ -359,7 +359,7 @@ struct Live<'a> {
     swap: Duration,
 }
 
-impl Runner for Live<'_> {
+impl Runner for LiveRunner<'_> {
     fn perform(&mut self, effect: Effect) -> Outcome {
         let epochs = &self.served.fs.epochs;
         match effect {

@@ -7,11 +7,11 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 /// While it lives, this thread's disk work is done as this user and group (setfsuid(2), setfsgid(2)): owners, quotas
-/// and the disk's reserve come out as if the caller had done it. What the caller may do the kernel has checked before
-/// it asked, with all the groups that the caller is in and that a request does not tell, so here nothing is checked
-/// again (CAP_DAC_OVERRIDE).
+/// and the disk's reserve come out as if the caller had done it. The kernel has checked what the caller may do before
+/// it asked, with all groups of the caller, which a request does not tell. So nothing is checked again here
+/// (CAP_DAC_OVERRIDE).
 ///
-/// It is the thread's, so it stays on it (it is not `Send`).
+/// Credentials belong to a thread, so this is not `Send`.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct AsCaller(PhantomData<*const ()>);
@@ -50,8 +50,8 @@ impl Drop for AsCaller {
     }
 }
 
-/// Sets this thread's user for disk work, and gives the one that it has then: a wrong one changes nothing, and is how
-/// one asks (setfsuid(2), NOTES).
+/// Sets this thread's user for disk work and gives the user that it has then. A call with an impossible user changes
+/// nothing and answers that (setfsuid(2), NOTES).
 fn set_user(uid: u32) -> u32 {
     // SAFETY: both calls change only this thread's credentials and touch no memory.
     unsafe {

@@ -42,7 +42,7 @@ impl fmt::Debug for Digest {
 /// | 1 | the root (FUSE_ROOT_ID) |
 /// | 2 to 15 | not used |
 /// | 16 to 2^63 - 1 | releases: a hash |
-/// | 2^63 and up | scopes, below the bit: a release's number, a hash of device and inode, or a serial number |
+/// | 2^63 and up | scopes; below the bit a release's number, a hash of device and inode (62 bits), or a serial |
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 

@@ -2,8 +2,8 @@
 
 mod serve;
 mod service;
-pub mod unmounted;
+pub(crate) mod unmounted;
 
-pub use crate::switch::{Holder, Mounted, holders, mounted};
-pub use serve::{Options, Ready, serve};
-pub use service::report;
+pub(crate) use crate::switch::{Mounted, holders, mounted};
+pub(crate) use serve::{Options, Ready, serve};
+pub(crate) use service::report;

@@ -40,7 +40,7 @@ const READ_AHEAD: u32 = 1024;
 
 /// How a store is to be mounted.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Where.
     pub mountpoint: PathBuf,
     /// Mount over a directory that is not empty.
@@ -51,7 +51,7 @@ pub struct Options {
 
 /// A mount that answers.
 #[derive(Clone, Debug)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// The release that is served.
     pub release: String,
     /// Where, without symlinks.
@@ -64,7 +64,7 @@ enum Event {
 }
 
 /// Mounts a store and serves it until it is unmounted. `ready` is called once it answers.
-pub fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Result<()> {
+pub(crate) fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Result<()> {
     let prepared = prepare(store, options)?;
     let group = group_id(&prepared.store.settings().access.group)?;
     let listener = Listener::bind(&prepared.store.socket_path(), group)?;
@@ -144,7 +144,7 @@ struct Running {
     locks: Locks,
 }
 
-/// Serves what was prepared to the kernel on this connection, and to whoever asks at this socket.
+/// Serves what was prepared: to the kernel on this connection, to commands at this socket.
 fn run(prepared: Prepared, connection: Connection, listener: Listener) -> Result<Running> {
     let Prepared { store, fs, name, active, first, mountpoint, locks, .. } = prepared;
     let (kernel, pages) = (connection.kernel(), connection.pages());
@@ -197,7 +197,7 @@ fn media(store: &Store, release: &Release, refused: Arc<Refused>) -> Result<Opti
     if scopes.is_empty() {
         return Ok(None);
     }
-    // With it the disk's reserve for root would be everybody's who writes through us (setfsuid(2) leaves it in place).
+    // With it every writer through the mount would get the disk's reserve for root (setfsuid(2) leaves it in place).
     drop_capability(CapabilitySet::SYS_RESOURCE)?;
     // Modes come from the kernel with the caller's umask taken off.
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -220,8 +220,8 @@ fn drop_capability(which: CapabilitySet) -> Result<()> {
     set_capabilities(None, sets).context(what)
 }
 
-/// What is needed beside requests: faults are tried again; and of the writable layer, pages dropped that somebody
-/// changed behind the mount, what the kernel forgot let go of, idle descriptors closed, and its scopes measured.
+/// Work beside requests: faults are tried again. In the writable layer pages are dropped that somebody changed behind
+/// the mount, nodes that the kernel forgot let go of, idle descriptors closed, scopes measured.
 fn tend(fs: &Arc<Fs>, pages: PageDropper) -> Result<()> {
     now_and_then("verfs-faults", fs, Fs::probe_faults)?;
     let Some(media) = &fs.media else { return Ok(()) };
@@ -319,8 +319,8 @@ fn take_lock(store: &Store) -> Result<Lock> {
         if let Some(lock) = store.lock_active()? {
             return Ok(lock);
         }
-        // Who answers keeps the store; one that was killed lets go of it in a moment. Until then the kernel still takes
-        // connections for it.
+        // A daemon that answers keeps the store; one that was killed lets go of it in a moment. Until then the kernel
+        // still queues connections for it.
         let pid = server_pid(store).unwrap_or_else(|error| {
             log::debug!("{error}");
             None

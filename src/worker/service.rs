@@ -101,7 +101,7 @@ impl Service {
         if now.media != was.media {
             later.push("media".to_owned());
         }
-        // What can change while it is mounted is set; where a scope is, and what it is made with, cannot.
+        // The rules of a scope can change under a mount. Its place, its owner and its mode cannot.
         let fixed = |scope: &Scope| (scope.path.clone(), scope.per_release, scope.owner.clone(), scope.mode);
         let same = |a: &[Scope], b: &[Scope]| a.iter().map(fixed).eq(b.iter().map(fixed));
         if !same(&now.scopes, &was.scopes) {
@@ -282,7 +282,7 @@ fn show_refused((total, most): (u64, Vec<Refusal>)) -> Refused {
 }
 
 /// What a switch did, as it is answered and printed, with a mount and without.
-pub fn report(switched: Switched) -> protocol::Switched {
+pub(crate) fn report(switched: Switched) -> protocol::Switched {
     let mut warnings = switched.warnings;
     let shown = fitting(&warnings, PAGE);
     if shown < warnings.len() {

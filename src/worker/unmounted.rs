@@ -16,14 +16,14 @@ fn opened(store: &Store) -> Result<(Media, Epoch)> {
 }
 
 /// What the writable layer hides of the active release. Changes nothing, and may be asked beside a daemon.
-pub fn shadowed(store: &Store) -> Result<Vec<(Vec<u8>, How)>> {
+pub(crate) fn shadowed(store: &Store) -> Result<Vec<(Vec<u8>, How)>> {
     let (media, epoch) = opened(store)?;
     media.shadowed(&epoch)
 }
 
 /// How many names that a switch to this release would change the writable layer hides: what the switch itself counts.
 /// Changes nothing, and may be asked beside a daemon.
-pub fn hidden_in_switch(store: &Store, to: &ReleaseName) -> Result<usize> {
+pub(crate) fn hidden_in_switch(store: &Store, to: &ReleaseName) -> Result<usize> {
     if store.settings().scopes.is_empty() {
         return Ok(0);
     }
@@ -38,7 +38,7 @@ pub fn hidden_in_switch(store: &Store, to: &ReleaseName) -> Result<usize> {
 }
 
 /// Lets what is hidden at a path of the docroot, and below it, show again; only while nobody serves the store.
-pub fn restore(store: &Store, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn restore(store: &Store, path: &[u8]) -> Result<Vec<Vec<u8>>> {
     store.make_layer()?;
     let (media, epoch) = opened(store)?;
     store.make_own_layer(&epoch.release.name)?;

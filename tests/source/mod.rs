@@ -7,6 +7,25 @@ use std::fs;
 use std::ops::Index;
 use std::path::Path;
 
+/// The layers, left to right: a file uses only what stands to its right. What stands in one place may use each other; a
+/// layer need not be there yet.
+pub const LAYERS: [&[&str]; 14] = [
+    &["main"],
+    &["cli"],
+    &["fleet"],
+    &["keeper"],
+    &["worker"],
+    &["control"],
+    &["fuse"],
+    &["switch"],
+    &["fs"],
+    &["store"],
+    &["protocol"],
+    &["tree"],
+    &["error", "sys", "fault"],
+    &["lib"],
+];
+
 /// A file of src/.
 pub struct Source {
     /// From the root of the repository: `src/store/mod.rs`.

@@ -1,9 +1,9 @@
 //! The cell that holds the current epoch.
 //!
-//! **Lock order.** The epoch lock (`Epochs::current`) is taken for an instant at a time: the read side to clone the
-//! epoch or to send a reply, the write side to publish another epoch. Under it only leaves are taken
-//! (`Transition::noted`, a shard of the pending attributes, and for the count of a reply the nodes of the writable
-//! layer), and nothing is waited for: no disk, no notification.
+//! **Locks.** The epoch lock (`Epochs::current`) is taken for an instant at a time: the read side to clone the epoch or
+//! to send a reply, the write side to publish another epoch. Under the read side two leaves are taken: a shard of the
+//! pending attributes, and the lookup counts of the mount, where an entry did not fit into the reply. Nothing is waited
+//! for but write(2) to /dev/fuse: no disk, no notification.
 
 use super::{Epoch, Release};
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! The gate before the swap: who is in the middle of a file finishes with it, everybody else waits for the swap.
+//! The gate before the swap: a thread in the middle of a file finishes with it, every other one waits for the swap.
 //!
 //! Programs look a file up more than once: for its length, then to open it (Apache, nginx, rsync). A swap in between
 //! gives the length of one release with the content of another: for a web server's visitor a torn file. So before the
@@ -69,9 +69,9 @@ impl Gate {
         Some(request)
     }
 
-    /// Closes the gate to newcomers and returns when nobody is in the middle any more: when nobody has passed for a
-    /// while, a fifth of `longest` at first, and nobody who passed is running. At once if nobody asked; after twice
-    /// `longest` in any case.
+    /// Closes the gate to newcomers and returns when no thread is in the middle of a file any more: none has passed for
+    /// a while, a fifth of `longest` at first, and none that passed is running. At once if none asked; in any case
+    /// after 2.2 times `longest`: the fifth below, and twice `longest` with the gate closed.
     ///
     /// `dropped` is when the kernel had forgotten the changed names: a thread whose first call needed no lookup before
     /// that is not known here, and gets a fifth of `longest` from then on for its second.
@@ -101,7 +101,7 @@ impl Gate {
         }
     }
 
-    /// Lets everybody go: after the swap, and also if there will be none.
+    /// Opens for good, after the swap or without one, and answers the requests that waited.
     pub fn end(&self) {
         let waiting = {
             let mut state = self.0.lock();

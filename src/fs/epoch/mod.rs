@@ -59,11 +59,11 @@ pub struct Epoch {
     pub release: Arc<Release>,
     /// Releases that were active before, the latest first: they answer for nodes that the active one lacks.
     pub earlier: Vec<Arc<Release>>,
-    /// Which switch last changed what.
+    /// Which switch last changed which node.
     pub stamps: Arc<Stamps>,
     /// The switch that is under way.
     pub transition: Option<Arc<Transition>>,
-    /// What the last switch gave other attributes, as far as the kernel has not asked for them since.
+    /// Nodes whose attributes a switch changed and that the kernel has not asked for since.
     pending: Arc<PendingAttrs>,
 }
 
@@ -81,7 +81,7 @@ impl Epoch {
         Self { switch, release, earlier: Vec::new(), stamps, transition: None, pending: Arc::default() }
     }
 
-    /// Who answers for a node: the active release, else the one that had it and was active last.
+    /// Finds the release that answers for a node: the active one, else the one that had it and was active last.
     pub fn find(&self, node: NodeId) -> Result<Located<'_>> {
         if let Some(index) = self.release.manifest.find_node(node)? {
             return Ok(Located { release: &self.release, index, live: true });
@@ -145,7 +145,7 @@ impl Epoch {
         self.touches(node) || self.pending.contains(node)
     }
 
-    /// The kernel is being told of a node's attributes.
+    /// A node's attributes are being sent.
     pub fn attrs_sent(&self, node: NodeId) {
         self.pending.sent(node);
     }

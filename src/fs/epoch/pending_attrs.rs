@@ -1,8 +1,8 @@
 //! Nodes whose attributes a switch changed and that the kernel has not asked for since.
 //!
 //! The first answer for each holds for no time, because the kernel believes an answer an instant before it has taken it
-//! over (fuse_change_attributes_common sets `i_time` first, and stat(2) takes no lock): whoever looks in that instant
-//! sees what was before. Two answers at once about the same node can still let it happen.
+//! over (fuse_change_attributes_common sets `i_time` first, and stat(2) takes no lock): a reader in that instant sees
+//! the attributes from before. Two answers at once about the same node can still let it happen.
 
 use crate::tree::NodeId;
 use dashmap::DashSet;

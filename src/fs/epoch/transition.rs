@@ -11,7 +11,7 @@ use std::collections::HashSet;
 pub struct Transition {
     names: HashSet<u64>,
     nodes: HashSet<NodeId>,
-    /// Who may still ask shortly before the swap.
+    /// Keeps newcomers waiting shortly before the swap.
     pub gate: Gate,
     /// Changed names that were told to the kernel since the transition began.
     noted: Mutex<HashSet<(NodeId, Vec<u8>)>>,

@@ -15,10 +15,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Who reads on and on is soon asked for in pieces of at least this length. A short one, at the end of a log perhaps,
-/// may be written to again soon, and is left in the page cache.
+/// For a file that is read on and on the kernel soon asks in pieces of at least this length. Shorter ones, at the end
+/// of a log perhaps, may be written to again soon, and are left in the page cache.
 const READ_ON: usize = 128 << 10;
-/// How long after the last write a file is on disk: letting go of it before would make its reader wait for the writing.
+/// How long after the last write a file is on disk: dropping its pages before would make its reader wait for the disk.
 const WRITTEN_OUT: Duration = Duration::from_secs(60);
 
 impl Media {
@@ -208,7 +208,7 @@ impl Drop for OwnChange<'_> {
     fn drop(&mut self) {
         if let Some(held) = self.media.nodes.lock().get_mut(self.node) {
             held.changing -= 1;
-            // Of two at once, or of one that failed half-way, neither can say how the file looks.
+            // After two changes at once, or one that failed half-way, nobody can say how the file looks.
             held.look = self.look.filter(|_| held.changing == 0);
         }
         if self.look.is_none() {

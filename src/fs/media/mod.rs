@@ -1,8 +1,9 @@
 //! The writable layer, as the mount serves it.
 //!
 //! **Locks.** A change of names claims its directories in `namespace`, and holds the claim over disk work: only other
-//! changes wait for it. `nodes` is taken inside, for an instant; inside that, the leaves of `descriptors`, `writeback`,
-//! `usage` and `mount`. Nothing waits for a disk or for the kernel with one of those held. Looking claims nothing.
+//! changes wait for it. `nodes` is taken inside, for an instant; inside that, the locks of `descriptors`, `writeback`,
+//! `truncations` and `mount`. No look and no change waits for a disk or for the kernel with one of those held. Looking
+//! claims nothing. src/lib.rs has the table.
 
 mod attrs;
 mod content;
@@ -168,7 +169,7 @@ impl Media {
         }
     }
 
-    /// Told of files that somebody changed behind the mount.
+    /// Has `notice` called for each file that somebody changed behind the mount.
     pub fn on_change_behind(&self, notice: impl Fn(NodeId) + Send + Sync + 'static) {
         let _ = self.notice.set(Box::new(notice));
     }

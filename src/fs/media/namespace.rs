@@ -1,4 +1,4 @@
-//! Who changes which names: changes in different directories run beside each other, those in one directory one by one.
+//! Claims of names: changes in different directories run beside each other, those in one directory one by one.
 //!
 //! A change claims the directories in which it changes names, and the trees that it moves or takes away whole. Claims
 //! are held over disk work, so only changes wait for them, never looks, and never with another lock held. A claim waits

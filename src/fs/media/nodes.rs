@@ -5,8 +5,8 @@
 //! copied up or its name moves; then this table alone knows.
 //!
 //! Disk and table are two things: a step changes the disk first and is noted here afterwards. So each step is announced
-//! ([`Nodes::begin_step`]) and ends here ([`Nodes::end_step`]), and who looked at the disk without a lock sees whether
-//! what it saw still holds ([`Nodes::outran`]).
+//! ([`Nodes::begin_step`]) and ends here ([`Nodes::end_step`]), and a look without a lock learns whether it still holds
+//! ([`Nodes::outran`]).
 
 use super::node::{Backing, MediaNode, pure_of_file};
 use super::scopes::ScopeId;
@@ -53,7 +53,7 @@ pub(super) struct Nodes {
     by_path: BTreeMap<Vec<u8>, NodeId>,
     by_file: HashMap<FileId, NodeId>,
     serial: u64,
-    /// How many steps ended, by directory; seeded, so that nobody can choose whose looks he makes to be done again.
+    /// How many steps ended, by directory; seeded, so that no user can choose whose looks are done again.
     ended: Box<[u64; COUNTERS]>,
     hasher: RandomState,
     /// Directories that are being moved.

@@ -1,6 +1,5 @@
-//! What is let go of, and the disk work of it: files that were unlinked while open and that nobody can reach any more,
-//! and descriptors to close. A FORGET is noted only; a thread of the worker's does the rest, so that whoever answers
-//! the kernel never waits for it.
+//! Lets go of files that were unlinked while open and that nobody can reach any more, and closes descriptors. A FORGET
+//! is only noted; a thread of the worker's does the disk work, so that no thread that answers the kernel waits for it.
 
 use super::Media;
 use super::descriptors::Closing;
@@ -62,7 +61,7 @@ impl Media {
         later.into_iter().for_each(|node| self.mount.lost_names(node));
     }
 
-    /// A lock for each, so that nobody waits for all of them.
+    /// Takes the lock anew for each node, so that no request waits for all of them.
     fn let_go_of(&self, node: NodeId) -> (LetGo, Closing) {
         let mut nodes = self.nodes.lock();
         let gone = nodes.let_go(node);

@@ -2,8 +2,8 @@
 //!
 //! Left to itself the kernel waits up to half a minute before it begins (dirty_expire_centisecs), and keeps all of it
 //! twice meanwhile: in the pages of the mount and in those of the file below. So an fsync at the end of an upload waits
-//! for the whole of it, and everybody else's behind it. Here whoever writes on and on has each step written out as it
-//! is complete, and what the disk has taken is let go of below.
+//! for the whole of it, and everybody else's behind it. Here a thread writes out each step of a large file as it is
+//! complete, and drops the pages below that the disk has taken.
 
 use crate::error::Result;
 use crate::tree::NodeId;
@@ -17,11 +17,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Less than this in a row is left to the kernel: most such files are short-lived, or soon wanted from below again.
+/// Less than this in a row is left to the kernel: most such files are short-lived, or soon wanted from below again. A
+/// run begins when the file is this long, so the first step of a new file is written out at twice this.
 const STEP: u64 = 8 << 20;
 /// How far each step looks back for what the disk had not taken by the one before.
 const BACK: u64 = 64 << 20;
-/// How many files may be on their way at a time; of more the one is left to the kernel that was written to longest ago.
+/// At most this many files; the least recently written one falls back to the kernel's write-back.
 const FILES: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// How long a file is kept open that nobody writes to. The kernel has written it by then.
 const IDLE: Duration = Duration::from_secs(60);
@@ -40,7 +41,7 @@ struct Run {
     end: u64,
     /// Whether the thread knows of it.
     waits: bool,
-    /// Open for reading, since a step was flushed_to: that keeps the inode, and with it an error of the disk's, for the
+    /// Open for reading, since a step was flushed: that keeps the inode, and with it an error of the disk's, for the
     /// fsync.
     file: Option<Arc<File>>,
     used: Instant,
@@ -114,7 +115,7 @@ impl Writeback {
     }
 }
 
-/// Starts the thread: a disk whose queue is full makes the one wait who asks it, and that must not be who serves the
+/// Starts the thread. A disk whose queue is full makes its caller wait, and that must not be a thread that serves the
 /// mount.
 fn start(runs: Arc<Mutex<LruCache<NodeId, Run>>>) -> SyncSender<NodeId> {
     let (ready, nodes) = sync_channel(FILES.get());

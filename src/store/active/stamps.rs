@@ -6,9 +6,9 @@
 //!   record: 0 nodeid u64     8 second i64  16 nanoseconds u32      20 bytes, little-endian
 //! ```
 //!
-//! How much of the file counts stands in `active`; what lies behind belongs to a switch that was never
-//! finished and is cut off by the next one. In memory a node keeps two stamps, so that a switch in the making
-//! can write its own while the view before it is still being served.
+//! How much of the file counts stands in `active`; what lies behind belongs to a switch that was never finished and is
+//! cut off by the next one. In memory a node keeps two stamps, so that a switch in the making can write its own while
+//! the epoch before it is still being served.
 
 use crate::error::{Context, Error, Result};
 use crate::fault;
@@ -64,7 +64,7 @@ impl Hasher for NodeIdHasher {
 }
 
 #[derive(Clone, Copy)]
-struct Stamps2 {
+struct LastTwo {
     /// The switch that wrote `now`.
     switch: u32,
     now: Stamp,
@@ -75,7 +75,7 @@ struct Stamps2 {
 /// The stamps of all nodes, in memory.
 #[derive(Default)]
 pub struct Stamps {
-    nodes: DashMap<u64, Stamps2, BuildHasherDefault<NodeIdHasher>>,
+    nodes: DashMap<u64, LastTwo, BuildHasherDefault<NodeIdHasher>>,
 }
 
 impl std::fmt::Debug for Stamps {
@@ -91,7 +91,7 @@ impl Stamps {
         if stamps.switch <= switch { Some(stamps.now) } else { stamps.before }
     }
 
-    /// Notes the stamps of a switch. Views of earlier switches do not see them.
+    /// Notes the stamps of a switch. Epochs of earlier switches do not see them.
     pub fn put(&self, batch: &[(NodeId, Stamp)], switch: u32) {
         for (node, stamp) in batch {
             self.nodes
@@ -102,7 +102,7 @@ impl Stamps {
                     }
                     (stamps.switch, stamps.now) = (switch, *stamp);
                 })
-                .or_insert(Stamps2 { switch, now: *stamp, before: None });
+                .or_insert(LastTwo { switch, now: *stamp, before: None });
         }
     }
 
@@ -115,7 +115,7 @@ impl Stamps {
             }
             match stamps.before {
                 // Which switch wrote it no longer matters: it was an earlier one.
-                Some(before) => *stamps = Stamps2 { switch: 0, now: before, before: None },
+                Some(before) => *stamps = LastTwo { switch: 0, now: before, before: None },
                 None => {
                     drop(stamps);
                     self.nodes.remove(&node.0);

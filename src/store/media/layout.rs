@@ -3,7 +3,7 @@
 //! ```text
 //! HOME/            the store, or the directory that `media` in verfs.toml names: another disk's, say
 //!   media/         what was written in shared scopes, as plain files at their paths in the docroot
-//!   whiteouts/     what of the release is hidden there: see store/upper
+//!   whiteouts/     what of the release is hidden there: see home/whiteouts.rs
 //!   own/NAME/      media/ and whiteouts/ of release NAME, for scopes that each release has to itself
 //!   tmp/ orphans/  copy-ups in the making; files that were unlinked while open
 //! ```

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
 
-/// Up to so many needed bytes are copied for however little that is freed.
+/// Up to so many needed bytes are copied, however little is freed.
 const CHEAP: u64 = 64 << 20;
 /// More than so many packs make finding a content slow: those of which little is needed become one.
 const MANY: usize = 16;
@@ -37,8 +37,8 @@ impl PackPlan {
     }
 }
 
-/// Takes what is not to be kept out of the packs, where that is worth it; gives what stays all the same. Stopped
-/// anywhere, each content that is kept lies in a pack.
+/// Takes the contents that are not kept out of the packs, where that is worth it; gives those that stay all the same.
+/// Stopped anywhere, each content that is kept lies in a pack.
 pub(super) fn repack(store: &Store, objects: &Objects, keep: impl Fn(Digest) -> bool) -> Result<HashSet<Digest>> {
     let mut plans = Vec::new();
     for pack in objects.packs() {

@@ -1,7 +1,7 @@
 //! The writable layer on disk: carries out the plans of `tree::union`.
 //!
-//! Where its directories lie is drawn in `store::layer`. A whiteout is an empty file that hides the release's entry of
-//! its name and all below it; a directory in the tree of whiteouts only leads deeper.
+//! `store::media::layout` draws where its directories lie. A whiteout is an empty file that hides the release's entry
+//! of its name and all below it; a directory in the tree of whiteouts only leads deeper.
 //!
 //! A path is one in the docroot. In a scope that each release has to itself the release's name and a NUL stand before
 //! it, and it means that release's own layer: so the paths of two releases never mean the same file.
@@ -205,7 +205,7 @@ impl Home {
         written
     }
 
-    /// Removes what a stopped daemon left in the work space. Only who serves the store may.
+    /// Removes what a stopped daemon left in the work space. Only the process that serves the store may.
     pub fn sweep(&self) -> Result<()> {
         for (dir, shown, prefix) in [(&self.tmp, "tmp", &b"up-"[..]), (&self.orphans, "orphans", b"")] {
             for name in names(dir).on_disk("listing", || self.show_beside(shown, b""))? {

@@ -1,6 +1,6 @@
-//! Reading the contents of a source, but for those that are known: what is hashed is what was copied, never what may
-//! still change. A small file is hashed in memory and written from there, a large one is cloned first where the file
-//! system can, else hashed as it is written.
+//! Reads the contents of a source into the staging area, except those that the stat cache knows. The copy is hashed,
+//! never the source, which may still change. A small file is hashed in memory and written from there; a large one is
+//! cloned first where the file system can, else hashed as it is written.
 
 use super::staging::{PACKED, Staging};
 use super::stat_cache::{Readings, StatCache};
@@ -16,7 +16,7 @@ use std::io::Write;
 
 /// Files up to this size are read whole.
 const SMALL: u64 = 1 << 20;
-/// Files that are read before what is new of them is written.
+/// How many files are read before the new ones among them are written.
 const CHUNK: usize = 256;
 /// The operation of an error of the source's disk: nothing else here is called so.
 const READING: &str = "reading";
@@ -41,7 +41,7 @@ pub(super) fn stage(
     let mut read = Vec::with_capacity(files.len());
     let mut new = Vec::new();
     for chunk in files.chunks(CHUNK) {
-        // While one chunk is read, what is new of the one before is written.
+        // While one chunk is read, the new files of the chunk before are written.
         let before = std::mem::take(&mut new);
         let (outcomes, taken) = rayon::join(
             || {
@@ -87,7 +87,7 @@ pub(super) fn stage(
 enum FileReading {
     Read {
         digest: Digest,
-        /// The look tells it the next time.
+        /// The next `add` knows the content by this look.
         trusted: bool,
         xattrs: crate::store::release::manifest::Xattrs,
         /// A small content that the store lacks.

@@ -1,7 +1,7 @@
 //! Which mtime a node gets: the one with which its content first appeared at its path in this store.
 //!
-//! So that two releases never disagree about the mtime of what is the same in both: a switch between them
-//! does not touch it, and the kernel may go on believing what it has.
+//! So that two releases never disagree about the mtime of a node that is the same in both: a switch between them does
+//! not touch it, and the kernel may go on believing what it has.
 
 use crate::error::Result;
 use crate::store::release::manifest::{BuildNode, Builder, Manifest};

@@ -12,9 +12,9 @@
 //! - another file system under the same device number: what was noted of another disk (by its sequence number, Linux
 //!   5.15) or with another id (statfs(2)) is not used.
 //!
-//! Left is what the kernel holds for longer than [`RACY`] between the ctime and the bytes and nothing waits for: a
-//! write with O_DIRECT, a read with O_DIRECT into a mapping of the file, a page fault. File systems that are not known
-//! to do all that are not trusted: all their files are read.
+//! Not seen are bytes that the kernel writes later than [`RACY`] after it has set the ctime, where nothing waits for
+//! them: in a write with O_DIRECT, a read with O_DIRECT into a mapping of the file, a page fault. File systems that are
+//! not known to do all that are not trusted: all their files are read.
 //!
 //! ```text
 //! stat-cache:  0 magic "verfsta2"   8 BLAKE3 of boot, disk and file system   40 records by device and inode
@@ -84,7 +84,7 @@ pub(super) struct StatCache {
 }
 
 impl StatCache {
-    /// Reads it. Whatever is wrong with it, it is empty then, and with `forget` too.
+    /// Reads it; it is empty if anything is wrong with it, and with `forget`.
     pub(super) fn load(store: &Store, source: &Path, forget: bool) -> Self {
         let slower = |error: Error| log::warn!("{error}: this add reads every file");
         let head = head(source).unwrap_or_else(|error| {

@@ -10,8 +10,8 @@ use std::io::IoSliceMut;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-/// What is brought into the page cache around a content of a pack that is not in it: its neighbours were beside it in
-/// the tree, and a disk gives many at the price of one.
+/// How much is read into the page cache around a packed content: its neighbours in the tree lie there, and a disk gives
+/// many at the price of one.
 const AROUND: u64 = 256 << 10;
 
 /// A file of at least this length is let go of by the page cache while it is read: it is in the mount's pages then.
