@@ -4,9 +4,8 @@ use crate::error::Result;
 use crate::fault::{self, Skip};
 use crate::fs::Release;
 use crate::fs::media::Scopes;
-use crate::store::media::home::split;
 use crate::store::release::manifest::Manifest;
-use crate::tree::{ChangeSet, ChangedEntry, NodeId, Side, Tree, change_set, name_key};
+use crate::tree::{ChangeSet, ChangedEntry, NodeId, Side, Tree, change_set, is_within, name_key, split};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -47,9 +46,7 @@ impl ReleasePair {
         let own = declared.ids().filter(|scope| declared.is_per_release(*scope)).map(path);
         self.tops = own.map(split).map(|(dir, name)| (NodeId::of_dir(dir), name.to_vec())).collect();
         let shared: Vec<&[u8]> = declared.ids().filter(|scope| !declared.is_per_release(*scope)).map(path).collect();
-        let within = |path: &[u8]| {
-            shared.iter().any(|top| path.strip_prefix(*top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/'))
-        };
+        let within = |path: &[u8]| shared.iter().any(|top| is_within(path, top));
         for dir in &self.changes.dirs {
             if within(&self.release(dir.at.0).manifest.path_of(dir.at.1)?) {
                 self.scoped.insert(dir.node);

@@ -95,8 +95,8 @@ impl Epoch {
     }
 
     /// The release of this name, if it was active in this mount.
-    pub fn named(&self, name: &[u8]) -> Option<&Arc<Release>> {
-        std::iter::once(&self.release).chain(&self.earlier).find(|release| release.name.as_str().as_bytes() == name)
+    pub fn named(&self, name: &ReleaseName) -> Option<&Arc<Release>> {
+        std::iter::once(&self.release).chain(&self.earlier).find(|release| release.name == *name)
     }
 
     /// What a name in a directory stands for.

@@ -6,7 +6,6 @@ use crate::error::{Errno, Error, Result};
 use crate::fs::attr::{Attr, Ttl, Type};
 use crate::fs::epoch::Epoch;
 use crate::fs::listing::Listed;
-use crate::store::media::home::{docroot_path, split};
 use crate::tree::NodeId;
 use std::sync::Arc;
 
@@ -92,9 +91,9 @@ impl Media {
 
     fn parent_node(&self, dir: NodeId) -> Result<NodeId> {
         let path = self.nodes.lock().dir_path(dir)?;
-        Ok(match self.scopes.is_top(&path) {
-            true => NodeId::of_dir(split(docroot_path(&path).1).0),
-            false => NodeId::of_dir(split(&path).0).scoped(),
+        Ok(match self.scopes.is_top(path.in_docroot()) {
+            true => NodeId::of_dir(path.parent_in_docroot()),
+            false => path.parent().dir_node(),
         })
     }
 

@@ -3,29 +3,24 @@
 //! Where its directories lie is drawn in `store::layer`. A whiteout is an empty file that hides the release's entry of
 //! its name and all below it; a directory in the tree of whiteouts only leads deeper.
 //!
-//! A path is one in the docroot. In a scope that each release has to itself the release's name and a NUL stand before
-//! it, and it means that release's own layer: so the paths of two releases never mean the same file.
-//!
 //! Nothing outside these directories is ever opened or changed: every path is resolved below its directory without
 //! following a symlink (openat2(2), RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS), and the last name
 //! of it by a call that does not follow one.
 
 mod copy;
 mod orphans;
-mod path;
 mod whiteouts;
 mod xattrs;
 
 pub use copy::{COPYING, Copy};
 pub use orphans::Orphan;
-pub use path::{docroot_path, ends, in_own_layer, split};
 pub use whiteouts::Whiteout;
 pub use xattrs::{has_default_acl, is_acl, set_xattr, xattrs};
 
 use crate::error::{Context, Errno, Error, OnDisk, Result};
 use crate::fault;
-use crate::tree::Node;
 use crate::tree::union::{Onto, Step, UpperKind};
+use crate::tree::{LayerId, LayerPath, Node};
 use copy::dress;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use std::borrow::Cow;
@@ -95,6 +90,15 @@ enum In {
     Whiteouts,
 }
 
+impl In {
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Media => b"media",
+            Self::Whiteouts => b"whiteouts",
+        }
+    }
+}
+
 fn or_here(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"." } else { path }
 }
@@ -137,31 +141,29 @@ impl Home {
         !self.remote
     }
 
-    /// Where a path lies: a directory that is open, and the path below it.
-    fn at<'p>(&self, tree: In, path: &'p [u8]) -> (&OwnedFd, Cow<'p, [u8]>) {
-        match (docroot_path(path), tree) {
-            ((None, path), In::Media) => (&self.media, Cow::Borrowed(or_here(path))),
-            ((None, path), In::Whiteouts) => (&self.whiteouts, Cow::Borrowed(or_here(path))),
-            ((Some(release), path), In::Media) => {
-                (&self.own, Cow::Owned([release, b"media", or_here(path)].join(&b'/')))
-            }
-            ((Some(release), path), In::Whiteouts) => {
-                (&self.own, Cow::Owned([release, b"whiteouts", or_here(path)].join(&b'/')))
+    /// Where a path of the docroot lies in a layer: a directory that is open, and the path below it.
+    fn at<'p>(&self, tree: In, layer: &LayerId, path: &'p [u8]) -> (&OwnedFd, Cow<'p, [u8]>) {
+        match (layer, tree) {
+            (LayerId::Shared, In::Media) => (&self.media, Cow::Borrowed(or_here(path))),
+            (LayerId::Shared, In::Whiteouts) => (&self.whiteouts, Cow::Borrowed(or_here(path))),
+            (LayerId::Own(release), tree) => {
+                (&self.own, Cow::Owned([release.as_str().as_bytes(), tree.name(), or_here(path)].join(&b'/')))
             }
         }
     }
 
     /// A path as a message names it.
-    pub fn show(&self, path: &[u8]) -> Vec<u8> {
+    pub fn show(&self, path: &LayerPath) -> Vec<u8> {
         self.show_in(In::Media, path)
     }
 
-    fn show_in(&self, tree: In, path: &[u8]) -> Vec<u8> {
-        let tree = if matches!(tree, In::Media) { &b"media"[..] } else { b"whiteouts" };
+    fn show_in(&self, tree: In, path: &LayerPath) -> Vec<u8> {
         let home = self.path.as_os_str().as_bytes();
-        match docroot_path(path) {
-            (None, path) => [home, tree, path].join(&b'/'),
-            (Some(release), path) => [home, b"own", release, tree, path].join(&b'/'),
+        match path.layer() {
+            LayerId::Shared => [home, tree.name(), path.in_docroot()].join(&b'/'),
+            LayerId::Own(release) => {
+                [home, b"own", release.as_str().as_bytes(), tree.name(), path.in_docroot()].join(&b'/')
+            }
         }
     }
 
@@ -171,24 +173,19 @@ impl Home {
     }
 
     /// Opens what is at a path, never through a symlink.
-    fn open_at(&self, tree: In, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let (root, below) = self.at(tree, path);
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open =
-            |dir: BorrowedFd<'_>, path: &[u8], flags| rustix::fs::openat2(dir, path, flags, Mode::empty(), BENEATH);
-        let (mut dir, mut rest) = (None::<OwnedFd>, &*below);
-        // A path too long for one call is taken in steps.
-        while rest.len() > LONGEST_PATH {
-            let end = rest[..LONGEST_PATH].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
-            let from = dir.as_ref().unwrap_or(root).as_fd();
-            let next = open(from, &rest[..end], OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
-            (dir, rest) = (Some(next), &rest[end + 1..]);
-        }
-        open(dir.as_ref().unwrap_or(root).as_fd(), rest, flags)
+    fn open_at(&self, tree: In, path: &LayerPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let (root, below) = self.at(tree, path.layer(), path.in_docroot());
+        open_below(root, &below, flags)
     }
 
-    fn dir(&self, tree: In, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    fn dir(&self, tree: In, path: &LayerPath) -> rustix::io::Result<OwnedFd> {
         self.open_at(tree, path, OFlags::PATH | OFlags::DIRECTORY)
+    }
+
+    /// Opens the directory in which a path is a name.
+    fn dir_above(&self, tree: In, path: &LayerPath) -> rustix::io::Result<OwnedFd> {
+        let (root, below) = self.at(tree, path.layer(), path.parent_in_docroot());
+        open_below(root, &below, OFlags::PATH | OFlags::DIRECTORY)
     }
 
     /// Makes a file in the work space, durably, and removes it: whether the disk takes changes.
@@ -219,28 +216,28 @@ impl Home {
     }
 
     /// The upper entry at a path; `None` if there is none.
-    pub fn stat(&self, path: &[u8]) -> Result<Option<Stat>> {
+    pub fn stat(&self, path: &LayerPath) -> Result<Option<Stat>> {
         self.find(path).map(|(stat, _)| stat)
     }
 
     /// The same, and whether an upper entry above it that is no directory hides all below.
-    pub fn find(&self, path: &[u8]) -> Result<(Option<Stat>, bool)> {
-        let (dir, name) = split(path);
-        let found =
-            self.dir(In::Media, dir).and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
+    pub fn find(&self, path: &LayerPath) -> Result<(Option<Stat>, bool)> {
+        let found = self
+            .dir_above(In::Media, path)
+            .and_then(|dir| rustix::fs::statat(&dir, or_here(path.name()), AtFlags::SYMLINK_NOFOLLOW));
         let hidden = matches!(found, Err(Errno::NOTDIR | Errno::LOOP));
         Ok((absent(found).on_disk("looking at", || self.show(path))?, hidden))
     }
 
     /// Opens a file of the upper layer; it must still be the one that it was.
-    pub fn open_file(&self, path: &[u8], id: FileId, flags: OFlags) -> Result<File> {
+    pub fn open_file(&self, path: &LayerPath, id: FileId, flags: OFlags) -> Result<File> {
         let opened = self.open_at(In::Media, path, flags | OFlags::NONBLOCK | OFlags::NOCTTY);
         let operation = if flags.contains(OFlags::RDWR) { "opening for writing" } else { "opening" };
         self.same(path, opened.on_disk(operation, || self.show(path))?, id)
     }
 
     /// An entry of the upper layer, to change its attributes: never what a symlink points to.
-    pub fn open_path(&self, path: &[u8], id: FileId) -> Result<OwnedFd> {
+    pub fn open_path(&self, path: &LayerPath, id: FileId) -> Result<OwnedFd> {
         let (dir, name) = self.parent_of(path)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(&dir, &name[..], flags, Mode::empty());
@@ -248,11 +245,11 @@ impl Home {
     }
 
     /// A directory of the upper layer, to change its attributes.
-    pub fn open_dir_path(&self, path: &[u8]) -> Result<OwnedFd> {
+    pub fn open_dir_path(&self, path: &LayerPath) -> Result<OwnedFd> {
         self.dir(In::Media, path).on_disk("opening", || self.show(path))
     }
 
-    fn same(&self, path: &[u8], file: OwnedFd, id: FileId) -> Result<File> {
+    fn same(&self, path: &LayerPath, file: OwnedFd, id: FileId) -> Result<File> {
         match FileId::of(&rustix::fs::fstat(&file).on_disk("looking at", || self.show(path))?) == id {
             true => Ok(File::from(file)),
             // Somebody put another file there behind the mount: what was opened is gone.
@@ -261,7 +258,7 @@ impl Home {
     }
 
     /// Makes the names in a directory durable.
-    pub fn sync_dir(&self, path: &[u8]) -> Result<()> {
+    pub fn sync_dir(&self, path: &LayerPath) -> Result<()> {
         let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
         match opened.on_disk("opening", || self.show(path))? {
             Some(dir) => rustix::fs::fsync(&dir).on_disk("syncing", || self.show(path)),
@@ -270,7 +267,7 @@ impl Home {
     }
 
     /// The names in a directory of the upper layer; none if it is not there.
-    pub fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileId, FileType)>> {
+    pub fn list(&self, path: &LayerPath) -> Result<Vec<(Vec<u8>, FileId, FileType)>> {
         let shown = || self.show(path);
         let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
         let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(Vec::new()) };
@@ -287,26 +284,25 @@ impl Home {
     }
 
     /// Bytes that the files below a path take on disk.
-    pub fn disk_usage(&self, path: &[u8]) -> Result<u64> {
-        let top = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
-        let Some(top) = top.on_disk("opening", || self.show(path))? else { return Ok(0) };
-        let mut linked = HashSet::new();
-        disk_usage(&top, &mut linked).on_disk("measuring what lies below", || self.show(path))
+    pub fn disk_usage(&self, path: &LayerPath) -> Result<u64> {
+        let (root, below) = self.at(In::Media, path.layer(), path.in_docroot());
+        disk_usage_below(root, &below, || self.show(path))
     }
 
     /// The same of a scope that each release has to itself, of all releases.
     pub fn own_disk_usage(&self, scope: &[u8]) -> Result<u64> {
         let mut bytes = 0;
         for release in names(&self.own).on_disk("listing", || self.show_beside("own", b""))? {
-            bytes += self.disk_usage(&[&release[..], scope].join(&0))?;
+            let below = [&release[..], In::Media.name(), scope].join(&b'/');
+            bytes += disk_usage_below(&self.own, &below, || self.show_beside("own", &below))?;
         }
         Ok(bytes)
     }
 
     /// The directory of a new entry, for the call that makes it.
-    pub fn parent_of(&self, path: &[u8]) -> Result<(OwnedFd, Vec<u8>)> {
-        let (dir, name) = split(path);
-        Ok((self.dir(In::Media, dir).on_disk("opening", || self.show(dir))?, name.to_vec()))
+    pub fn parent_of(&self, path: &LayerPath) -> Result<(OwnedFd, Vec<u8>)> {
+        let dir = self.dir_above(In::Media, path).on_disk("opening", || self.show(&path.parent()))?;
+        Ok((dir, path.name().to_vec()))
     }
 
     /// Carries out a step other than [`Step::Place`], [`Step::MakeDirs`] and [`Step::CopyUp`]. What it takes out of
@@ -334,7 +330,7 @@ impl Home {
         }
     }
 
-    fn rename(&self, from: &[u8], to: &[u8], onto: Onto) -> Result<Option<Orphan>> {
+    fn rename(&self, from: &LayerPath, to: &LayerPath, onto: Onto) -> Result<Option<Orphan>> {
         let ((from_dir, from_name), (to_dir, to_name)) = (self.parent_of(from)?, self.parent_of(to)?);
         let mut kept = None;
         let flags = match onto {
@@ -367,7 +363,7 @@ impl Home {
     }
 
     /// Makes one upper directory as the release's that shows there. One that is there already is left as it is.
-    pub fn make_dir(&self, path: &[u8], like: Option<&Node>) -> Result<()> {
+    pub fn make_dir(&self, path: &LayerPath, like: Option<&Node>) -> Result<()> {
         if self.stat(path)?.is_some() {
             return Ok(());
         }
@@ -380,7 +376,7 @@ impl Home {
         self.take_place(&temporary, path)
     }
 
-    fn take_place(&self, temporary: &[u8], path: &[u8]) -> Result<()> {
+    fn take_place(&self, temporary: &[u8], path: &LayerPath) -> Result<()> {
         fault::point("upper.copied");
         let placed = self.parent_of(path).and_then(|(dir, name)| {
             let placed = match rustix::fs::renameat_with(&self.tmp, temporary, &dir, &name[..], RenameFlags::NOREPLACE)
@@ -395,6 +391,21 @@ impl Home {
         }
         placed
     }
+}
+
+/// Opens what is at a path below a directory, never through a symlink.
+fn open_below(root: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |dir: BorrowedFd<'_>, path: &[u8], flags| rustix::fs::openat2(dir, path, flags, Mode::empty(), BENEATH);
+    let (mut dir, mut rest) = (None::<OwnedFd>, path);
+    // A path too long for one call is taken in steps.
+    while rest.len() > LONGEST_PATH {
+        let end = rest[..LONGEST_PATH].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
+        let from = dir.as_ref().unwrap_or(root).as_fd();
+        let next = open(from, &rest[..end], OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
+        (dir, rest) = (Some(next), &rest[end + 1..]);
+    }
+    open(dir.as_ref().unwrap_or(root).as_fd(), rest, flags)
 }
 
 /// What the upper layer has at a path, of a stat.
@@ -434,6 +445,13 @@ fn names(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
         }
     }
     Ok(found)
+}
+
+/// What files take below a path, which may not be there.
+fn disk_usage_below(root: &OwnedFd, path: &[u8], shown: impl Fn() -> Vec<u8>) -> Result<u64> {
+    let top = absent(open_below(root, path, OFlags::RDONLY | OFlags::DIRECTORY));
+    let Some(top) = top.on_disk("opening", &shown)? else { return Ok(0) };
+    disk_usage(&top, &mut HashSet::new()).on_disk("measuring what lies below", &shown)
 }
 
 /// What files take below a directory; one with several names counts once.
