@@ -48,7 +48,7 @@ impl ReleasePair {
         let shared: Vec<&[u8]> = declared.ids().filter(|scope| !declared.is_per_release(*scope)).map(path).collect();
         let within = |path: &[u8]| shared.iter().any(|top| is_within(path, top));
         for dir in &self.changes.dirs {
-            if within(&self.release(dir.at.0).manifest.path_of(dir.at.1)?) {
+            if within(&self.release(dir.side).manifest.path_of(dir.index)?) {
                 self.scoped.insert(dir.node);
             }
         }
@@ -170,10 +170,10 @@ impl ReleasePair {
     /// The locks of each changed directory and of its parent.
     fn locks(&self) -> impl Iterator<Item = Result<Notice<'_>>> {
         let dirs = self.changes.dirs.iter().flat_map(|dir| {
-            let manifest = &self.release(dir.at.0).manifest;
+            let manifest = &self.release(dir.side).manifest;
             let lock = |node, index| Notice::PassLock { dir: self.known_as(node), at: Some((manifest, index)) };
-            let parent = manifest.node(dir.at.1).map(|node| lock(dir.parent, node.parent));
-            [parent, Ok(lock(dir.node, dir.at.1))]
+            let parent = manifest.node(dir.index).map(|node| lock(dir.parent, node.parent));
+            [parent, Ok(lock(dir.node, dir.index))]
         });
         let tops = self.tops.iter().map(|(dir, _)| {
             let index = self.new.manifest.find_node(*dir)?;

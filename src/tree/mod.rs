@@ -8,7 +8,7 @@ mod path;
 mod plain;
 pub mod union;
 
-pub use changes::{ChangeSet, ChangedDir, ChangedEntry, Side, change_set};
+pub use changes::{CarriedFile, ChangeSet, ChangedDir, ChangedEntry, Side, change_set};
 pub use entry::{EntryName, Kind, Owner, ReleaseName};
 pub use node::{Digest, NodeId, name_key};
 pub use path::{LayerId, LayerPath, is_within, path_in, split};

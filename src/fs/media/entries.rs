@@ -3,22 +3,31 @@
 use super::lookup::Visible;
 use crate::error::Result;
 use crate::fs::attr::Type;
-use crate::store::media::home::Whiteout;
+use crate::store::media::home::{UpperName, Whiteout};
 use crate::tree::{Kind, LayerPath, NodeId, Tree};
 use rustix::fs::FileType;
 use std::collections::BTreeMap;
 
+/// A visible name in a directory.
+#[derive(Debug)]
+pub(super) struct VisibleName {
+    /// The number for d_ino.
+    pub(super) number: NodeId,
+    pub(super) kind: Type,
+    pub(super) name: Vec<u8>,
+}
+
 impl Visible<'_> {
-    /// The visible names of a directory: number for d_ino, type, name. Names that come or go meanwhile may be in it or
+    /// The visible names of a directory. Names that come or go meanwhile may be in it or
     /// not; of all others none is missing: the layers are read in the order in which no step moves a name past the
     /// reader.
-    pub(super) fn entries(&self, path: &LayerPath) -> Result<Vec<(NodeId, Type, Vec<u8>)>> {
+    pub(super) fn entries(&self, path: &LayerPath) -> Result<Vec<VisibleName>> {
         let home = &self.media.home;
         let mut found = BTreeMap::new();
         self.lower_entries(path, &mut found)?;
         let listed = home.list(path)?;
         let nodes = self.media.nodes.lock();
-        for (name, id, kind) in listed {
+        for UpperName { name, id, kind } in listed {
             let whole = path.join(&name);
             let (number, kind) = match kind {
                 FileType::Directory => (whole.dir_node(), Type::Dir),
@@ -30,7 +39,7 @@ impl Visible<'_> {
             };
             found.insert(name, (nodes.at(&whole).unwrap_or(number), kind));
         }
-        Ok(found.into_iter().map(|(name, (number, kind))| (number, kind, name)).collect())
+        Ok(found.into_iter().map(|(name, (number, kind))| VisibleName { number, kind, name }).collect())
     }
 
     /// Those of the release that nothing hides.

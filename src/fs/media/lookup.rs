@@ -11,7 +11,7 @@ use crate::fs::attr::{Attr, Entry, Ttl, Type};
 use crate::fs::epoch::{Epoch, Release};
 use crate::fs::mount::LookupRef;
 use crate::store::active::stamps::Stamp;
-use crate::store::media::home::{FileId, Whiteout, upper_kind};
+use crate::store::media::home::{FileId, Upper, Whiteout, upper_kind};
 use crate::tree::union::{Layers, Name, Shown, UpperKind};
 use crate::tree::{Kind, LayerId, LayerPath, NodeId, Owner, Tree};
 use rustix::fs::{FileType, Stat};
@@ -42,7 +42,11 @@ impl Visible<'_> {
             },
             None => None,
         };
-        let (stat, beneath_leaf) = self.media.home.find(path)?;
+        let (stat, beneath_leaf) = match self.media.home.find(path)? {
+            Upper::Here(stat) => (Some(stat), false),
+            Upper::None => (None, false),
+            Upper::BeneathLeaf => (None, true),
+        };
         // It can hide only what the release has.
         let whiteout = if lower.is_some() { self.media.home.whiteout(path)? } else { Whiteout::None };
         let lower = lower.filter(|_| whiteout != Whiteout::Above && !beneath_leaf);

@@ -4,7 +4,7 @@ use super::copies::Copies;
 use super::limits::disk_bytes;
 use super::lookup::Visible;
 use super::namespace::{Claim, NamespaceGuard};
-use super::nodes::Nodes;
+use super::nodes::{Nodes, StepOutcome};
 use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fault;
@@ -300,17 +300,17 @@ impl Changing<'_> {
     /// One step, announced before and noted afterwards. A leaf that lost its last name stays reachable for those who
     /// have it open; one that nobody knows goes.
     fn take_step(&self, step: &Step, work: impl FnOnce() -> Result<Option<Orphan>>) -> Result<()> {
-        let bare = match step {
+        let name_goes = match step {
             Step::Whiteout(path) => self.media.home.stat(path)?.is_none(),
             _ => false,
         };
         let announced = self.media.nodes.lock().begin_step(step);
-        let done = work();
-        let (result, kept) = match done {
-            Ok(kept) => (Ok(()), kept),
-            Err(error) => (Err(error), None),
+        let (result, outcome) = match work() {
+            Ok(_) if name_goes => (Ok(()), StepOutcome::NameGone),
+            Ok(kept) => (Ok(()), StepOutcome::Done(kept)),
+            Err(error) => (Err(error), StepOutcome::Failed),
         };
-        let gone = self.media.nodes.lock().end_step(announced, result.is_ok(), bare, kept);
+        let gone = self.media.nodes.lock().end_step(announced, outcome);
         self.media.noted.notify_all();
         if let (Some(orphan), Step::Unlink(path) | Step::Rename(_, path, _)) = (gone, step) {
             self.media.let_go(self.media.scopes.of(path.in_docroot())?, &orphan);

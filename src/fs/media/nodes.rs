@@ -43,6 +43,17 @@ pub(super) struct Announced<'s> {
     dirs: Vec<&'s LayerPath>,
 }
 
+/// What came of a step.
+#[derive(Debug)]
+pub(super) enum StepOutcome {
+    /// It failed.
+    Failed,
+    /// It was done; the leaf that it took out of the tree, and that is kept.
+    Done(Option<Orphan>),
+    /// It was a whiteout, and left nothing at its name.
+    NameGone,
+}
+
 /// All nodes of a store.
 #[derive(Debug)]
 pub(super) struct Nodes {
@@ -185,15 +196,9 @@ impl Nodes {
         Announced { step, from, to, dirs }
     }
 
-    /// A step is over. If it was `done`, names change here as they did on the disk; `kept` is the leaf that it took out
-    /// of the tree: given back if nobody knows it. `bare`: a whiteout left nothing at its name.
-    pub(super) fn end_step(
-        &mut self,
-        announced: Announced<'_>,
-        done: bool,
-        bare: bool,
-        kept: Option<Orphan>,
-    ) -> Option<Orphan> {
+    /// A step is over: names change here as they did on the disk. Gives back the leaf that it took out of the tree if
+    /// nobody knows it.
+    pub(super) fn end_step(&mut self, announced: Announced<'_>, outcome: StepOutcome) -> Option<Orphan> {
         let Announced { step, from, to, dirs } = announced;
         for node in from.iter().chain(to.iter()) {
             if let Some(held) = self.nodes.get_mut(node) {
@@ -208,13 +213,16 @@ impl Nodes {
         for path in paths_of(step) {
             self.ended[self.counter(&path.parent())] += 1;
         }
-        let mut kept = kept;
-        if !done {
-            return kept;
-        }
+        let mut kept = match outcome {
+            StepOutcome::Failed => return None,
+            StepOutcome::Done(kept) => kept,
+            StepOutcome::NameGone => {
+                paths_of(step).for_each(|path| self.lose(from, path, &mut None));
+                return None;
+            }
+        };
         match step {
             Step::Unlink(path) | Step::Rmdir(path) => self.lose(from, path, &mut kept),
-            Step::Whiteout(path) if bare => self.lose(from, path, &mut kept),
             Step::Link(_, to) => {
                 if let Some(node) = from {
                     self.give_name(node, to);

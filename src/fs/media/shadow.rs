@@ -114,7 +114,7 @@ impl Visible<'_> {
         }
         let home = &self.media.home;
         let mut names: BTreeSet<Vec<u8>> = home.whiteouts_in(dir)?.into_iter().collect();
-        names.extend(home.list(dir)?.into_iter().map(|(name, ..)| name));
+        names.extend(home.list(dir)?.into_iter().map(|entry| entry.name));
         for name in names {
             let path = dir.join(&name);
             let place = self.name(&path)?;

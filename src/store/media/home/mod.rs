@@ -9,22 +9,24 @@
 
 mod copy;
 mod orphans;
+mod upper;
+mod usage;
 mod whiteouts;
 mod xattrs;
 
 pub use copy::{COPYING, Copy};
 pub use orphans::Orphan;
+pub use upper::{Upper, UpperName, upper_kind};
 pub use whiteouts::Whiteout;
 pub use xattrs::{has_default_acl, is_acl, set_xattr, xattrs};
 
 use crate::error::{Context, Errno, Error, OnDisk, Result};
 use crate::fault;
-use crate::tree::union::{Onto, Step, UpperKind};
+use crate::tree::union::{Onto, Step};
 use crate::tree::{LayerId, LayerPath, Node};
 use copy::dress;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -215,20 +217,6 @@ impl Home {
         Ok(())
     }
 
-    /// The upper entry at a path; `None` if there is none.
-    pub fn stat(&self, path: &LayerPath) -> Result<Option<Stat>> {
-        self.find(path).map(|(stat, _)| stat)
-    }
-
-    /// The same, and whether an upper entry above it that is no directory hides all below.
-    pub fn find(&self, path: &LayerPath) -> Result<(Option<Stat>, bool)> {
-        let found = self
-            .dir_above(In::Media, path)
-            .and_then(|dir| rustix::fs::statat(&dir, or_here(path.name()), AtFlags::SYMLINK_NOFOLLOW));
-        let hidden = matches!(found, Err(Errno::NOTDIR | Errno::LOOP));
-        Ok((absent(found).on_disk("looking at", || self.show(path))?, hidden))
-    }
-
     /// Opens a file of the upper layer; it must still be the one that it was.
     pub fn open_file(&self, path: &LayerPath, id: FileId, flags: OFlags) -> Result<File> {
         let opened = self.open_at(In::Media, path, flags | OFlags::NONBLOCK | OFlags::NOCTTY);
@@ -264,39 +252,6 @@ impl Home {
             Some(dir) => rustix::fs::fsync(&dir).on_disk("syncing", || self.show(path)),
             None => Ok(()),
         }
-    }
-
-    /// The names in a directory of the upper layer; none if it is not there.
-    pub fn list(&self, path: &LayerPath) -> Result<Vec<(Vec<u8>, FileId, FileType)>> {
-        let shown = || self.show(path);
-        let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
-        let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(Vec::new()) };
-        let device = rustix::fs::fstat(&dir).on_disk("looking at", shown)?.st_dev;
-        let mut found = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&dir).on_disk("listing", shown)? {
-            let entry = entry.on_disk("listing", shown)?;
-            let name = entry.file_name().to_bytes();
-            if !matches!(name, b"." | b"..") {
-                found.push((name.to_vec(), FileId::listed(device, entry.ino()), entry.file_type()));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Bytes that the files below a path take on disk.
-    pub fn disk_usage(&self, path: &LayerPath) -> Result<u64> {
-        let (root, below) = self.at(In::Media, path.layer(), path.in_docroot());
-        disk_usage_below(root, &below, || self.show(path))
-    }
-
-    /// The same of a scope that each release has to itself, of all releases.
-    pub fn own_disk_usage(&self, scope: &[u8]) -> Result<u64> {
-        let mut bytes = 0;
-        for release in names(&self.own).on_disk("listing", || self.show_beside("own", b""))? {
-            let below = [&release[..], In::Media.name(), scope].join(&b'/');
-            bytes += disk_usage_below(&self.own, &below, || self.show_beside("own", &below))?;
-        }
-        Ok(bytes)
     }
 
     /// The directory of a new entry, for the call that makes it.
@@ -408,14 +363,6 @@ fn open_below(root: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<
     open(dir.as_ref().unwrap_or(root).as_fd(), rest, flags)
 }
 
-/// What the upper layer has at a path, of a stat.
-pub fn upper_kind(stat: &Stat) -> UpperKind {
-    match FileType::from_raw_mode(stat.st_mode).is_dir() {
-        true => UpperKind::Dir,
-        false => UpperKind::Leaf,
-    }
-}
-
 /// `None` for what is not there, or is behind something that is no directory of ours.
 fn absent<T>(found: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
     match found {
@@ -445,31 +392,6 @@ fn names(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
         }
     }
     Ok(found)
-}
-
-/// What files take below a path, which may not be there.
-fn disk_usage_below(root: &OwnedFd, path: &[u8], shown: impl Fn() -> Vec<u8>) -> Result<u64> {
-    let top = absent(open_below(root, path, OFlags::RDONLY | OFlags::DIRECTORY));
-    let Some(top) = top.on_disk("opening", &shown)? else { return Ok(0) };
-    disk_usage(&top, &mut HashSet::new()).on_disk("measuring what lies below", &shown)
-}
-
-/// What files take below a directory; one with several names counts once.
-fn disk_usage(dir: &OwnedFd, linked: &mut HashSet<u64>) -> rustix::io::Result<u64> {
-    let mut bytes = 0;
-    for name in names(dir)? {
-        // Gone meanwhile.
-        let Some(stat) = absent(rustix::fs::statat(dir, &name[..], AtFlags::SYMLINK_NOFOLLOW))? else { continue };
-        if FileType::from_raw_mode(stat.st_mode).is_dir() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            if let Some(inner) = absent(rustix::fs::openat(dir, &name[..], flags, Mode::empty()))? {
-                bytes += disk_usage(&inner, linked)?;
-            }
-        } else if stat.st_nlink == 1 || linked.insert(stat.st_ino) {
-            bytes += stat.st_blocks as u64 * 512;
-        }
-    }
-    Ok(bytes)
 }
 
 /// Removes an entry and all below it, never through a symlink.
