@@ -599,6 +599,34 @@ fn scopes_are_to_each_other_as_file_systems_are() {
 }
 
 #[test]
+fn directories_that_change_places_stay_the_directories_that_somebody_is_in() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"a\"\n");
+    add(&rig, "1", &Tree::new().dir("a"));
+    rig.mount();
+    let at = |path: &str| rig.mnt.join("a").join(path);
+    let mut held = Vec::new();
+    for (dir, other) in [("x", "y"), ("y", "x")] {
+        fs::create_dir_all(at(dir).join("sub")).unwrap();
+        fs::write(at(dir).join("sub/file"), dir).unwrap();
+        for path in ["", "sub"] {
+            let open = File::open(at(dir).join(path)).unwrap();
+            held.push((at(other).join(path), open.metadata().unwrap().ino(), open));
+        }
+    }
+    rustix::fs::renameat_with(CWD, at("x"), CWD, at("y"), RenameFlags::EXCHANGE).unwrap();
+    for (now, number, open) in &held {
+        assert_eq!(open.metadata().unwrap().ino(), *number, "{}", now.display());
+        assert_eq!(fs::metadata(now).unwrap().ino(), *number, "{}", now.display());
+        let there = || rustix::fs::Dir::read_from(open).unwrap().map(|entry| entry.unwrap().file_name().to_owned());
+        assert!(there().any(|name| [c"sub", c"file"].contains(&&*name)), "{}", now.display());
+    }
+    assert_eq!((text(at("y/sub/file")), text(at("x/sub/file"))), ("x".to_owned(), "y".to_owned()));
+}
+
+#[test]
 fn with_entries_believed_for_ever_changes_and_switches_are_seen_at_once() {
     if skip_mounted() {
         return;

@@ -309,15 +309,7 @@ pub(super) fn helper(arguments: &[OsString]) -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let verb = Mount {
-        path: helper.store,
-        mountpoint: helper.mountpoint,
-        options: helper.options,
-        foreground: false,
-        over: false,
-        log: None,
-    };
-    match run_helper(&verb, helper.sloppy, helper.fake, helper.verbose) {
+    match run_helper(helper) {
         Ok(code) => code,
         Err(error) => {
             Output { json: false }.error(&error);
@@ -326,16 +318,24 @@ pub(super) fn helper(arguments: &[OsString]) -> ExitCode {
     }
 }
 
-fn run_helper(verb: &Mount, sloppy: bool, fake: bool, verbose: u8) -> Result<ExitCode> {
-    let options = parse_options(verb, sloppy)?;
+fn run_helper(helper: Helper) -> Result<ExitCode> {
+    let verb = Mount {
+        path: helper.store,
+        mountpoint: helper.mountpoint,
+        options: helper.options,
+        foreground: false,
+        over: false,
+        log: None,
+    };
+    let options = parse_options(&verb, helper.sloppy)?;
     let store = Store::open(&verb.path)?;
-    if fake {
+    if helper.fake {
         return Ok(ExitCode::SUCCESS);
     }
     if std::env::var_os(BACKGROUND).is_none() {
         return start_in_background();
     }
-    set_up_log(verb, &store, verbose, true)?;
+    set_up_log(&verb, &store, helper.verbose, true)?;
     worker::serve(store, &options, |ready| tell_ready(ready, true, Output { json: false }))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -238,8 +238,7 @@ pub(super) fn differences(old: &Manifest, new: &Manifest) -> Result<Vec<Differen
         found.push((path, change));
     }
     for dir in &set.dirs {
-        let (side, index) = dir.at;
-        let path = if side == Side::Old { old } else { new }.path_of(index)?;
+        let path = if dir.side == Side::Old { old } else { new }.path_of(dir.index)?;
         if let (Some(o), Some(n)) = (old.find_path(&path)?, new.find_path(&path)?) {
             let (a, b) = (old.node(o)?, new.node(n)?);
             if a.kind == b.kind && (a.mode != b.mode || a.owner != b.owner) {

@@ -16,13 +16,35 @@ use crate::tree::{Kind, NodeId, Tree};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where a listing goes on: the switch it is pinned to, and how many entries were read.
+/// Where a listing goes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Position {
-    /// The handle that OPENDIR was answered with.
-    pub switch: u64,
+    /// The handle that OPENDIR was answered with; of a directory of a release the switch that the listing is pinned to.
+    pub handle: u64,
     /// The cookie of the last entry that was read; 0 at the beginning.
     pub cookie: u64,
+}
+
+/// What is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// Names (READDIR).
+    Names,
+    /// Names, and attributes that the kernel may keep (READDIRPLUS).
+    Plus,
+}
+
+/// Entries of a directory that are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct ListRequest {
+    /// The directory.
+    pub dir: NodeId,
+    /// Behind which of its entries.
+    pub from: Position,
+    /// How many at most.
+    pub most: usize,
+    /// What of each.
+    pub listing: Listing,
 }
 
 /// An entry of a listing.
@@ -41,24 +63,21 @@ pub struct Listed {
 }
 
 impl Fs {
-    /// Up to `most` entries of a directory from a position on; `plus`: with attributes that the kernel may keep.
-    pub fn list(&self, epoch: &Epoch, dir: NodeId, from: Position, most: usize, plus: bool) -> Result<Vec<Listed>> {
-        let operation = if plus { Operation::Readdirplus } else { Operation::Readdir };
-        self.noted(&Asked::of(operation, dir), self.entries(epoch, dir, from, most, plus))
+    /// Entries of a directory.
+    pub fn list(&self, epoch: &Epoch, request: ListRequest) -> Result<Vec<Listed>> {
+        let operation = match request.listing {
+            Listing::Names => Operation::Readdir,
+            Listing::Plus => Operation::Readdirplus,
+        };
+        self.noted(&Asked::of(operation, request.dir), self.entries(epoch, request))
     }
 
-    pub(super) fn entries(
-        &self,
-        epoch: &Epoch,
-        dir: NodeId,
-        from: Position,
-        most: usize,
-        plus: bool,
-    ) -> Result<Vec<Listed>> {
+    pub(super) fn entries(&self, epoch: &Epoch, request: ListRequest) -> Result<Vec<Listed>> {
+        let ListRequest { dir, from, most, listing } = request;
         if let Some(media) = self.media_of(dir) {
-            return media.list(epoch, dir, from.switch, from.cookie, most, plus);
+            return media.list(epoch, request);
         }
-        let switch = u32::try_from(from.switch).unwrap_or(u32::MAX);
+        let switch = u32::try_from(from.handle).unwrap_or(u32::MAX);
         let (release, index) = match self.epochs.release_for_listing(switch, dir)? {
             Some(found) => found,
             None => {
@@ -87,7 +106,7 @@ impl Fs {
                         let child = Located { index: child, ..shown };
                         match self.top_listed(epoch, dir, name)? {
                             Some(top) => top,
-                            None if plus => child_of(epoch, dir, child, active)?,
+                            None if listing == Listing::Plus => child_of(epoch, dir, child, active)?,
                             None => name_of(child)?,
                         }
                     }

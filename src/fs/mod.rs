@@ -21,7 +21,7 @@ pub use attr::{Attr, Entry, Ttl, Type};
 pub use contents::{Contents, ReadBytes};
 pub use counters::{Counters, Operation};
 pub use epoch::{Epoch, Epochs, Release, Transition};
-pub use listing::{Listed, Position};
+pub use listing::{ListRequest, Listed, Listing, Position};
 pub use media::Media;
 pub use mount::LookupRef;
 

@@ -6,7 +6,7 @@
 use super::Fs;
 use super::counters::Operation;
 use super::faults::{Disk, Failed};
-use super::listing::Position;
+use super::listing::{ListRequest, Listing, Position};
 use super::media::Reading;
 use crate::error::{Result, Verdict};
 use crate::tree::NodeId;
@@ -35,7 +35,9 @@ impl Fs {
             Operation::Readlink => self.target(node).map(drop),
             Operation::Getxattr | Operation::Listxattr => self.xattrs(&epoch, node).map(drop),
             Operation::Readdir | Operation::Readdirplus => {
-                let listed = self.entries(&epoch, node, Position { switch: LISTING, cookie: 0 }, 1, false);
+                let from = Position { handle: LISTING, cookie: 0 };
+                let request = ListRequest { dir: node, from, most: 1, listing: Listing::Names };
+                let listed = self.entries(&epoch, request);
                 self.end_listing(node, LISTING);
                 listed.map(drop)
             }

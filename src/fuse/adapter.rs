@@ -188,14 +188,14 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         self.count(Operation::Readdir);
-        let (node, from) = (NodeId(ino.0), Position { switch: fh.0, cookie: offset });
+        let (node, from) = (NodeId(ino.0), Position { handle: fh.0, cookie: offset });
         let disk = self.requests.fs.disk_to_list(node);
         self.run(disk, Class::Look, move |requests| requests.readdir(node, from, reply));
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         self.count(Operation::Readdirplus);
-        let (node, from) = (NodeId(ino.0), Position { switch: fh.0, cookie: offset });
+        let (node, from) = (NodeId(ino.0), Position { handle: fh.0, cookie: offset });
         let disk = self.requests.fs.disk_to_list(node);
         self.run(disk, Class::Look, move |requests| requests.readdirplus(node, from, reply));
     }

@@ -4,7 +4,7 @@ use super::convert::{file_attr, file_type, nothing, ttl};
 use super::notify::PageDropper;
 use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Changes, New, Permissions, Reading, Writing};
-use crate::fs::{Entry, Fs, Listed, LookupRef, Operation, Position};
+use crate::fs::{Entry, Fs, ListRequest, Listed, Listing, LookupRef, Operation, Position};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
 use fuser::{
@@ -131,7 +131,7 @@ impl Requests {
     pub(super) fn readdir(&self, node: NodeId, from: Position, mut reply: ReplyDirectory) {
         let most = self.plain_fit.load(Ordering::Relaxed);
         self.fs.answer(
-            |epoch| self.fs.list(epoch, node, from, most, false),
+            |epoch| self.fs.list(epoch, ListRequest { dir: node, from, most, listing: Listing::Names }),
             |_, answer| match answer {
                 Ok(listed) => {
                     fill(listed, most, &self.plain_fit, |entry| {
@@ -148,7 +148,7 @@ impl Requests {
     pub(super) fn readdirplus(&self, node: NodeId, from: Position, mut reply: ReplyDirectoryPlus) {
         let most = self.plus_fit.load(Ordering::Relaxed);
         self.fs.answer(
-            |epoch| self.fs.list(epoch, node, from, most, true),
+            |epoch| self.fs.list(epoch, ListRequest { dir: node, from, most, listing: Listing::Plus }),
             |epoch, answer| match answer {
                 Ok(listed) => {
                     fill(listed, most, &self.plus_fit, |entry| {

@@ -4,9 +4,8 @@ use crate::error::Result;
 use crate::fault::{self, Skip};
 use crate::fs::Release;
 use crate::fs::media::Scopes;
-use crate::store::media::home::split;
 use crate::store::release::manifest::Manifest;
-use crate::tree::{ChangeSet, ChangedEntry, NodeId, Side, Tree, change_set, name_key};
+use crate::tree::{ChangeSet, ChangedEntry, NodeId, Side, Tree, change_set, is_within, name_key, split};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -47,11 +46,9 @@ impl ReleasePair {
         let own = declared.ids().filter(|scope| declared.is_per_release(*scope)).map(path);
         self.tops = own.map(split).map(|(dir, name)| (NodeId::of_dir(dir), name.to_vec())).collect();
         let shared: Vec<&[u8]> = declared.ids().filter(|scope| !declared.is_per_release(*scope)).map(path).collect();
-        let within = |path: &[u8]| {
-            shared.iter().any(|top| path.strip_prefix(*top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/'))
-        };
+        let within = |path: &[u8]| shared.iter().any(|top| is_within(path, top));
         for dir in &self.changes.dirs {
-            if within(&self.release(dir.at.0).manifest.path_of(dir.at.1)?) {
+            if within(&self.release(dir.side).manifest.path_of(dir.index)?) {
                 self.scoped.insert(dir.node);
             }
         }
@@ -173,10 +170,10 @@ impl ReleasePair {
     /// The locks of each changed directory and of its parent.
     fn locks(&self) -> impl Iterator<Item = Result<Notice<'_>>> {
         let dirs = self.changes.dirs.iter().flat_map(|dir| {
-            let manifest = &self.release(dir.at.0).manifest;
+            let manifest = &self.release(dir.side).manifest;
             let lock = |node, index| Notice::PassLock { dir: self.known_as(node), at: Some((manifest, index)) };
-            let parent = manifest.node(dir.at.1).map(|node| lock(dir.parent, node.parent));
-            [parent, Ok(lock(dir.node, dir.at.1))]
+            let parent = manifest.node(dir.index).map(|node| lock(dir.parent, node.parent));
+            [parent, Ok(lock(dir.node, dir.index))]
         });
         let tops = self.tops.iter().map(|(dir, _)| {
             let index = self.new.manifest.find_node(*dir)?;

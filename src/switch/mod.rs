@@ -40,7 +40,7 @@ pub use busy::{Holder, holders, lock_holders};
 pub use commit::{Commit, Effect, End, Outcome, Runner, Tidy};
 pub use invalidate::{Invalidations, Notice, Phase, ReleasePair};
 pub use kernel::{Kernel, Use};
-pub use moment::{Clock, Moment, SystemClock};
+pub use moment::{Clock, Moment, SecondOf, SystemClock};
 pub use mounts::{Mounted, kind_on, mounted, set_read_ahead};
 pub use plan::{Before, Plan};
 pub use prepare::{Prepared, Stamped};

@@ -29,6 +29,17 @@ impl Clock for SystemClock {
     }
 }
 
+/// Which second a switch takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondOf {
+    /// That of the last switch: this one changes no content.
+    Last,
+    /// The last one's while it lasts, and else a later one.
+    LastOrLater,
+    /// A later one: it is waited for.
+    Own,
+}
+
 /// When a switch is, and the how manieth it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
@@ -48,33 +59,37 @@ impl Moment {
         Self { second: now, switch: 1, since: now }
     }
 
-    /// The switch after `active`. One that changes content waits for a second of its own, or, with `share`, takes part
-    /// in the last one's.
-    pub fn after(active: &Active, changes_content: bool, share: bool, clock: &impl Clock) -> Result<Self> {
+    /// The switch after `active`.
+    pub fn after(active: &Active, second: SecondOf, clock: &impl Clock) -> Result<Self> {
         let switch =
             active.switch.checked_add(1).filter(|n| *n < 1_000_000_000).ok_or_else(|| {
                 Error::failed("this store has been switched a thousand million times; make a new one")
             })?;
-        let second = if changes_content { own_second(active.second, share, clock) } else { active.second };
+        let second = second.after(active.second, clock);
         Ok(Self { second, switch, since: clock.now().as_secs() as i64 })
     }
 }
 
-/// A second later than `last`: waits for it, and where the clock went back takes the next one.
-fn own_second(last: i64, share: bool, clock: &impl Clock) -> i64 {
-    let begun = clock.now();
-    loop {
-        let time = clock.now();
-        let now = time.as_secs() as i64;
-        if now > last || (share && now == last) {
-            return now;
+impl SecondOf {
+    /// The second, where the last switch took `last`: waits for it, and where the clock went back takes the next one.
+    fn after(self, last: i64, clock: &impl Clock) -> i64 {
+        if self == Self::Last {
+            return last;
         }
-        let until_next = Duration::from_nanos(1_000_000_000 - u64::from(time.subsec_nanos()));
-        if last - now > LONGEST_WAIT.as_secs() as i64 || time.saturating_sub(begun) + until_next > LONGEST_WAIT {
-            log::warn!("the clock went back: the last switch was at {last}, now is {now}; taking {}", last + 1);
-            return last + 1;
+        let begun = clock.now();
+        loop {
+            let time = clock.now();
+            let now = time.as_secs() as i64;
+            if now > last || (self == Self::LastOrLater && now == last) {
+                return now;
+            }
+            let until_next = Duration::from_nanos(1_000_000_000 - u64::from(time.subsec_nanos()));
+            if last - now > LONGEST_WAIT.as_secs() as i64 || time.saturating_sub(begun) + until_next > LONGEST_WAIT {
+                log::warn!("the clock went back: the last switch was at {last}, now is {now}; taking {}", last + 1);
+                return last + 1;
+            }
+            clock.sleep(until_next);
         }
-        clock.sleep(until_next);
     }
 }
 
@@ -105,20 +120,20 @@ mod tests {
     #[test]
     fn a_switch_gets_a_second_later_than_the_last_one() {
         let clock = Still::at(7_300);
-        assert_eq!(own_second(5, false, &clock), 7);
+        assert_eq!(SecondOf::Own.after(5, &clock), 7);
         assert_eq!(clock.now(), Duration::from_millis(7_300), "no wait");
-        assert_eq!(own_second(7, false, &clock), 8);
+        assert_eq!(SecondOf::Own.after(7, &clock), 8);
         assert_eq!(clock.now(), Duration::from_secs(8), "it waited for the next second, and no longer");
-        assert_eq!(own_second(8, true, &clock), 8, "shared");
+        assert_eq!(SecondOf::LastOrLater.after(8, &clock), 8, "shared");
         assert_eq!(clock.now(), Duration::from_secs(8));
     }
 
     #[test]
     fn where_the_clock_went_back_it_takes_the_next_second_without_a_long_wait() {
         let clock = Still::at(7_300);
-        assert_eq!(own_second(1_007, false, &clock), 1_008);
+        assert_eq!(SecondOf::Own.after(1_007, &clock), 1_008);
         assert_eq!(clock.now(), Duration::from_millis(7_300));
-        assert_eq!(own_second(9, false, &clock), 10);
+        assert_eq!(SecondOf::Own.after(9, &clock), 10);
         assert!(clock.now() <= Duration::from_millis(9_300), "two seconds at most");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::commit::Commit;
 use super::invalidate::{Invalidations, ReleasePair};
-use super::moment::{Clock, Moment};
+use super::moment::{Clock, Moment, SecondOf};
 use super::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fault;
@@ -39,7 +39,14 @@ impl Prepared {
     pub fn own_moment(&self, share_second: bool, clock: &impl Clock) -> Result<Moment> {
         match &self.plan.before {
             None => Ok(Moment::first(clock)),
-            Some(before) => Moment::after(&before.active, self.plan.changes_content(), share_second, clock),
+            Some(before) => {
+                let second = match (self.plan.changes_content(), share_second) {
+                    (false, _) => SecondOf::Last,
+                    (true, true) => SecondOf::LastOrLater,
+                    (true, false) => SecondOf::Own,
+                };
+                Moment::after(&before.active, second, clock)
+            }
         }
     }
 
@@ -153,18 +160,18 @@ impl Plan {
         let (stamps, last) = (&before.epoch.stamps, before.active.switch);
         let stamp = Stamp { second: moment.second, nanos: moment.switch };
         let mut batch: Vec<(NodeId, Stamp)> = changes.stamped.iter().map(|node| (*node, stamp)).collect();
-        for (was, is, index) in &changes.carried {
+        for file in &changes.carried {
             // Only the mode or the owner changed: the mtime goes with the content.
-            let own = Stamp::from_nanos(new.manifest.node(*index)?.mtime);
+            let own = Stamp::from_nanos(new.manifest.node(file.index)?.mtime);
             let old = &old.manifest;
-            let served = match stamps.get(*was, last) {
+            let served = match stamps.get(file.old, last) {
                 Some(stamp) => stamp,
                 None => {
-                    Stamp::from_nanos(old.find_node(*was)?.map_or(Ok(0), |at| old.node(at).map(|node| node.mtime))?)
+                    Stamp::from_nanos(old.find_node(file.old)?.map_or(Ok(0), |at| old.node(at).map(|node| node.mtime))?)
                 }
             };
-            if served != stamps.get(*is, last).unwrap_or(own) {
-                batch.push((*is, served));
+            if served != stamps.get(file.new, last).unwrap_or(own) {
+                batch.push((file.new, served));
             }
         }
         Ok(batch)

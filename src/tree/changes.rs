@@ -35,8 +35,21 @@ pub struct ChangedDir {
     pub node: NodeId,
     /// The directory that it stands in; the root stands in itself.
     pub parent: NodeId,
-    /// A tree that has it, and its number there.
-    pub at: (Side, u32),
+    /// A tree that has it.
+    pub side: Side,
+    /// Its number there.
+    pub index: u32,
+}
+
+/// A file whose mode or owner changed and whose content did not: it keeps its mtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CarriedFile {
+    /// Its node in the old tree.
+    pub old: NodeId,
+    /// Its node in the new tree.
+    pub new: NodeId,
+    /// The number of the new node.
+    pub index: u32,
 }
 
 /// In what two trees differ.
@@ -49,9 +62,8 @@ pub struct ChangeSet {
     /// Nodes of the new tree at whose path another content, or none, was before, and changed directories of
     /// the new tree: they get a new mtime.
     pub stamped: Vec<NodeId>,
-    /// Files whose mode or owner changed and whose content did not, as (old node, new node): they keep their
-    /// mtime. The second number is the new node's index.
-    pub carried: Vec<(NodeId, NodeId, u32)>,
+    /// Files whose mode or owner changed and whose content did not.
+    pub carried: Vec<CarriedFile>,
     /// Old and new nodes of changed files and symlinks: what the kernel believes of their attributes is to be
     /// forgotten after the switch.
     pub leaves: Vec<NodeId>,
@@ -73,6 +85,19 @@ struct Pair {
     parent: NodeId,
     /// Whether the name of the directory itself, or of one above it, is in the change set.
     whole: bool,
+}
+
+/// A node of one of the two trees, and its number there.
+#[derive(Clone, Copy)]
+struct Numbered {
+    index: u32,
+    node: Node,
+}
+
+impl Numbered {
+    fn of(tree: &impl Tree, index: u32) -> Result<Self> {
+        Ok(Self { index, node: tree.node(index)? })
+    }
 }
 
 /// The change set from `old` to `new`.
@@ -121,20 +146,20 @@ fn compare<O: Tree, N: Tree>(old: &O, new: &N, pair: &Pair, set: &mut ChangeSet,
         };
         let o = if order.is_le() { olds.next() } else { None };
         let n = if order.is_ge() { news.next() } else { None };
-        let on = o.map(|index| old.node(index)).transpose()?;
-        let nn = n.map(|index| new.node(index)).transpose()?;
-        changed |= compare_entry((o, on), (n, nn), pair, set, pairs, || match (o, n) {
+        let was = o.map(|index| Numbered::of(old, index)).transpose()?;
+        let is = n.map(|index| Numbered::of(new, index)).transpose()?;
+        changed |= compare_entry(was, is, pair, set, pairs, || match (o, n) {
             (Some(o), Some(n)) => Ok(old.digest(o)? == new.digest(n)?),
             _ => Ok(false),
         })?;
     }
     if changed {
-        let at = match (pair.new, pair.old) {
+        let (side, index) = match (pair.new, pair.old) {
             (Some(index), _) => (Side::New, index),
             (None, Some(index)) => (Side::Old, index),
             (None, None) => return Ok(()),
         };
-        set.dirs.push(ChangedDir { node: pair.node, parent: pair.parent, at });
+        set.dirs.push(ChangedDir { node: pair.node, parent: pair.parent, side, index });
         if pair.new.is_some() {
             set.stamped.push(pair.node);
         }
@@ -144,42 +169,42 @@ fn compare<O: Tree, N: Tree>(old: &O, new: &N, pair: &Pair, set: &mut ChangeSet,
 
 /// Compares what the two trees say of one name; says whether the name is a changed one.
 fn compare_entry(
-    (o, on): (Option<u32>, Option<Node>),
-    (n, nn): (Option<u32>, Option<Node>),
+    was: Option<Numbered>,
+    is: Option<Numbered>,
     pair: &Pair,
     set: &mut ChangeSet,
     pairs: &mut Vec<Pair>,
     same_content: impl Fn() -> Result<bool>,
 ) -> Result<bool> {
-    let old_dir = on.filter(|node| node.kind == Kind::Dir);
-    let new_dir = nn.filter(|node| node.kind == Kind::Dir);
+    let dir = |found: Option<Numbered>| found.filter(|found| found.node.kind == Kind::Dir);
+    let leaf = |found: Option<Numbered>| found.filter(|found| found.node.kind != Kind::Dir);
     // A directory in both stays the same live node; anything else that differs changes its name's meaning.
-    let stays = match (on, nn) {
-        (Some(a), Some(b)) => a.nodeid == b.nodeid,
+    let stays = match (was, is) {
+        (Some(a), Some(b)) => a.node.nodeid == b.node.nodeid,
         _ => false,
     };
     let named = pair.whole || !stays;
     if named {
-        if let Some(index) = o {
+        if let Some(Numbered { index, .. }) = was {
             set.entries.push(ChangedEntry { dir: pair.node, side: Side::Old, index });
-        } else if let Some(index) = n {
+        } else if let Some(Numbered { index, .. }) = is {
             set.entries.push(ChangedEntry { dir: pair.node, side: Side::New, index });
         }
-        let leaf = |node: Option<Node>| node.filter(|node| node.kind != Kind::Dir);
-        set.leaves.extend(leaf(on).iter().chain(leaf(nn).iter()).map(|node| node.nodeid));
-        match (leaf(on), leaf(nn), n) {
-            (Some(a), Some(b), Some(index)) if a.kind == b.kind && same_content()? => {
-                set.carried.push((a.nodeid, b.nodeid, index));
+        set.leaves.extend(leaf(was).iter().chain(leaf(is).iter()).map(|found| found.node.nodeid));
+        match (leaf(was), leaf(is)) {
+            (Some(a), Some(b)) if a.node.kind == b.node.kind && same_content()? => {
+                set.carried.push(CarriedFile { old: a.node.nodeid, new: b.node.nodeid, index: b.index });
             }
-            (_, Some(b), _) => set.stamped.push(b.nodeid),
+            (_, Some(b)) => set.stamped.push(b.node.nodeid),
             _ => {}
         }
     }
-    if old_dir.is_some() || new_dir.is_some() {
+    let (old_dir, new_dir) = (dir(was), dir(is));
+    if let Some(shown) = new_dir.or(old_dir) {
         let whole = named;
         if !(whole && fault::skips(Skip::DeepChangeSet)) {
-            let node = new_dir.or(old_dir).map_or(NodeId::NONE, |node| node.nodeid);
-            pairs.push(Pair { old: old_dir.and(o), new: new_dir.and(n), node, parent: pair.node, whole });
+            let (old, new) = (old_dir.map(|found| found.index), new_dir.map(|found| found.index));
+            pairs.push(Pair { old, new, node: shown.node.nodeid, parent: pair.node, whole });
         }
     }
     Ok(named)
@@ -266,7 +291,7 @@ mod tests {
             let changed = old.get(path).and_then(content) != content(item);
             let node = b.nodeid_of(path);
             assert_eq!(set.stamped.contains(&node), changed, "{}", String::from_utf8_lossy(path));
-            let carried = set.carried.iter().any(|(_, to, _)| *to == node);
+            let carried = set.carried.iter().any(|file| file.new == node);
             assert_eq!(carried, !changed && old.get(path) != Some(item), "{}", String::from_utf8_lossy(path));
         }
     }

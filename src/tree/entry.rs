@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// A name in a directory: bytes, not a string.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,9 +26,10 @@ impl EntryName {
     }
 }
 
-/// The name of a release: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`.
+/// The name of a release: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. Every path in a release's own layer has it, so a clone
+/// shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ReleaseName(String);
+pub struct ReleaseName(Arc<str>);
 
 impl ReleaseName {
     /// The name as text.
@@ -43,7 +45,7 @@ impl FromStr for ReleaseName {
         let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if first && rest && text.len() <= 128 {
-            return Ok(Self(text.to_owned()));
+            return Ok(Self(text.into()));
         }
         Err(Error::request(format!(
             "{text:?} cannot name a release: use 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter or a digit"
@@ -88,11 +90,6 @@ pub struct Owner {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-}
-
-/// The path of a name in a directory; the root's is empty.
-pub fn path_in(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&b'/') }
 }
 
 #[cfg(test)]

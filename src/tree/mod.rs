@@ -3,13 +3,15 @@
 mod changes;
 mod entry;
 mod node;
+mod path;
 #[cfg(test)]
 mod plain;
 pub mod union;
 
-pub use changes::{ChangeSet, ChangedDir, ChangedEntry, Side, change_set};
-pub use entry::{EntryName, Kind, Owner, ReleaseName, path_in};
+pub use changes::{CarriedFile, ChangeSet, ChangedDir, ChangedEntry, Side, change_set};
+pub use entry::{EntryName, Kind, Owner, ReleaseName};
 pub use node::{Digest, NodeId, name_key};
+pub use path::{LayerId, LayerPath, is_within, path_in, split};
 
 use crate::error::Result;
 use std::ops::Range;

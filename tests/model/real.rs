@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use verfs::error::Error;
 use verfs::fs::media::{Caller, Changes, New, Permissions, Reading, Rights, Writing};
 use verfs::fs::refused::Refused;
-use verfs::fs::{Attr, Epoch, Fs, LookupRef, Media, Position, Release, Type};
+use verfs::fs::{Attr, Epoch, Fs, ListRequest, Listing, LookupRef, Media, Position, Release, Type};
 use verfs::store::media::home::Home;
 use verfs::store::media::layout::LAYOUT;
 use verfs::store::media::scope::Scope;
@@ -215,8 +215,9 @@ impl Real {
         let mut told = Vec::new();
         let mut cookie = 0;
         loop {
-            let from = Position { switch: handle, cookie };
-            let listed = match fs.list(&fs.epochs.load(), dir, from, 2, plus).map_err(errno) {
+            let listing = if plus { Listing::Plus } else { Listing::Names };
+            let request = ListRequest { dir, from: Position { handle, cookie }, most: 2, listing };
+            let listed = match fs.list(&fs.epochs.load(), request).map_err(errno) {
                 Ok(listed) => listed,
                 Err(Errno::STALE) => return Err(Errno::NOENT),
                 Err(other) => return Err(other),

@@ -95,8 +95,8 @@ impl Epoch {
     }
 
     /// The release of this name, if it was active in this mount.
-    pub fn named(&self, name: &[u8]) -> Option<&Arc<Release>> {
-        std::iter::once(&self.release).chain(&self.earlier).find(|release| release.name.as_str().as_bytes() == name)
+    pub fn named(&self, name: &ReleaseName) -> Option<&Arc<Release>> {
+        std::iter::once(&self.release).chain(&self.earlier).find(|release| release.name == *name)
     }
 
     /// What a name in a directory stands for.
@@ -171,8 +171,8 @@ impl Epoch {
     /// The epoch after a switch to `release`, which changes this.
     pub fn after(&self, switch: u32, release: Arc<Release>, changes: &ChangeSet) -> Self {
         // What got another mtime, mode or owner, and what an earlier switch changed and nobody has asked for yet.
-        let dirs = changes.dirs.iter().filter(|dir| dir.at.0 == Side::New).map(|dir| dir.node);
-        let changed = dirs.chain(changes.stamped.iter().copied()).chain(changes.carried.iter().map(|(_, new, _)| *new));
+        let dirs = changes.dirs.iter().filter(|dir| dir.side == Side::New).map(|dir| dir.node);
+        let changed = dirs.chain(changes.stamped.iter().copied()).chain(changes.carried.iter().map(|file| file.new));
         let pending = PendingAttrs::new(changed, &self.pending);
         let mut earlier = vec![self.release.clone()];
         earlier.extend(self.earlier.iter().cloned());

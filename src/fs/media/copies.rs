@@ -10,17 +10,25 @@ use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
 use crate::store::media::home::{COPYING, Copy, FileId};
 use crate::tree::union::{self, Plan, Step};
-use crate::tree::{Kind, NodeId, Tree};
+use crate::tree::{Kind, LayerPath, NodeId, Tree};
 
-/// Copies that were made for a plan: of which path and release node.
+/// Copies that were made for a plan.
 #[derive(Debug, Default)]
-pub(super) struct Copies<'a>(Vec<(Vec<u8>, NodeId, Copy<'a>)>);
+pub(super) struct Copies<'a>(Vec<CopyOf<'a>>);
+
+/// A copy, and of what: the path, unless its file has none any more, and the release's node.
+#[derive(Debug)]
+struct CopyOf<'a> {
+    path: Option<LayerPath>,
+    node: NodeId,
+    copy: Copy<'a>,
+}
 
 impl<'a> Copies<'a> {
     /// The copy of this file, if it was made.
-    pub(super) fn take(&mut self, path: &[u8], node: NodeId) -> Option<Copy<'a>> {
-        let at = self.0.iter().position(|(of, was, _)| of == path && *was == node)?;
-        Some(self.0.swap_remove(at).2)
+    pub(super) fn take(&mut self, path: &LayerPath, node: NodeId) -> Option<Copy<'a>> {
+        let at = self.0.iter().position(|of| of.path.as_ref() == Some(path) && of.node == node)?;
+        Some(self.0.swap_remove(at).copy)
     }
 }
 
@@ -29,14 +37,14 @@ impl Media {
     pub(super) fn copies<const N: usize>(
         &self,
         task: Task<'_>,
-        paths: &impl Fn(&Nodes) -> Result<[Vec<u8>; N]>,
-        plan: impl Fn(&Visible<'_>, &[Vec<u8>; N]) -> Result<Plan>,
+        paths: &impl Fn(&Nodes) -> Result<[LayerPath; N]>,
+        plan: impl Fn(&Visible<'_>, &[LayerPath; N]) -> Result<Plan>,
     ) -> Result<Copies<'_>> {
         let mut copies = Copies::default();
         let paths = {
             let nodes = self.nodes.lock();
             let paths = paths(&nodes)?;
-            let is_lower = |path: &Vec<u8>| {
+            let is_lower = |path: &LayerPath| {
                 let node = nodes.at(path).and_then(|node| nodes.get(node));
                 node.is_some_and(|held| matches!(held.backing, Backing::Lower { .. }))
             };
@@ -54,7 +62,7 @@ impl Media {
                 && lower.node.kind == Kind::File
             {
                 let copy = self.copy(task, Some(&path), &lower.release, lower.index, None)?;
-                copies.0.push((path, lower.node.nodeid, copy));
+                copies.0.push(CopyOf { path: Some(path), node: lower.node.nodeid, copy });
             }
         }
         Ok(copies)
@@ -79,8 +87,8 @@ impl Media {
                 // other attributes than in the release that it was looked up in.
                 let (release, index) = shown.map_or((release.clone(), *index), |shown| (shown.release, shown.index));
                 if release.manifest.node(index)?.kind == Kind::File {
-                    let copy = self.copy(task, path.map(Vec::as_slice), &release, index, keep)?;
-                    copies.0.push((path.cloned().unwrap_or_default(), *was, copy));
+                    let copy = self.copy(task, path, &release, index, keep)?;
+                    copies.0.push(CopyOf { path: path.cloned(), node: *was, copy });
                 }
             }
         }
@@ -92,7 +100,7 @@ impl Media {
             (Backing::Lower { node: was, .. }, path)
                 if path.as_ref().map_or(Ok(None), |path| changing.shown(path, *was))?.is_none() =>
             {
-                self.bring_up_nameless(node, &held, copies.0.pop().map(|(_, _, copy)| copy))
+                self.bring_up_nameless(node, &held, copies.0.pop().map(|of| of.copy))
             }
             (_, Some(path)) => {
                 let plan = union::bring_up(changing.name(&path)?)?;
@@ -106,7 +114,7 @@ impl Media {
     pub(super) fn copy(
         &self,
         task: Task<'_>,
-        path: Option<&[u8]>,
+        path: Option<&LayerPath>,
         release: &Release,
         index: u32,
         keep: Option<u64>,
@@ -150,7 +158,7 @@ impl Media {
 
 impl Visible<'_> {
     /// This file of a release, if the path still shows it.
-    fn shown(&self, path: &[u8], node: NodeId) -> Result<Option<super::Lower>> {
+    fn shown(&self, path: &LayerPath, node: NodeId) -> Result<Option<super::Lower>> {
         let layered = self.look(path)?;
         let lower = matches!(layered.layers.shown(), union::Shown::Lower(_));
         Ok(layered.lower.filter(|now| lower && now.node.nodeid == node))

@@ -3,25 +3,34 @@
 use super::lookup::Visible;
 use crate::error::Result;
 use crate::fs::attr::Type;
-use crate::store::media::home::{Whiteout, docroot_path};
-use crate::tree::{Kind, NodeId, Tree};
+use crate::store::media::home::{UpperName, Whiteout};
+use crate::tree::{Kind, LayerPath, NodeId, Tree};
 use rustix::fs::FileType;
 use std::collections::BTreeMap;
 
+/// A visible name in a directory.
+#[derive(Debug)]
+pub(super) struct VisibleName {
+    /// The number for d_ino.
+    pub(super) number: NodeId,
+    pub(super) kind: Type,
+    pub(super) name: Vec<u8>,
+}
+
 impl Visible<'_> {
-    /// The visible names of a directory: number for d_ino, type, name. Names that come or go meanwhile may be in it or
+    /// The visible names of a directory. Names that come or go meanwhile may be in it or
     /// not; of all others none is missing: the layers are read in the order in which no step moves a name past the
     /// reader.
-    pub(super) fn entries(&self, path: &[u8]) -> Result<Vec<(NodeId, Type, Vec<u8>)>> {
+    pub(super) fn entries(&self, path: &LayerPath) -> Result<Vec<VisibleName>> {
         let home = &self.media.home;
         let mut found = BTreeMap::new();
         self.lower_entries(path, &mut found)?;
         let listed = home.list(path)?;
         let nodes = self.media.nodes.lock();
-        for (name, id, kind) in listed {
-            let whole = [path, &name[..]].join(&b'/');
+        for UpperName { name, id, kind } in listed {
+            let whole = path.join(&name);
             let (number, kind) = match kind {
-                FileType::Directory => (NodeId::of_dir(&whole).scoped(), Type::Dir),
+                FileType::Directory => (whole.dir_node(), Type::Dir),
                 FileType::Symlink => (nodes.number_of_file(id), Type::Symlink),
                 FileType::Fifo => (nodes.number_of_file(id), Type::Fifo),
                 FileType::Socket => (nodes.number_of_file(id), Type::Socket),
@@ -30,14 +39,14 @@ impl Visible<'_> {
             };
             found.insert(name, (nodes.at(&whole).unwrap_or(number), kind));
         }
-        Ok(found.into_iter().map(|(name, (number, kind))| (number, kind, name)).collect())
+        Ok(found.into_iter().map(|(name, (number, kind))| VisibleName { number, kind, name }).collect())
     }
 
     /// Those of the release that nothing hides.
-    fn lower_entries(&self, path: &[u8], found: &mut BTreeMap<Vec<u8>, (NodeId, Type)>) -> Result<()> {
+    fn lower_entries(&self, path: &LayerPath, found: &mut BTreeMap<Vec<u8>, (NodeId, Type)>) -> Result<()> {
         let Some(release) = self.release_of(path) else { return Ok(()) };
         let manifest = &release.manifest;
-        let Some(index) = manifest.find_path(docroot_path(path).1)? else { return Ok(()) };
+        let Some(index) = manifest.find_path(path.in_docroot())? else { return Ok(()) };
         let home = &self.media.home;
         if manifest.node(index)?.kind != Kind::Dir || home.whiteout(path)? != Whiteout::None {
             return Ok(());
@@ -46,7 +55,7 @@ impl Visible<'_> {
         for child in manifest.children(index)? {
             let (name, node) = (manifest.name(child)?, manifest.node(child)?);
             if !whited.contains(name) {
-                let number = self.media.nodes.lock().number_of_lower(&[path, name].join(&b'/'), &node);
+                let number = self.media.nodes.lock().number_of_lower(&path.join(name), &node);
                 found.insert(name.to_vec(), (number, Type::from(node.kind)));
             }
         }

@@ -1,12 +1,12 @@
 //! Listings of directories in scopes: made once for an open directory, and kept while it is read.
 
 use super::Media;
+use super::entries::VisibleName;
 use super::lookup::Visible;
 use crate::error::{Errno, Error, Result};
 use crate::fs::attr::{Attr, Ttl, Type};
 use crate::fs::epoch::Epoch;
-use crate::fs::listing::Listed;
-use crate::store::media::home::{docroot_path, split};
+use crate::fs::listing::{ListRequest, Listed, Listing, Position};
 use crate::tree::NodeId;
 use std::sync::Arc;
 
@@ -20,16 +20,9 @@ pub(crate) struct ListedEntry {
 }
 
 impl Media {
-    /// Up to `most` entries of a directory whose cookies are greater than `after`; with attributes for READDIRPLUS.
-    pub fn list(
-        &self,
-        epoch: &Epoch,
-        dir: NodeId,
-        handle: u64,
-        after: u64,
-        most: usize,
-        plus: bool,
-    ) -> Result<Vec<Listed>> {
+    /// Entries of a directory whose cookies are greater than the last one's.
+    pub fn list(&self, epoch: &Epoch, request: ListRequest) -> Result<Vec<Listed>> {
+        let ListRequest { dir, from: Position { handle, cookie: after }, most, listing } = request;
         let visible = Visible { media: self, epoch };
         let own = visible.attr_of(dir)?;
         let kept = if after == 0 { None } else { self.mount.listing(handle) };
@@ -62,7 +55,7 @@ impl Media {
                 ttl: Ttl::Zero,
                 lookup: None,
             };
-            if plus {
+            if listing == Listing::Plus {
                 let now = visible.entry_in(dir, name)?;
                 // One that went since the listing was made is left out.
                 let Some(attr) = now.attr else { continue };
@@ -84,17 +77,18 @@ impl Media {
             }
         })?;
         let listed = entries.into_iter();
-        let mut listed: Vec<_> =
-            listed.map(|(number, kind, name)| ListedEntry { cookie: cookie(&name), number, kind, name }).collect();
+        let mut listed: Vec<_> = listed
+            .map(|VisibleName { number, kind, name }| ListedEntry { cookie: cookie(&name), number, kind, name })
+            .collect();
         listed.sort_unstable_by_key(|entry| entry.cookie);
         Ok(listed)
     }
 
     fn parent_node(&self, dir: NodeId) -> Result<NodeId> {
         let path = self.nodes.lock().dir_path(dir)?;
-        Ok(match self.scopes.is_top(&path) {
-            true => NodeId::of_dir(split(docroot_path(&path).1).0),
-            false => NodeId::of_dir(split(&path).0).scoped(),
+        Ok(match self.scopes.is_top(path.in_docroot()) {
+            true => NodeId::of_dir(path.parent_in_docroot()),
+            false => path.parent().dir_node(),
         })
     }
 

@@ -11,9 +11,9 @@ use crate::fs::attr::{Attr, Entry, Ttl, Type};
 use crate::fs::epoch::{Epoch, Release};
 use crate::fs::mount::LookupRef;
 use crate::store::active::stamps::Stamp;
-use crate::store::media::home::{FileId, Whiteout, docroot_path, split, upper_kind};
+use crate::store::media::home::{FileId, Upper, Whiteout, upper_kind};
 use crate::tree::union::{Layers, Name, Shown, UpperKind};
-use crate::tree::{Kind, NodeId, Owner, Tree};
+use crate::tree::{Kind, LayerId, LayerPath, NodeId, Owner, Tree};
 use rustix::fs::{FileType, Stat};
 use std::sync::Arc;
 
@@ -34,15 +34,19 @@ pub(super) struct Resolved {
 
 impl Visible<'_> {
     /// What the layers have at a path.
-    pub(super) fn look(&self, path: &[u8]) -> Result<Layered> {
+    pub(super) fn look(&self, path: &LayerPath) -> Result<Layered> {
         let lower = match self.release_of(path) {
-            Some(release) => match release.manifest.find_path(docroot_path(path).1)? {
+            Some(release) => match release.manifest.find_path(path.in_docroot())? {
                 Some(index) => Some(Lower { release: release.clone(), index, node: release.manifest.node(index)? }),
                 None => None,
             },
             None => None,
         };
-        let (stat, beneath_leaf) = self.media.home.find(path)?;
+        let (stat, beneath_leaf) = match self.media.home.find(path)? {
+            Upper::Here(stat) => (Some(stat), false),
+            Upper::None => (None, false),
+            Upper::BeneathLeaf => (None, true),
+        };
         // It can hide only what the release has.
         let whiteout = if lower.is_some() { self.media.home.whiteout(path)? } else { Whiteout::None };
         let lower = lower.filter(|_| whiteout != Whiteout::Above && !beneath_leaf);
@@ -55,14 +59,14 @@ impl Visible<'_> {
     }
 
     /// The release that shows through at a path: the active one, or the one whose own layer it is.
-    pub(super) fn release_of(&self, path: &[u8]) -> Option<&Arc<Release>> {
-        match docroot_path(path).0 {
-            None => Some(&self.epoch.release),
-            Some(name) => self.epoch.named(name),
+    pub(super) fn release_of(&self, path: &LayerPath) -> Option<&Arc<Release>> {
+        match path.layer() {
+            LayerId::Shared => Some(&self.epoch.release),
+            LayerId::Own(name) => self.epoch.named(name),
         }
     }
 
-    pub(super) fn name<'p>(&self, path: &'p [u8]) -> Result<Name<'p>> {
+    pub(super) fn name<'p>(&self, path: &'p LayerPath) -> Result<Name<'p>> {
         Ok(Name { path, layers: self.look(path)?.layers })
     }
 
@@ -73,21 +77,20 @@ impl Visible<'_> {
     }
 
     /// What a path stands for, with the TTLs that hold for it.
-    pub(super) fn entry(&self, path: &[u8]) -> Result<Entry> {
-        let (path, resolved) = self.resolve(&|_: &Nodes| Ok(path.to_vec()))?;
+    pub(super) fn entry(&self, path: &LayerPath) -> Result<Entry> {
+        let (path, resolved) = self.resolve(&|_: &Nodes| Ok(path.clone()))?;
         self.entry_of(&path, resolved)
     }
 
-    fn entry_of(&self, path: &[u8], resolved: Option<Resolved>) -> Result<Entry> {
-        let (dir, name) = split(docroot_path(path).1);
+    fn entry_of(&self, path: &LayerPath, resolved: Option<Resolved>) -> Result<Entry> {
         let moving = resolved.as_ref().is_some_and(|resolved| resolved.moving);
-        let entry_ttl = match moving || self.epoch.changes(NodeId::of_dir(dir), name) {
+        let entry_ttl = match moving || self.epoch.changes(NodeId::of_dir(path.parent_in_docroot()), path.name()) {
             true => Ttl::Zero,
             false => self.ttl(path)?,
         };
         let Some(Resolved { attr, lookup, .. }) = resolved else {
             // Nothing in a directory that is gone itself: it may come back with something there.
-            let gone = entry_ttl == Ttl::Forever && !self.is_there(split(path).0)?;
+            let gone = entry_ttl == Ttl::Forever && !self.is_there(&path.parent())?;
             let entry_ttl = if gone { Ttl::Zero } else { entry_ttl };
             return Ok(Entry { attr: None, entry_ttl, attr_ttl: Ttl::Zero, lookup: None });
         };
@@ -95,28 +98,31 @@ impl Visible<'_> {
         Ok(Entry { attr: Some(attr), entry_ttl, attr_ttl, lookup: Some(lookup) })
     }
 
-    pub(super) fn is_there(&self, path: &[u8]) -> Result<bool> {
+    pub(super) fn is_there(&self, path: &LayerPath) -> Result<bool> {
         Ok(self.look(path)?.layers.shown() != Shown::Nothing)
     }
 
     /// How long what is said of a path may be believed: not at all in the layer of a release that is not active.
-    fn ttl(&self, path: &[u8]) -> Result<Ttl> {
-        match docroot_path(path).0 {
-            Some(release) if release != self.epoch.release.name.as_str().as_bytes() => Ok(Ttl::Zero),
-            _ => Ok(self.media.scopes.rules(self.media.scopes.of(path)?).ttl),
+    fn ttl(&self, path: &LayerPath) -> Result<Ttl> {
+        match path.layer() {
+            LayerId::Own(release) if *release != self.epoch.release.name => Ok(Ttl::Zero),
+            _ => Ok(self.media.scopes.rules(self.media.scopes.of(path.in_docroot())?).ttl),
         }
     }
 
-    pub(super) fn ttl_of_attr(&self, node: NodeId, path: &[u8]) -> Result<Ttl> {
+    pub(super) fn ttl_of_attr(&self, node: NodeId, path: &LayerPath) -> Result<Ttl> {
         if self.epoch.is_uncertain(node.unscoped()) { Ok(Ttl::Zero) } else { self.ttl(path) }
     }
 
     /// The path that `path_of` gives, and what it stands for.
-    pub(super) fn resolve(&self, path_of: &dyn Fn(&Nodes) -> Result<Vec<u8>>) -> Result<(Vec<u8>, Option<Resolved>)> {
+    pub(super) fn resolve(
+        &self,
+        path_of: &dyn Fn(&Nodes) -> Result<LayerPath>,
+    ) -> Result<(LayerPath, Option<Resolved>)> {
         loop {
             let nodes = self.media.nodes.lock();
             let path = path_of(&nodes)?;
-            let seen = nodes.seen(split(&path).0);
+            let seen = nodes.seen(path.parent());
             drop(nodes);
             match self.resolve_once(&path, &seen)? {
                 Attempt::Sure(resolved) => return Ok((path, resolved)),
@@ -126,10 +132,10 @@ impl Visible<'_> {
         }
     }
 
-    fn resolve_once(&self, path: &[u8], seen: &Seen<'_>) -> Result<Attempt> {
+    fn resolve_once(&self, path: &LayerPath, seen: &Seen) -> Result<Attempt> {
         let mut layered = self.look(path)?;
         let backing = match (layered.layers.shown(), &layered.stat, &layered.lower) {
-            (Shown::Nothing, ..) => return self.nothing_at(path, seen),
+            (Shown::Nothing, ..) => return self.nothing_at(seen),
             (Shown::Upper(UpperKind::Leaf), Some(stat), _) => {
                 let id = FileId::of(stat);
                 if !self.check_names(path, id, stat, seen)? {
@@ -142,14 +148,14 @@ impl Visible<'_> {
             }
             _ => Backing::Dir,
         };
-        let scope = self.media.scopes.of(path)?;
+        let scope = self.media.scopes.of(path.in_docroot())?;
         let mut nodes = self.media.nodes.lock();
         if nodes.outran(seen) {
             return Ok(Attempt::Outran);
         }
         let disk = match &layered.stat {
             Some(stat) => stat.st_dev,
-            None => nodes.disk_of(split(path).0).unwrap_or(self.media.home.device()),
+            None => nodes.disk_of(&seen.dir).unwrap_or(self.media.home.device()),
         };
         let (node, lookup) = nodes.settle(path, scope, disk, backing);
         let moving = nodes.get(node).is_some_and(|held| held.moving > 0);
@@ -165,15 +171,14 @@ impl Visible<'_> {
     }
 
     /// Nothing shows at a path: that is so unless its directory is being moved and has left its place already.
-    fn nothing_at(&self, path: &[u8], seen: &Seen<'_>) -> Result<Attempt> {
-        let dir = split(path).0;
+    fn nothing_at(&self, seen: &Seen) -> Result<Attempt> {
         let nodes = self.media.nodes.lock();
         if nodes.outran(seen) {
             return Ok(Attempt::Outran);
         }
-        let moving = nodes.is_moving(dir);
+        let moving = nodes.is_moving(&seen.dir);
         drop(nodes);
-        match moving && !self.is_there(dir)? {
+        match moving && !self.is_there(&seen.dir)? {
             true => Ok(Attempt::Between),
             false => Ok(Attempt::Sure(None)),
         }
@@ -181,7 +186,7 @@ impl Visible<'_> {
 
     /// A file that is known under other names: it may be a second name of it, or it was renamed behind the mount, or it
     /// was removed there and the disk gave its number to a new file. False if something changed meanwhile.
-    fn check_names(&self, path: &[u8], id: FileId, stat: &Stat, seen: &Seen<'_>) -> Result<bool> {
+    fn check_names(&self, path: &LayerPath, id: FileId, stat: &Stat, seen: &Seen) -> Result<bool> {
         let (node, names) = {
             let nodes = self.media.nodes.lock();
             match nodes.elsewhere(id, path) {
@@ -208,7 +213,7 @@ impl Visible<'_> {
         Ok(true)
     }
 
-    pub(super) fn attr(&self, node: NodeId, path: &[u8], layered: &Layered) -> Result<Attr> {
+    pub(super) fn attr(&self, node: NodeId, path: &LayerPath, layered: &Layered) -> Result<Attr> {
         match (&layered.stat, &layered.lower) {
             (Some(stat), lower) => {
                 let mut attr = attr_of_stat(node, stat);
@@ -278,7 +283,7 @@ enum Attempt {
 impl Media {
     /// Sees whether somebody changed a file behind the mount; then its pages are dropped. They must not be for a change
     /// of our own: a reader beside the writer would find zeros that nobody wrote.
-    fn notice(&self, node: NodeId, path: &[u8], stat: &Stat) {
+    fn notice(&self, node: NodeId, path: &LayerPath, stat: &Stat) {
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
             return;
         }

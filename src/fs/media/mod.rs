@@ -36,10 +36,10 @@ use super::epoch::{Epoch, Release};
 use super::mount::Mount;
 use super::refused::{Refused, Why};
 use crate::error::{Errno, Error, OnDisk, Result};
-use crate::store::media::home::{Home, docroot_path, split};
+use crate::store::media::home::Home;
 use crate::store::media::scope::Scope;
 use crate::tree::union::{Layers, Name};
-use crate::tree::{Kind, Node, NodeId, Tree};
+use crate::tree::{Kind, LayerPath, Node, NodeId, Tree, split};
 use descriptors::Descriptors;
 use limits::{Usage, UsageGuard, disk_bytes};
 use lookup::Visible;
@@ -113,7 +113,7 @@ pub struct Media {
     writeback: Writeback,
     litter: Litter,
     /// How the top of each scope looked last, by its path.
-    tops: Mutex<HashMap<ScopeId, (Vec<u8>, Attr)>>,
+    tops: Mutex<HashMap<ScopeId, (LayerPath, Attr)>>,
     notice: OnceLock<Notice>,
     refused: Arc<Refused>,
     usage: Usage,
@@ -134,7 +134,7 @@ struct Layered {
 }
 
 impl Layered {
-    fn name<'p>(&self, path: &'p [u8]) -> Name<'p> {
+    fn name<'p>(&self, path: &'p LayerPath) -> Name<'p> {
         Name { path, layers: self.layers }
     }
 }
@@ -204,9 +204,9 @@ impl Media {
         Ok(found)
     }
 
-    /// A write that is refused, noted.
+    /// A write that is refused at a path of the docroot, noted.
     fn refuse<T>(&self, path: &[u8], caller: Caller, why: Why) -> Result<T> {
-        self.refused.note(docroot_path(path).1, caller.uid, why);
+        self.refused.note(path, caller.uid, why);
         Err(match why {
             Why::Outside => Error::Refused,
             Why::Denied => Error::answer(Errno::ACCESS),
@@ -215,16 +215,19 @@ impl Media {
     }
 
     /// Whether something of this name may be made.
-    fn may_make(&self, path: &[u8], caller: Caller) -> Result<()> {
-        let rules = self.scopes.rules(self.scopes.of(path)?);
-        if rules.deny.denies(split(path).1) { self.refuse(path, caller, Why::Denied) } else { Ok(()) }
+    fn may_make(&self, path: &LayerPath, caller: Caller) -> Result<()> {
+        let rules = self.scopes.rules(self.scopes.of(path.in_docroot())?);
+        match rules.deny.denies(path.name()) {
+            true => self.refuse(path.in_docroot(), caller, Why::Denied),
+            false => Ok(()),
+        }
     }
 
     /// Whether so many bytes more may be written at a path.
-    fn may_take(&self, path: &[u8], caller: Caller, more: u64) -> Result<()> {
-        let scope = self.scopes.of(path)?;
+    fn may_take(&self, path: &LayerPath, caller: Caller, more: u64) -> Result<()> {
+        let scope = self.scopes.of(path.in_docroot())?;
         match self.scopes.rules(scope).limit {
-            Some(limit) if !self.usage.fits(scope, limit, more) => self.refuse(path, caller, Why::Limit),
+            Some(limit) if !self.usage.fits(scope, limit, more) => self.refuse(path.in_docroot(), caller, Why::Limit),
             _ => Ok(()),
         }
     }
@@ -241,8 +244,8 @@ impl Media {
         let stat = rustix::fs::fstat(&**file).on_disk("looking at", || self.shown(node))?;
         let more = end.saturating_sub(stat.st_size as u64);
         if more > 0 && !self.usage.fits(scope, limit, more) {
-            let path = path.unwrap_or_else(|| self.scopes.path(scope).to_vec());
-            return self.refuse(&path, caller, Why::Limit);
+            let path = path.as_ref().map_or(self.scopes.path(scope), LayerPath::in_docroot);
+            return self.refuse(path, caller, Why::Limit);
         }
         Ok(Some(UsageGuard { usage: &self.usage, scope, file: file.clone(), before: disk_bytes(&stat) }))
     }
@@ -250,7 +253,7 @@ impl Media {
     /// Measures what scopes with a limit take on disk, where that is due.
     pub fn measure(&self) {
         self.usage.measure(&self.scopes, |scope| match self.scopes.is_per_release(scope) {
-            false => self.home.disk_usage(self.scopes.path(scope)),
+            false => self.home.disk_usage(&LayerPath::shared(self.scopes.path(scope))),
             true => self.home.own_disk_usage(self.scopes.path(scope)),
         });
     }
@@ -299,9 +302,9 @@ impl Media {
                 return Err(error);
             }
             let mut nodes = self.nodes.lock();
-            let dir = held.paths.first().map(|path| split(path).0);
+            let dir = held.paths.first().map(LayerPath::parent);
             match nodes.get(node) {
-                Some(now) if now.moving > 0 || dir.is_some_and(|dir| nodes.is_moving(dir)) => {
+                Some(now) if now.moving > 0 || dir.is_some_and(|dir| nodes.is_moving(&dir)) => {
                     self.noted.wait_for(&mut nodes, STEP);
                 }
                 Some(now) if !now.same_place(&held) => {}

@@ -4,15 +4,15 @@ use super::copies::Copies;
 use super::limits::disk_bytes;
 use super::lookup::Visible;
 use super::namespace::{Claim, NamespaceGuard};
-use super::nodes::Nodes;
+use super::nodes::{Nodes, StepOutcome};
 use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
-use crate::store::media::home::{FileId, Orphan, docroot_path, ends, has_default_acl, split};
+use crate::store::media::home::{FileId, Orphan, has_default_acl};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
-use crate::tree::{EntryName, Kind, NodeId};
+use crate::tree::{EntryName, Kind, LayerPath, NodeId};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
@@ -74,13 +74,13 @@ impl<'a> Deref for Changing<'a> {
 }
 
 /// The directory in which a path is a name.
-fn names_beside(path: &[u8]) -> Claim {
-    Claim::Names(split(path).0.to_vec())
+fn names_beside(path: &LayerPath) -> Claim {
+    Claim::Names(path.parent())
 }
 
 /// A path, and all below it.
-fn tree(path: &[u8]) -> Claim {
-    Claim::Tree(path.to_vec())
+fn tree(path: &LayerPath) -> Claim {
+    Claim::Tree(path.clone())
 }
 
 impl Media {
@@ -171,9 +171,9 @@ impl Media {
     pub(super) fn change<'a, const N: usize>(
         &'a self,
         task: Task<'a>,
-        paths: impl Fn(&Nodes) -> Result<[Vec<u8>; N]>,
-        claims: impl Fn(&[Vec<u8>; N]) -> Vec<Claim>,
-    ) -> Result<(Changing<'a>, [Vec<u8>; N])> {
+        paths: impl Fn(&Nodes) -> Result<[LayerPath; N]>,
+        claims: impl Fn(&[LayerPath; N]) -> Vec<Claim>,
+    ) -> Result<(Changing<'a>, [LayerPath; N])> {
         loop {
             let at = paths(&self.nodes.lock())?;
             let guard = self.namespace.claim(claims(&at));
@@ -185,17 +185,16 @@ impl Media {
     }
 
     /// Claims a name whose path is known.
-    pub(super) fn change_at<'a>(&'a self, task: Task<'a>, path: &[u8]) -> Result<Changing<'a>> {
-        let (changing, _) =
-            self.change(task, |_| Ok([path.to_vec()]), |[path]| vec![names_beside(path), tree(path)])?;
+    pub(super) fn change_at<'a>(&'a self, task: Task<'a>, path: &LayerPath) -> Result<Changing<'a>> {
+        let (changing, _) = self.change(task, |_| Ok([path.clone()]), |[path]| vec![names_beside(path), tree(path)])?;
         Ok(changing)
     }
 
     /// Claims the name of a node, if it has one.
-    pub(super) fn change_node<'a>(&'a self, task: Task<'a>, node: NodeId) -> Result<(Changing<'a>, Option<Vec<u8>>)> {
+    pub(super) fn change_node<'a>(&'a self, task: Task<'a>, node: NodeId) -> Result<(Changing<'a>, Option<LayerPath>)> {
         loop {
             let path = self.nodes.lock().path(node)?;
-            let guard = self.namespace.claim(path.iter().map(|path| names_beside(path)).collect());
+            let guard = self.namespace.claim(path.iter().map(names_beside).collect());
             if self.nodes.lock().path(node)? == path {
                 let visible = Visible { media: self, epoch: task.epoch };
                 return Ok((Changing { visible, task, _guard: guard }, path));
@@ -214,12 +213,12 @@ fn check_name(name: &[u8]) -> Result<()> {
 impl Visible<'_> {
     /// What something is to be made in must be there: a directory that only another release has does not come back
     /// because somebody is still in it.
-    fn must_have_dir(&self, path: &[u8]) -> Result<()> {
-        let above = self.look(split(path).0)?.layers.shown();
+    fn must_have_dir(&self, path: &LayerPath) -> Result<()> {
+        let above = self.look(&path.parent())?.layers.shown();
         if above.is_dir() { Ok(()) } else { Err(Error::answer(Errno::NOENT)) }
     }
 
-    fn plan_rename(&self, task: Task<'_>, from: &[u8], to: &[u8], onto: Onto) -> Result<Plan> {
+    fn plan_rename(&self, task: Task<'_>, from: &LayerPath, to: &LayerPath, onto: Onto) -> Result<Plan> {
         self.must_have_dir(to)?;
         self.same_scope(from, to)?;
         self.media.may_make(to, task.caller)?;
@@ -239,7 +238,7 @@ impl Visible<'_> {
         union::rename(source.name(from), target.name(to), onto, empty)
     }
 
-    fn plan_link(&self, task: Task<'_>, from: &[u8], to: &[u8]) -> Result<Plan> {
+    fn plan_link(&self, task: Task<'_>, from: &LayerPath, to: &LayerPath) -> Result<Plan> {
         self.must_have_dir(to)?;
         self.same_scope(from, to)?;
         self.media.may_make(to, task.caller)?;
@@ -252,23 +251,22 @@ impl Visible<'_> {
     }
 
     /// What was made at a path.
-    fn made(&self, path: &[u8]) -> Result<Entry> {
+    fn made(&self, path: &LayerPath) -> Result<Entry> {
         let entry = self.entry(path)?;
         if entry.attr.is_some() { Ok(entry) } else { Err(Error::answer(Errno::NOENT)) }
     }
 
     /// Scopes are to each other as file systems are: each has its own rules, and may be another release's.
-    fn same_scope(&self, from: &[u8], to: &[u8]) -> Result<()> {
+    fn same_scope(&self, from: &LayerPath, to: &LayerPath) -> Result<()> {
         let scopes = &self.media.scopes;
-        let layer = |path| docroot_path(path).0;
-        match scopes.of(from)? == scopes.of(to)? && layer(from) == layer(to) {
+        match scopes.of(from.in_docroot())? == scopes.of(to.in_docroot())? && from.layer() == to.layer() {
             true => Ok(()),
             false => Err(Error::answer(Errno::XDEV)),
         }
     }
 
     /// Whether a directory shows no entry; anything else counts as empty.
-    fn is_empty(&self, path: &[u8]) -> Result<bool> {
+    fn is_empty(&self, path: &LayerPath) -> Result<bool> {
         match self.look(path)?.layers.shown().is_dir() {
             true => Ok(self.entries(path)?.is_empty()),
             false => Ok(true),
@@ -302,46 +300,45 @@ impl Changing<'_> {
     /// One step, announced before and noted afterwards. A leaf that lost its last name stays reachable for those who
     /// have it open; one that nobody knows goes.
     fn take_step(&self, step: &Step, work: impl FnOnce() -> Result<Option<Orphan>>) -> Result<()> {
-        let bare = match step {
+        let name_goes = match step {
             Step::Whiteout(path) => self.media.home.stat(path)?.is_none(),
             _ => false,
         };
         let announced = self.media.nodes.lock().begin_step(step);
-        let done = work();
-        let (result, kept) = match done {
-            Ok(kept) => (Ok(()), kept),
-            Err(error) => (Err(error), None),
+        let (result, outcome) = match work() {
+            Ok(_) if name_goes => (Ok(()), StepOutcome::NameGone),
+            Ok(kept) => (Ok(()), StepOutcome::Done(kept)),
+            Err(error) => (Err(error), StepOutcome::Failed),
         };
-        let gone = self.media.nodes.lock().end_step(announced, result.is_ok(), bare, kept);
+        let gone = self.media.nodes.lock().end_step(announced, outcome);
         self.media.noted.notify_all();
         if let (Some(orphan), Step::Unlink(path) | Step::Rename(_, path, _)) = (gone, step) {
-            self.media.let_go(self.media.scopes.of(path)?, &orphan);
+            self.media.let_go(self.media.scopes.of(path.in_docroot())?, &orphan);
         }
         result
     }
 
-    fn make_dirs(&self, path: &[u8]) -> Result<()> {
+    fn make_dirs(&self, path: &LayerPath) -> Result<()> {
         let home = &self.media.home;
         // Mostly it is there.
-        if path.is_empty() || home.stat(path)?.is_some() {
+        if path.is_root() || home.stat(path)?.is_some() {
             return Ok(());
         }
-        for end in ends(path) {
-            let dir = &path[..end];
-            if home.stat(dir)?.is_some() {
+        for dir in path.from_the_top() {
+            if home.stat(&dir)?.is_some() {
                 continue;
             }
-            let lower = self.look(dir)?.lower;
+            let lower = self.look(&dir)?.lower;
             let like = lower.as_ref().map(|lower| &lower.node).filter(|node| node.kind == Kind::Dir);
-            home.make_dir(dir, like)?;
+            home.make_dir(&dir, like)?;
         }
         Ok(())
     }
 
     /// Gives what is at a path of the release its place in the upper layer. Its node stays.
-    fn copy_up(&self, path: &[u8], copies: &mut Copies<'_>) -> Result<()> {
+    fn copy_up(&self, path: &LayerPath, copies: &mut Copies<'_>) -> Result<()> {
         let lower = self.look(path)?.lower.ok_or(Error::answer(Errno::NOENT))?;
-        let step = Step::CopyUp(path.to_vec());
+        let step = Step::CopyUp(path.clone());
         let copy = match copies.take(path, lower.node.nodeid) {
             // What shows there is another file than was copied: now this one is.
             None if lower.node.kind == Kind::File => {
@@ -365,9 +362,9 @@ impl Changing<'_> {
         })
     }
 
-    fn note_copy(&self, path: &[u8]) -> Result<()> {
+    fn note_copy(&self, path: &LayerPath) -> Result<()> {
         let stat = self.media.home.stat(path)?.ok_or(Error::answer(Errno::NOENT))?;
-        self.media.usage.add(self.media.scopes.of(path)?, disk_bytes(&stat));
+        self.media.usage.add(self.media.scopes.of(path.in_docroot())?, disk_bytes(&stat));
         let mut nodes = self.media.nodes.lock();
         let closed = nodes.at(path).map(|node| {
             nodes.copied_up(node, FileId::of(&stat), stat.st_dev);

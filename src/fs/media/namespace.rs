@@ -4,24 +4,24 @@
 //! are held over disk work, so only changes wait for them, never looks, and never with another lock held. A claim waits
 //! for those before it that it conflicts with, so no two wait for each other.
 
-use super::nodes::is_within;
+use crate::tree::LayerPath;
 use parking_lot::{Condvar, Mutex};
 
 /// What a change keeps others from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
     /// Changes of names in this directory.
-    Names(Vec<u8>),
+    Names(LayerPath),
     /// Changes of names in this directory and anywhere below it.
-    Tree(Vec<u8>),
+    Tree(LayerPath),
 }
 
 impl Claim {
     fn conflicts(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Names(a), Self::Names(b)) => a == b,
-            (Self::Tree(tree), Self::Names(dir)) | (Self::Names(dir), Self::Tree(tree)) => is_within(dir, tree),
-            (Self::Tree(a), Self::Tree(b)) => is_within(a, b) || is_within(b, a),
+            (Self::Tree(tree), Self::Names(dir)) | (Self::Names(dir), Self::Tree(tree)) => dir.is_within(tree),
+            (Self::Tree(a), Self::Tree(b)) => a.is_within(b) || b.is_within(a),
         }
     }
 }
@@ -83,11 +83,11 @@ mod tests {
     use std::time::Duration;
 
     fn names(dir: &str) -> Claim {
-        Claim::Names(dir.as_bytes().to_vec())
+        Claim::Names(LayerPath::shared(dir))
     }
 
     fn tree(dir: &str) -> Claim {
-        Claim::Tree(dir.as_bytes().to_vec())
+        Claim::Tree(LayerPath::shared(dir))
     }
 
     #[test]

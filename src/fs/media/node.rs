@@ -3,7 +3,7 @@
 use super::scopes::ScopeId;
 use crate::fs::epoch::Release;
 use crate::store::media::home::{FileId, Orphan};
-use crate::tree::NodeId;
+use crate::tree::{LayerPath, NodeId};
 use rustix::fs::Stat;
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl Look {
 #[derive(Clone, Debug)]
 pub(super) struct MediaNode {
     /// Its paths; several for hard links that were looked up, none if it was unlinked or its name moved on.
-    pub(super) paths: Vec<Vec<u8>>,
+    pub(super) paths: Vec<LayerPath>,
     /// The scope that it lies in: names never leave theirs.
     pub(super) scope: ScopeId,
     /// The device that what is behind it lies on; of what a release has, that of the directory above it.

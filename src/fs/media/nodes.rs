@@ -13,9 +13,9 @@ use super::scopes::ScopeId;
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
 use crate::fs::mount::{LookupRef, Mount};
-use crate::store::media::home::{FileId, Orphan, split};
+use crate::store::media::home::{FileId, Orphan};
 use crate::tree::union::{Onto, Step};
-use crate::tree::{Kind, Node, NodeId, Tree};
+use crate::tree::{Kind, LayerPath, Node, NodeId, Tree};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -24,13 +24,11 @@ use std::sync::Arc;
 const COUNTERS: usize = 4096;
 /// How many moves of directories are remembered for the looks that they overlap.
 const MOVES: usize = 64;
-/// A name that no entry can have: nodes that change places wait there.
-const ASIDE: &[u8] = b"\0exchange";
 
 /// When a look at the names of a directory began: how many steps there, and how many moves of directories, had ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seen<'d> {
-    dir: &'d [u8],
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) dir: LayerPath,
     ended: u64,
     moved: u64,
 }
@@ -42,7 +40,18 @@ pub(super) struct Announced<'s> {
     from: Option<NodeId>,
     to: Option<NodeId>,
     /// Directories that it moves, by the names that they have before.
-    dirs: Vec<&'s [u8]>,
+    dirs: Vec<&'s LayerPath>,
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub(super) enum StepOutcome {
+    /// It failed.
+    Failed,
+    /// It was done; the leaf that it took out of the tree, and that is kept.
+    Done(Option<Orphan>),
+    /// It was a whiteout, and left nothing at its name.
+    NameGone,
 }
 
 /// All nodes of a store.
@@ -50,17 +59,17 @@ pub(super) struct Announced<'s> {
 pub(super) struct Nodes {
     mount: Arc<Mount>,
     nodes: HashMap<NodeId, MediaNode>,
-    by_path: BTreeMap<Vec<u8>, NodeId>,
+    by_path: BTreeMap<LayerPath, NodeId>,
     by_file: HashMap<FileId, NodeId>,
     serial: u64,
     /// How many steps ended, by directory; seeded, so that no user can choose whose looks are done again.
     ended: Box<[u64; COUNTERS]>,
     hasher: RandomState,
     /// Directories that are being moved.
-    moving: Vec<Vec<u8>>,
+    moving: Vec<LayerPath>,
     /// How many were moved, and the last of them: where each was and where it went.
     moved: u64,
-    last_moved: VecDeque<[Vec<u8>; 2]>,
+    last_moved: VecDeque<[LayerPath; 2]>,
 }
 
 impl Nodes {
@@ -87,38 +96,39 @@ impl Nodes {
         self.nodes.get_mut(&node)
     }
 
-    pub(super) fn at(&self, path: &[u8]) -> Option<NodeId> {
+    pub(super) fn at(&self, path: &LayerPath) -> Option<NodeId> {
         self.by_path.get(path).copied()
     }
 
     /// A path of a node; `None` if it has none any more.
-    pub(super) fn path(&self, node: NodeId) -> Result<Option<Vec<u8>>> {
+    pub(super) fn path(&self, node: NodeId) -> Result<Option<LayerPath>> {
         let held = self.nodes.get(&node).ok_or(Error::answer(Errno::STALE))?;
         Ok(held.paths.first().cloned())
     }
 
     /// The path of a directory.
-    pub(super) fn dir_path(&self, dir: NodeId) -> Result<Vec<u8>> {
+    pub(super) fn dir_path(&self, dir: NodeId) -> Result<LayerPath> {
         self.path(dir)?.ok_or(Error::answer(Errno::NOENT))
     }
 
     /// The path of a name in a directory.
-    pub(super) fn below(&self, dir: NodeId, name: &[u8]) -> Result<Vec<u8>> {
-        Ok([&self.dir_path(dir)?[..], name].join(&b'/'))
+    pub(super) fn below(&self, dir: NodeId, name: &[u8]) -> Result<LayerPath> {
+        let held = self.nodes.get(&dir).ok_or(Error::answer(Errno::STALE))?;
+        Ok(held.paths.first().ok_or(Error::answer(Errno::NOENT))?.join(name))
     }
 
     /// The device that a directory lies on, if it is known.
-    pub(super) fn disk_of(&self, dir: &[u8]) -> Option<u64> {
+    pub(super) fn disk_of(&self, dir: &LayerPath) -> Option<u64> {
         Some(self.nodes.get(&self.at(dir)?)?.disk)
     }
 
     /// The number under which a release's entry is listed: its node's where it has one.
-    pub(super) fn number_of_lower(&self, path: &[u8], lower: &Node) -> NodeId {
+    pub(super) fn number_of_lower(&self, path: &LayerPath, lower: &Node) -> NodeId {
         let held = self.at(path).and_then(|node| Some((node, &self.nodes.get(&node)?.backing)));
         match (held, lower.kind) {
             (Some((node, Backing::Dir)), Kind::Dir) => node,
             (Some((node, Backing::Lower { node: was, .. })), _) if *was == lower.nodeid => node,
-            (_, Kind::Dir) => NodeId::of_dir(path).scoped(),
+            (_, Kind::Dir) => path.dir_node(),
             _ => lower.nodeid.scoped(),
         }
     }
@@ -129,34 +139,34 @@ impl Nodes {
     }
 
     /// The node of this file if it is known, and known under other names only.
-    pub(super) fn elsewhere(&self, id: FileId, path: &[u8]) -> Option<(NodeId, &MediaNode)> {
+    pub(super) fn elsewhere(&self, id: FileId, path: &LayerPath) -> Option<(NodeId, &MediaNode)> {
         let node = *self.by_file.get(&id)?;
         let held = self.nodes.get(&node)?;
         held.paths.iter().all(|known| known != path).then_some((node, held))
     }
 
-    fn counter(&self, dir: &[u8]) -> usize {
+    fn counter(&self, dir: &LayerPath) -> usize {
         self.hasher.hash_one(dir) as usize % COUNTERS
     }
 
     /// A look at names of this directory begins.
-    pub(super) fn seen<'d>(&self, dir: &'d [u8]) -> Seen<'d> {
-        Seen { dir, ended: self.ended[self.counter(dir)], moved: self.moved }
+    pub(super) fn seen(&self, dir: LayerPath) -> Seen {
+        Seen { ended: self.ended[self.counter(&dir)], moved: self.moved, dir }
     }
 
     /// Whether what a look saw may not hold any more: a step ended meanwhile. At most one step at a time is under way
     /// in a directory, and a look that one step overlaps sees the state before it or the one after it.
-    pub(super) fn outran(&self, seen: &Seen<'_>) -> bool {
+    pub(super) fn outran(&self, seen: &Seen) -> bool {
         let since = (self.moved - seen.moved) as usize;
         let mut moves = self.last_moved.iter().take(since).flatten();
-        self.ended[self.counter(seen.dir)] != seen.ended
+        self.ended[self.counter(&seen.dir)] != seen.ended
             || since > MOVES
-            || moves.any(|moved| is_within(seen.dir, moved))
+            || moves.any(|moved| seen.dir.is_within(moved))
     }
 
     /// Whether a directory, or one above it, is being moved: what is in it may be found at neither place.
-    pub(super) fn is_moving(&self, dir: &[u8]) -> bool {
-        self.moving.iter().any(|from| is_within(dir, from))
+    pub(super) fn is_moving(&self, dir: &LayerPath) -> bool {
+        self.moving.iter().any(|from| dir.is_within(from))
     }
 
     /// Announces a step: its disk work comes next, and then [`Nodes::end_step`], whatever came of it.
@@ -173,7 +183,7 @@ impl Nodes {
             for (node, path) in [(from, old), (to, new)] {
                 let is_dir = |held: &MediaNode| matches!(held.backing, Backing::Dir);
                 if node.and_then(|node| self.nodes.get(&node)).is_some_and(is_dir) {
-                    dirs.push(&path[..]);
+                    dirs.push(path);
                     self.moving.push(path.clone());
                 }
             }
@@ -186,15 +196,9 @@ impl Nodes {
         Announced { step, from, to, dirs }
     }
 
-    /// A step is over. If it was `done`, names change here as they did on the disk; `kept` is the leaf that it took out
-    /// of the tree: given back if nobody knows it. `bare`: a whiteout left nothing at its name.
-    pub(super) fn end_step(
-        &mut self,
-        announced: Announced<'_>,
-        done: bool,
-        bare: bool,
-        kept: Option<Orphan>,
-    ) -> Option<Orphan> {
+    /// A step is over: names change here as they did on the disk. Gives back the leaf that it took out of the tree if
+    /// nobody knows it.
+    pub(super) fn end_step(&mut self, announced: Announced<'_>, outcome: StepOutcome) -> Option<Orphan> {
         let Announced { step, from, to, dirs } = announced;
         for node in from.iter().chain(to.iter()) {
             if let Some(held) = self.nodes.get_mut(node) {
@@ -207,28 +211,32 @@ impl Nodes {
             }
         }
         for path in paths_of(step) {
-            self.ended[self.counter(split(path).0)] += 1;
+            self.ended[self.counter(&path.parent())] += 1;
         }
-        let mut kept = kept;
-        if !done {
-            return kept;
-        }
+        let mut kept = match outcome {
+            StepOutcome::Failed => return None,
+            StepOutcome::Done(kept) => kept,
+            StepOutcome::NameGone => {
+                paths_of(step).for_each(|path| self.lose(from, path, &mut None));
+                return None;
+            }
+        };
         match step {
             Step::Unlink(path) | Step::Rmdir(path) => self.lose(from, path, &mut kept),
-            Step::Whiteout(path) if bare => self.lose(from, path, &mut kept),
             Step::Link(_, to) => {
                 if let Some(node) = from {
                     self.give_name(node, to);
                 }
             }
             Step::Rename(from, to, Onto::Exchange) => {
-                self.move_names(from, ASIDE);
-                self.move_names(to, from);
-                self.move_names(ASIDE, to);
+                let (there, here) = (self.take_names(from, to), self.take_names(to, from));
+                self.give_names(there);
+                self.give_names(here);
             }
             Step::Rename(old, new, _) => {
                 self.lose(to, new, &mut kept);
-                self.move_names(old, new);
+                let moved = self.take_names(old, new);
+                self.give_names(moved);
                 if let Some(node) = from {
                     self.give_name(node, new);
                 }
@@ -239,7 +247,7 @@ impl Nodes {
     }
 
     /// The node that had a name loses it, and keeps the leaf if that was its last one.
-    fn lose(&mut self, node: Option<NodeId>, path: &[u8], kept: &mut Option<Orphan>) {
+    fn lose(&mut self, node: Option<NodeId>, path: &LayerPath, kept: &mut Option<Orphan>) {
         if let Some(held) = node.and_then(|node| self.nodes.get_mut(&node))
             && held.paths.iter().all(|known| known == path)
             && held.orphan.is_none()
@@ -267,7 +275,13 @@ impl Nodes {
 
     /// The node for what is at a path now, with one lookup counted; a node that was there for something else loses that
     /// name. The names of a node that a step under way moves are left to the step.
-    pub(super) fn settle(&mut self, path: &[u8], scope: ScopeId, disk: u64, backing: Backing) -> (NodeId, LookupRef) {
+    pub(super) fn settle(
+        &mut self,
+        path: &LayerPath,
+        scope: ScopeId,
+        disk: u64,
+        backing: Backing,
+    ) -> (NodeId, LookupRef) {
         let known = match &backing {
             Backing::Upper(id) => self.by_file.get(id).copied(),
             _ => self.at(path).filter(|node| self.nodes.get(node).is_some_and(|held| held.backing.same(&backing))),
@@ -288,9 +302,9 @@ impl Nodes {
         (node, self.mount.count(node))
     }
 
-    fn insert(&mut self, path: &[u8], scope: ScopeId, disk: u64, backing: Backing) -> NodeId {
+    fn insert(&mut self, path: &LayerPath, scope: ScopeId, disk: u64, backing: Backing) -> NodeId {
         let mut number = match &backing {
-            Backing::Dir => NodeId::of_dir(path).scoped(),
+            Backing::Dir => path.dir_node(),
             Backing::Upper(id) => pure_of_file(*id),
             Backing::Lower { node, .. } => node.scoped(),
         };
@@ -317,15 +331,15 @@ impl Nodes {
         number
     }
 
-    fn give_name(&mut self, node: NodeId, path: &[u8]) {
+    fn give_name(&mut self, node: NodeId, path: &LayerPath) {
         // A file of another release may still have it, which the name will show again and is not this node.
         if let Some(other) = self.at(path).filter(|other| *other != node) {
             self.lose_name(other, path);
         }
         if let Some(held) = self.nodes.get_mut(&node) {
-            self.by_path.insert(path.to_vec(), node);
+            self.by_path.insert(path.clone(), node);
             if !held.paths.iter().any(|known| known == path) {
-                held.paths.push(path.to_vec());
+                held.paths.push(path.clone());
                 // A new name moves the ctime.
                 held.look = None;
             }
@@ -339,7 +353,7 @@ impl Nodes {
     }
 
     /// The name stands for this node no more. A node that nobody holds is let go with its last name.
-    pub(super) fn lose_name(&mut self, node: NodeId, path: &[u8]) {
+    pub(super) fn lose_name(&mut self, node: NodeId, path: &LayerPath) {
         if self.at(path) == Some(node) {
             self.by_path.remove(path);
         }
@@ -362,30 +376,31 @@ impl Nodes {
         }
     }
 
-    /// A directory, or a file, was renamed with all below it.
-    fn move_names(&mut self, from: &[u8], to: &[u8]) {
-        if self.at(from).and_then(|node| self.nodes.get(&node)).is_some_and(|held| matches!(held.backing, Backing::Dir))
-        {
+    /// A directory, or a file, is renamed with all below it: the nodes lose those names, and get the ones that are
+    /// returned ([`Nodes::give_names`]).
+    fn take_names(&mut self, from: &LayerPath, to: &LayerPath) -> Vec<(LayerPath, NodeId)> {
+        let is_dir = |held: &MediaNode| matches!(held.backing, Backing::Dir);
+        if self.at(from).and_then(|node| self.nodes.get(&node)).is_some_and(is_dir) {
             self.moved += 1;
             self.last_moved.truncate(MOVES - 1);
-            self.last_moved.push_front([from.to_vec(), to.to_vec()]);
+            self.last_moved.push_front([from.clone(), to.clone()]);
         }
-        let below = [from, b"/"].concat();
-        let mut paths: Vec<Vec<u8>> = self
-            .by_path
-            .range(below.clone()..)
-            .map(|(path, _)| path.clone())
-            .take_while(|path| path.starts_with(&below))
-            .collect();
-        paths.push(from.to_vec());
-        let nodes: Vec<(Vec<u8>, NodeId)> =
-            paths.into_iter().filter_map(|path| self.by_path.remove(&path).map(|node| (path, node))).collect();
-        for (path, node) in nodes {
-            let new = [to, &path[from.len()..]].concat();
+        let below = self.by_path.range(from.descendants()).map(|(path, _)| path.clone());
+        let paths: Vec<LayerPath> = below.chain([from.clone()]).collect();
+        let mut taken = Vec::new();
+        for path in paths {
+            let Some(node) = self.by_path.remove(&path) else { continue };
             if let Some(held) = self.nodes.get_mut(&node) {
                 held.paths.retain(|known| *known != path);
             }
-            self.give_name(node, &new);
+            taken.extend(path.moved(from, to).map(|new| (new, node)));
+        }
+        taken
+    }
+
+    fn give_names(&mut self, names: Vec<(LayerPath, NodeId)>) {
+        for (path, node) in names {
+            self.give_name(node, &path);
         }
     }
 
@@ -437,8 +452,8 @@ pub(super) enum LetGo {
 }
 
 /// The paths whose names a step changes.
-fn paths_of(step: &Step) -> impl Iterator<Item = &[u8]> {
-    let (first, second): (&[u8], Option<&[u8]>) = match step {
+fn paths_of(step: &Step) -> impl Iterator<Item = &LayerPath> {
+    let (first, second) = match step {
         Step::MakeDirs(path)
         | Step::CopyUp(path)
         | Step::Whiteout(path)
@@ -449,9 +464,4 @@ fn paths_of(step: &Step) -> impl Iterator<Item = &[u8]> {
         Step::Rename(from, to, _) | Step::Link(from, to) => (from, Some(to)),
     };
     std::iter::once(first).chain(second)
-}
-
-/// Whether a path is this directory or lies in it.
-pub(super) fn is_within(path: &[u8], dir: &[u8]) -> bool {
-    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }

@@ -2,9 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::fs::attr::Ttl;
-use crate::store::media::home::{docroot_path, in_own_layer, split};
 use crate::store::media::scope::{Believed, Deny, Scope as Declared};
-use crate::tree::{NodeId, ReleaseName};
+use crate::tree::{LayerId, LayerPath, NodeId, ReleaseName, is_within, split};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -77,18 +76,15 @@ impl Scopes {
         self.all[scope.0].per_release
     }
 
-    /// The scope that a path of the writable layer lies in.
+    /// The scope that a path of the docroot lies in.
     pub fn of(&self, path: &[u8]) -> Result<ScopeId> {
-        let path = docroot_path(path).1;
-        let within = |scope: &ScopeId| {
-            path.strip_prefix(self.path(*scope)).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-        };
-        self.ids().find(within).ok_or_else(|| Error::failed("a path of the writable layer lies in no scope"))
+        self.ids()
+            .find(|scope| is_within(path, self.path(*scope)))
+            .ok_or_else(|| Error::failed("a path of the writable layer lies in no scope"))
     }
 
-    /// Whether a path is the top of a scope.
+    /// Whether a path of the docroot is the top of a scope.
     pub fn is_top(&self, path: &[u8]) -> bool {
-        let path = docroot_path(path).1;
         self.all.iter().any(|scope| scope.path == path)
     }
 
@@ -112,12 +108,17 @@ impl Scopes {
         self.tops.iter().filter(move |((of, _), _)| *of == dir).map(|(_, scope)| *scope)
     }
 
-    /// The path of a scope's top in the writable layer, for this release.
-    pub fn top_path(&self, scope: ScopeId, release: &ReleaseName) -> Vec<u8> {
+    /// The layer that a scope has for this release.
+    pub fn layer(&self, scope: ScopeId, release: &ReleaseName) -> LayerId {
         match self.is_per_release(scope) {
-            true => in_own_layer(release, self.path(scope)),
-            false => self.path(scope).to_vec(),
+            true => LayerId::Own(release.clone()),
+            false => LayerId::Shared,
         }
+    }
+
+    /// Where the top of a scope lies, for this release.
+    pub fn top_path(&self, scope: ScopeId, release: &ReleaseName) -> LayerPath {
+        LayerPath::new(self.layer(scope, release), self.path(scope))
     }
 }
 

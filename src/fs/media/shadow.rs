@@ -5,9 +5,9 @@ use super::mutate::Materials;
 use super::{Media, Task};
 use crate::error::{Error, Result};
 use crate::fs::epoch::Epoch;
-use crate::store::media::home::{Whiteout, docroot_path, split, upper_kind};
+use crate::store::media::home::{Whiteout, upper_kind};
 use crate::tree::union::{self, Name, Shown, UpperKind};
-use crate::tree::{Kind, NodeId};
+use crate::tree::{Kind, LayerPath, NodeId};
 use std::collections::BTreeSet;
 
 /// How an entry of the release is hidden.
@@ -31,10 +31,11 @@ pub struct Restored {
 }
 
 impl Media {
-    /// Whether the writable layer hides what a release has at this path.
+    /// Whether the layer that all releases share hides what a release has at this path of the docroot.
     pub fn shadows(&self, path: &[u8]) -> Result<bool> {
-        Ok(self.home.whiteout(path)? != Whiteout::None
-            || self.home.stat(path)?.is_some_and(|stat| upper_kind(&stat) == UpperKind::Leaf))
+        let path = LayerPath::shared(path);
+        Ok(self.home.whiteout(&path)? != Whiteout::None
+            || self.home.stat(&path)?.is_some_and(|stat| upper_kind(&stat) == UpperKind::Leaf))
     }
 
     /// The release's entries that the writable layer hides; of a directory that is hidden whole, only itself.
@@ -43,7 +44,7 @@ impl Media {
         let mut found = Vec::new();
         for scope in self.scopes.ids() {
             visible.shadowed_below(&self.scopes.top_path(scope, &epoch.release.name), &mut |at, how| {
-                found.push((docroot_path(at.path).1.to_vec(), how));
+                found.push((at.path.in_docroot().to_vec(), how));
                 Ok(())
             })?;
         }
@@ -57,8 +58,7 @@ impl Media {
         let Ok(scope) = self.scopes.of(path) else {
             return Err(Error::request(format!("{shown} lies in no scope, so nothing hides the release there")));
         };
-        let top = self.scopes.top_path(scope, &task.epoch.release.name);
-        let whole = [&top[..], &path[self.scopes.path(scope).len()..]].concat();
+        let whole = LayerPath::new(self.scopes.layer(scope, &task.epoch.release.name), path);
         let mut hidden = Vec::new();
         let place = visible.name(&whole)?;
         if place.layers.lower.is_none() {
@@ -71,7 +71,7 @@ impl Media {
             hidden.push((whole.clone(), how));
         }
         visible.shadowed_below(&whole, &mut |at, how| {
-            hidden.push((at.path.to_vec(), how));
+            hidden.push((at.path.clone(), how));
             Ok(())
         })?;
         let mut restored = Vec::new();
@@ -81,16 +81,16 @@ impl Media {
             let plan = union::restore(changing.name(&path)?, own).map_err(|_| {
                 Error::request(format!(
                     "{} is a directory with files of its own in place of the release's file: remove it first",
-                    docroot_path(&path).1.escape_ascii()
+                    path.in_docroot().escape_ascii()
                 ))
             })?;
             changing.carry_out(plan, Materials::default())?;
-            let (dir, name) = split(&path);
-            let known = self.nodes.lock().at(dir);
+            let dir = path.parent();
+            let known = self.nodes.lock().at(&dir);
             restored.push(Restored {
-                path: docroot_path(&path).1.to_vec(),
-                dir: known.unwrap_or_else(|| NodeId::of_dir(dir).scoped()),
-                name: name.to_vec(),
+                path: path.in_docroot().to_vec(),
+                dir: known.unwrap_or_else(|| dir.dir_node()),
+                name: path.name().to_vec(),
             });
         }
         Ok(restored)
@@ -108,15 +108,15 @@ fn hides(at: Name<'_>) -> Option<How> {
 
 impl Visible<'_> {
     /// Every hidden name below a directory, those above first.
-    fn shadowed_below(&self, dir: &[u8], found: &mut impl FnMut(Name<'_>, How) -> Result<()>) -> Result<()> {
+    fn shadowed_below(&self, dir: &LayerPath, found: &mut impl FnMut(Name<'_>, How) -> Result<()>) -> Result<()> {
         if self.name(dir)?.layers.shown() != Shown::Merged {
             return Ok(());
         }
         let home = &self.media.home;
         let mut names: BTreeSet<Vec<u8>> = home.whiteouts_in(dir)?.into_iter().collect();
-        names.extend(home.list(dir)?.into_iter().map(|(name, ..)| name));
+        names.extend(home.list(dir)?.into_iter().map(|entry| entry.name));
         for name in names {
-            let path = [dir, &name[..]].join(&b'/');
+            let path = dir.join(&name);
             let place = self.name(&path)?;
             match hides(place) {
                 Some(how) => found(place, how)?,

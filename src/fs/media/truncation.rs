@@ -70,14 +70,22 @@ impl Truncation {
     }
 }
 
+/// A read that met the end of a file.
+struct MetEnd {
+    node: NodeId,
+    /// For which thread.
+    thread: u32,
+    when: Instant,
+}
+
 /// Those that may be under way.
 #[derive(Default)]
 pub(super) struct Truncations {
     under_way: Mutex<HashMap<NodeId, Truncation>>,
     /// How many there are: most reads need not take the lock.
     count: AtomicUsize,
-    /// The last reads that met the end of a file: of which node, for which thread, when.
-    readers: Mutex<VecDeque<(NodeId, u32, Instant)>>,
+    /// The last ones.
+    readers: Mutex<VecDeque<MetEnd>>,
 }
 
 impl Truncations {
@@ -104,8 +112,8 @@ impl Truncations {
         if !self.remove(|of, _| of == node) {
             return;
         }
-        let recent = |(of, _, met): &&(NodeId, u32, Instant)| *of == node && met.elapsed() < STARVED;
-        let readers: HashSet<u32> = self.readers.lock().iter().filter(recent).map(|(_, thread, _)| *thread).collect();
+        let recent = |met: &&MetEnd| met.node == node && met.when.elapsed() < STARVED;
+        let readers: HashSet<u32> = self.readers.lock().iter().filter(recent).map(|met| met.thread).collect();
         wait_until_they_ran(readers, STARVED);
     }
 
@@ -144,7 +152,7 @@ impl Truncations {
         if readers.len() == READERS {
             readers.pop_front();
         }
-        readers.push_back((node, thread, Instant::now()));
+        readers.push_back(MetEnd { node, thread, when: Instant::now() });
         bytes
     }
 

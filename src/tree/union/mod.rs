@@ -7,7 +7,7 @@
 //! A whiteout hides the release's entry of its name and all below it; an entry of the upper layer wins over both.
 //! So a directory of the upper layer under a whiteout is opaque, and shows nothing of the release.
 
-use super::Kind;
+use super::{Kind, LayerPath};
 use crate::error::{Errno, Error, Result};
 
 /// What an entry of the upper layer is.
@@ -74,8 +74,8 @@ impl Layers {
 /// A name, and what the layers say of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Name<'a> {
-    /// Path in the docroot.
-    pub path: &'a [u8],
+    /// Where it lies.
+    pub path: &'a LayerPath,
     /// What the layers say there.
     pub layers: Layers,
 }
@@ -95,36 +95,32 @@ pub enum Onto {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Make the upper directories down to this path, each dressed as the one that shows.
-    MakeDirs(Vec<u8>),
+    MakeDirs(LayerPath),
     /// Copy the release's leaf into the upper layer under its own name.
-    CopyUp(Vec<u8>),
+    CopyUp(LayerPath),
     /// Hide the release's entry here.
-    Whiteout(Vec<u8>),
+    Whiteout(LayerPath),
     /// Take the whiteout here away.
-    Unhide(Vec<u8>),
+    Unhide(LayerPath),
     /// Give the new entry that was made in the work space its name.
-    Place(Vec<u8>),
+    Place(LayerPath),
     /// Rename in the upper layer; for [`Onto::Replace`] what is replaced is kept as an orphan.
-    Rename(Vec<u8>, Vec<u8>, Onto),
+    Rename(LayerPath, LayerPath, Onto),
     /// A second name for a leaf of the upper layer.
-    Link(Vec<u8>, Vec<u8>),
+    Link(LayerPath, LayerPath),
     /// Take a leaf of the upper layer away; it is kept as an orphan.
-    Unlink(Vec<u8>),
+    Unlink(LayerPath),
     /// Take an empty directory of the upper layer away.
-    Rmdir(Vec<u8>),
+    Rmdir(LayerPath),
 }
 
 /// Steps in order.
 pub type Plan = Vec<Step>;
 
-fn parent(path: &[u8]) -> Vec<u8> {
-    path.iter().rposition(|b| *b == b'/').map_or(Vec::new(), |at| path[..at].to_vec())
-}
-
 /// A new entry. A whiteout at its name stays: it keeps the release's entry hidden when the new one goes again.
 pub fn create(at: Name<'_>) -> Result<Plan> {
     match at.layers.shown() {
-        Shown::Nothing => Ok(vec![Step::MakeDirs(parent(at.path)), Step::Place(at.path.to_vec())]),
+        Shown::Nothing => Ok(vec![Step::MakeDirs(at.path.parent()), Step::Place(at.path.clone())]),
         _ => Err(Error::answer(Errno::EXIST)),
     }
 }
@@ -134,8 +130,8 @@ pub fn bring_up(at: Name<'_>) -> Result<Plan> {
     match at.layers.shown() {
         Shown::Nothing => Err(Error::answer(Errno::NOENT)),
         Shown::Upper(_) | Shown::Merged => Ok(Vec::new()),
-        Shown::Lower(Kind::Dir) => Ok(vec![Step::MakeDirs(at.path.to_vec())]),
-        Shown::Lower(_) => Ok(vec![Step::MakeDirs(parent(at.path)), Step::CopyUp(at.path.to_vec())]),
+        Shown::Lower(Kind::Dir) => Ok(vec![Step::MakeDirs(at.path.clone())]),
+        Shown::Lower(_) => Ok(vec![Step::MakeDirs(at.path.parent()), Step::CopyUp(at.path.clone())]),
     }
 }
 
@@ -147,7 +143,7 @@ pub fn unlink(at: Name<'_>) -> Result<Plan> {
     let mut plan = hide(at);
     match at.layers.shown() {
         Shown::Nothing => return Err(Error::answer(Errno::NOENT)),
-        Shown::Upper(_) => plan.push(Step::Unlink(at.path.to_vec())),
+        Shown::Upper(_) => plan.push(Step::Unlink(at.path.clone())),
         Shown::Lower(_) | Shown::Merged => {}
     }
     Ok(plan)
@@ -163,7 +159,7 @@ pub fn rmdir(at: Name<'_>, empty: bool) -> Result<Plan> {
     }
     let mut plan = hide(at);
     if at.layers.upper.is_some() {
-        plan.push(Step::Rmdir(at.path.to_vec()));
+        plan.push(Step::Rmdir(at.path.clone()));
     }
     Ok(plan)
 }
@@ -177,8 +173,8 @@ pub fn link(from: Name<'_>, to: Name<'_>) -> Result<Plan> {
     if to.layers.shown() != Shown::Nothing {
         return Err(Error::answer(Errno::EXIST));
     }
-    plan.push(Step::MakeDirs(parent(to.path)));
-    plan.push(Step::Link(from.path.to_vec(), to.path.to_vec()));
+    plan.push(Step::MakeDirs(to.path.parent()));
+    plan.push(Step::Link(from.path.clone(), to.path.clone()));
     Ok(plan)
 }
 
@@ -191,8 +187,7 @@ pub fn rename(from: Name<'_>, to: Name<'_>, onto: Onto, empty: bool) -> Result<P
     if from.path == to.path {
         return Ok(Vec::new());
     }
-    let inside = |outer: &[u8], path: &[u8]| path.strip_prefix(outer).is_some_and(|rest| rest.starts_with(b"/"));
-    if inside(from.path, to.path) || (onto == Onto::Exchange && inside(to.path, from.path)) {
+    if to.path.is_within(from.path) || (onto == Onto::Exchange && from.path.is_within(to.path)) {
         return Err(Error::answer(Errno::INVAL));
     }
     match onto {
@@ -212,7 +207,7 @@ pub fn rename(from: Name<'_>, to: Name<'_>, onto: Onto, empty: bool) -> Result<P
         return Err(Error::answer(Errno::XDEV));
     }
     let mut plan = bring_up(from)?;
-    plan.push(Step::MakeDirs(parent(to.path)));
+    plan.push(Step::MakeDirs(to.path.parent()));
     plan.extend(hide(from));
     if onto == Onto::Exchange {
         plan.extend(bring_up(to)?);
@@ -221,7 +216,7 @@ pub fn rename(from: Name<'_>, to: Name<'_>, onto: Onto, empty: bool) -> Result<P
             plan.extend(hide(to));
         }
     }
-    plan.push(Step::Rename(from.path.to_vec(), to.path.to_vec(), onto));
+    plan.push(Step::Rename(from.path.clone(), to.path.clone(), onto));
     Ok(plan)
 }
 
@@ -230,12 +225,12 @@ pub fn restore(at: Name<'_>, empty: bool) -> Result<Plan> {
     let Some(lower) = at.layers.lower else { return Err(Error::answer(Errno::NOENT)) };
     let mut plan = Plan::new();
     if at.layers.whiteout {
-        plan.push(Step::Unhide(at.path.to_vec()));
+        plan.push(Step::Unhide(at.path.clone()));
     }
     match at.layers.upper {
-        Some(UpperKind::Leaf) => plan.push(Step::Unlink(at.path.to_vec())),
+        Some(UpperKind::Leaf) => plan.push(Step::Unlink(at.path.clone())),
         Some(UpperKind::Dir) if lower != Kind::Dir && !empty => return Err(Error::answer(Errno::NOTEMPTY)),
-        Some(UpperKind::Dir) if lower != Kind::Dir => plan.push(Step::Rmdir(at.path.to_vec())),
+        Some(UpperKind::Dir) if lower != Kind::Dir => plan.push(Step::Rmdir(at.path.clone())),
         Some(UpperKind::Dir) | None => {}
     }
     Ok(plan)
@@ -244,7 +239,7 @@ pub fn restore(at: Name<'_>, empty: bool) -> Result<Plan> {
 /// A whiteout, if the release has something to hide here.
 fn hide(at: Name<'_>) -> Plan {
     match at.layers.below() {
-        Some(_) => vec![Step::Whiteout(at.path.to_vec())],
+        Some(_) => vec![Step::Whiteout(at.path.clone())],
         None => Vec::new(),
     }
 }

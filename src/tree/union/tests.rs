@@ -5,33 +5,31 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
-type Path = Vec<u8>;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
     Dir,
     Leaf(u32),
 }
 
-type Map = BTreeMap<Path, Entry>;
+type Map = BTreeMap<LayerPath, Entry>;
 
 #[derive(Clone, Debug, Default)]
 struct World {
     upper: Map,
-    whiteouts: BTreeSet<Path>,
+    whiteouts: BTreeSet<LayerPath>,
     lower: Map,
 }
 
-fn above(path: &[u8]) -> Vec<Path> {
-    (0..path.len()).filter(|at| path[*at] == b'/').map(|at| path[..at].to_vec()).collect()
+fn above(path: &LayerPath) -> Vec<LayerPath> {
+    path.from_the_top().filter(|up| up != path).collect()
 }
 
-fn below(path: &[u8], other: &[u8]) -> bool {
-    path.strip_prefix(other).is_some_and(|rest| rest.starts_with(b"/"))
+fn below(path: &LayerPath, other: &LayerPath) -> bool {
+    path != other && path.is_within(other)
 }
 
 impl World {
-    fn layers(&self, path: &[u8]) -> Layers {
+    fn layers(&self, path: &LayerPath) -> Layers {
         let hidden = above(path)
             .iter()
             .any(|up| self.whiteouts.contains(up) || matches!(self.upper.get(up), Some(Entry::Leaf(_))));
@@ -62,7 +60,7 @@ impl World {
     fn step(&mut self, step: &Step, new: Entry) {
         match step {
             Step::MakeDirs(path) => {
-                for dir in above(path).into_iter().chain([path.clone()]).filter(|dir| !dir.is_empty()) {
+                for dir in above(path).into_iter().chain([path.clone()]).filter(|dir| !dir.is_root()) {
                     assert_ne!(*self.upper.entry(dir).or_insert(Entry::Dir), Entry::Leaf(0), "content 0 is never used");
                 }
             }
@@ -74,15 +72,14 @@ impl World {
             Step::Unhide(path) => assert!(self.whiteouts.remove(path)),
             Step::Place(path) => assert!(self.upper.insert(path.clone(), new).is_none(), "nothing is placed over"),
             Step::Rename(from, to, Onto::Exchange) => {
-                let (a, b) = (self.take(from), self.take(to));
-                self.put(from, b);
-                self.put(to, a);
+                let (a, b) = (self.take(from, to), self.take(to, from));
+                self.upper.extend(a.into_iter().chain(b));
             }
             Step::Rename(from, to, _) => {
                 assert!(!self.upper.keys().any(|path| below(path, to)), "what is replaced is empty");
-                let moved = self.take(from);
+                let moved = self.take(from, to);
                 self.upper.remove(to);
-                self.put(to, moved);
+                self.upper.extend(moved);
             }
             Step::Link(from, to) => assert!(self.upper.insert(to.clone(), self.upper[from]).is_none()),
             Step::Unlink(path) => assert!(matches!(self.upper.remove(path), Some(Entry::Leaf(_)))),
@@ -93,35 +90,34 @@ impl World {
         }
     }
 
-    /// An entry with what is below it, by the rest of the path.
-    fn take(&mut self, top: &Path) -> Vec<(Path, Entry)> {
-        let paths: Vec<Path> = self.upper.keys().filter(|path| *path == top || below(path, top)).cloned().collect();
-        paths.into_iter().filter_map(|path| Some((path[top.len()..].to_vec(), self.upper.remove(&path)?))).collect()
-    }
-
-    fn put(&mut self, top: &Path, items: Vec<(Path, Entry)>) {
-        self.upper.extend(items.into_iter().map(|(rest, item)| ([&top[..], &rest].concat(), item)));
+    /// An entry with what is below it, by where it lies at another path.
+    fn take(&mut self, from: &LayerPath, to: &LayerPath) -> Map {
+        let (moved, stays): (Map, Map) =
+            std::mem::take(&mut self.upper).into_iter().partition(|(path, _)| path.is_within(from));
+        self.upper = stays;
+        moved.into_iter().filter_map(|(path, item)| Some((path.moved(from, to)?, item))).collect()
     }
 }
 
 #[derive(Clone, Debug)]
 enum Operation {
-    Create(Path),
-    Mkdir(Path),
-    Write(Path),
-    Unlink(Path),
-    Rmdir(Path),
-    Link(Path, Path),
-    Rename(Path, Path, Onto),
-    Restore(Path),
+    Create(LayerPath),
+    Mkdir(LayerPath),
+    Write(LayerPath),
+    Unlink(LayerPath),
+    Rmdir(LayerPath),
+    Link(LayerPath, LayerPath),
+    Rename(LayerPath, LayerPath, Onto),
+    Restore(LayerPath),
     Switch(Map),
 }
 
 /// The same on a plain map, with the rules of the system calls; `None` where they fail.
 fn plainly(map: &Map, operation: &Operation, content: u32) -> Option<Map> {
     let mut map = map.clone();
-    let parent_is_dir = |map: &Map, path: &Path| parent(path).is_empty() || map.get(&parent(path)) == Some(&Entry::Dir);
-    let empty = |map: &Map, path: &Path| !map.keys().any(|other| below(other, path));
+    let parent_is_dir =
+        |map: &Map, path: &LayerPath| path.parent().is_root() || map.get(&path.parent()) == Some(&Entry::Dir);
+    let empty = |map: &Map, path: &LayerPath| !map.keys().any(|other| below(other, path));
     match operation {
         Operation::Create(path) | Operation::Mkdir(path) => {
             if map.contains_key(path) || !parent_is_dir(&map, path) {
@@ -183,10 +179,10 @@ fn plainly(map: &Map, operation: &Operation, content: u32) -> Option<Map> {
 
 fn plan(world: &World, operation: &Operation) -> Result<Plan> {
     let shown = world.visible();
-    fn at<'a>(world: &World, path: &'a Path) -> Name<'a> {
+    fn at<'a>(world: &World, path: &'a LayerPath) -> Name<'a> {
         Name { path, layers: world.layers(path) }
     }
-    let empty = |path: &Path| !shown.keys().any(|other| below(other, path));
+    let empty = |path: &LayerPath| !shown.keys().any(|other| below(other, path));
     match operation {
         Operation::Create(path) | Operation::Mkdir(path) => create(at(world, path)),
         Operation::Write(path) => bring_up(at(world, path)),
@@ -199,12 +195,12 @@ fn plan(world: &World, operation: &Operation) -> Result<Plan> {
     }
 }
 
-fn empty_above(world: &World, path: &Path) -> bool {
+fn empty_above(world: &World, path: &LayerPath) -> bool {
     !world.upper.keys().any(|other| below(other, path))
 }
 
 /// What shows when nothing of the upper layer hides the release's entry at a path any more.
-fn restored(world: &World, path: &Path) -> Option<Map> {
+fn restored(world: &World, path: &LayerPath) -> Option<Map> {
     let mut world = world.clone();
     let lower = world.layers(path).lower?;
     world.whiteouts.remove(path);
@@ -230,7 +226,7 @@ fn check_switched(world: &World) -> std::result::Result<(), TestCaseError> {
 
 /// The kernel walks to the parent before it asks.
 fn reachable(old: &Map, operation: &Operation) -> bool {
-    let parents_ok = |path: &Path| parent(path).is_empty() || old.get(&parent(path)) == Some(&Entry::Dir);
+    let parents_ok = |path: &LayerPath| path.parent().is_root() || old.get(&path.parent()) == Some(&Entry::Dir);
     match operation {
         Operation::Link(a, b) | Operation::Rename(a, b, _) => parents_ok(a) && parents_ok(b),
         Operation::Create(a)
@@ -290,10 +286,10 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
                 let (was, is, will) = (old.get(path), now.get(path), new.get(path));
                 prop_assert!(
                     is == was || is == will,
-                    "{:?} shows {:?} at {} after {} steps of {:?}",
+                    "{:?} shows {:?} at {:?} after {} steps of {:?}",
                     operation,
                     is,
-                    String::from_utf8_lossy(path),
+                    path,
                     done + 1,
                     planned
                 );
@@ -308,9 +304,9 @@ fn check(start: Map, operations: &[Operation]) -> std::result::Result<(), TestCa
     Ok(())
 }
 
-fn path() -> impl Strategy<Value = Path> {
+fn path() -> impl Strategy<Value = LayerPath> {
     proptest::collection::vec(0u8..3, 1..4)
-        .prop_map(|names| names.iter().map(|name| vec![b'a' + name]).collect::<Vec<_>>().join(&b'/'))
+        .prop_map(|names| names.iter().fold(LayerPath::shared(""), |dir, name| dir.join(&[b'a' + name])))
 }
 
 fn lower() -> impl Strategy<Value = Map> {
@@ -358,7 +354,7 @@ proptest! {
 
 #[test]
 fn a_directory_exchanged_with_a_leaf_over_a_release_directory_shows_nothing_of_that() {
-    let path = |text: &str| text.as_bytes().to_vec();
+    let path = |text: &str| LayerPath::shared(text);
     let lower = Map::from([(path("b"), Entry::Dir), (path("b/a"), Entry::Leaf(1))]);
     let operations = [
         Operation::Mkdir(path("c")),
@@ -372,19 +368,22 @@ fn a_directory_exchanged_with_a_leaf_over_a_release_directory_shows_nothing_of_t
 #[test]
 fn whiteout_comes_before_the_upper_entry_goes() {
     let layers = Layers { upper: Some(UpperKind::Leaf), whiteout: false, lower: Some(Kind::File) };
-    let plan = unlink(Name { path: b"a/b", layers }).expect("there");
-    assert_eq!(plan, [Step::Whiteout(b"a/b".to_vec()), Step::Unlink(b"a/b".to_vec())]);
+    let path = LayerPath::shared("a/b");
+    let plan = unlink(Name { path: &path, layers }).expect("there");
+    assert_eq!(plan, [Step::Whiteout(path.clone()), Step::Unlink(path)]);
 }
 
 #[test]
 fn unlink_of_release_file_leaves_whiteout() {
     let layers = Layers { lower: Some(Kind::File), ..Layers::default() };
-    assert_eq!(unlink(Name { path: b"a", layers }).expect("there"), [Step::Whiteout(b"a".to_vec())]);
+    let path = LayerPath::shared("a");
+    assert_eq!(unlink(Name { path: &path, layers }).expect("there"), [Step::Whiteout(path)]);
 }
 
 #[test]
 fn renaming_a_release_directory_crosses_a_device() {
-    let from = Name { path: b"a", layers: Layers { lower: Some(Kind::Dir), ..Layers::default() } };
-    let to = Name { path: b"b", layers: Layers::default() };
+    let (a, b) = (LayerPath::shared("a"), LayerPath::shared("b"));
+    let from = Name { path: &a, layers: Layers { lower: Some(Kind::Dir), ..Layers::default() } };
+    let to = Name { path: &b, layers: Layers::default() };
     assert_eq!(rename(from, to, Onto::Replace, true).expect_err("a release's directory").errno(), Errno::XDEV);
 }

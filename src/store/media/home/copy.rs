@@ -3,7 +3,7 @@
 use super::{Home, Orphan};
 use crate::error::{Errno, OnDisk, Result};
 use crate::store::release::objects::Content;
-use crate::tree::{Node, Owner};
+use crate::tree::{LayerPath, Node, Owner};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -22,7 +22,7 @@ pub struct Copy<'a> {
 
 impl Copy<'_> {
     /// Gives it its name.
-    pub fn place(mut self, path: &[u8]) -> Result<()> {
+    pub fn place(mut self, path: &LayerPath) -> Result<()> {
         self.home.take_place(&std::mem::take(&mut self.temporary), path)
     }
 
@@ -71,7 +71,7 @@ impl Home {
     }
 
     /// Copies a symlink of the release up.
-    pub fn copy_up_symlink(&self, path: &[u8], node: &Node, target: &[u8]) -> Result<()> {
+    pub fn copy_up_symlink(&self, path: &LayerPath, node: &Node, target: &[u8]) -> Result<()> {
         let temporary = self.temporary();
         rustix::fs::symlinkat(target, &self.tmp, &temporary[..]).on_disk("making", || self.show(path))?;
         dress(&self.tmp, &temporary, node).on_disk(DRESSING, || self.show(path))?;

@@ -3,33 +3,30 @@
 //! `store::media::layout` draws where its directories lie. A whiteout is an empty file that hides the release's entry
 //! of its name and all below it; a directory in the tree of whiteouts only leads deeper.
 //!
-//! A path is one in the docroot. In a scope that each release has to itself the release's name and a NUL stand before
-//! it, and it means that release's own layer: so the paths of two releases never mean the same file.
-//!
 //! Nothing outside these directories is ever opened or changed: every path is resolved below its directory without
 //! following a symlink (openat2(2), RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS), and the last name
 //! of it by a call that does not follow one.
 
 mod copy;
 mod orphans;
-mod path;
+mod upper;
+mod usage;
 mod whiteouts;
 mod xattrs;
 
 pub use copy::{COPYING, Copy};
 pub use orphans::Orphan;
-pub use path::{docroot_path, ends, in_own_layer, split};
+pub use upper::{Upper, UpperName, upper_kind};
 pub use whiteouts::Whiteout;
 pub use xattrs::{has_default_acl, is_acl, set_xattr, xattrs};
 
 use crate::error::{Context, Errno, Error, OnDisk, Result};
 use crate::fault;
-use crate::tree::Node;
-use crate::tree::union::{Onto, Step, UpperKind};
+use crate::tree::union::{Onto, Step};
+use crate::tree::{LayerId, LayerPath, Node};
 use copy::dress;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -95,6 +92,15 @@ enum In {
     Whiteouts,
 }
 
+impl In {
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Media => b"media",
+            Self::Whiteouts => b"whiteouts",
+        }
+    }
+}
+
 fn or_here(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"." } else { path }
 }
@@ -137,31 +143,29 @@ impl Home {
         !self.remote
     }
 
-    /// Where a path lies: a directory that is open, and the path below it.
-    fn at<'p>(&self, tree: In, path: &'p [u8]) -> (&OwnedFd, Cow<'p, [u8]>) {
-        match (docroot_path(path), tree) {
-            ((None, path), In::Media) => (&self.media, Cow::Borrowed(or_here(path))),
-            ((None, path), In::Whiteouts) => (&self.whiteouts, Cow::Borrowed(or_here(path))),
-            ((Some(release), path), In::Media) => {
-                (&self.own, Cow::Owned([release, b"media", or_here(path)].join(&b'/')))
-            }
-            ((Some(release), path), In::Whiteouts) => {
-                (&self.own, Cow::Owned([release, b"whiteouts", or_here(path)].join(&b'/')))
+    /// Where a path of the docroot lies in a layer: a directory that is open, and the path below it.
+    fn at<'p>(&self, tree: In, layer: &LayerId, path: &'p [u8]) -> (&OwnedFd, Cow<'p, [u8]>) {
+        match (layer, tree) {
+            (LayerId::Shared, In::Media) => (&self.media, Cow::Borrowed(or_here(path))),
+            (LayerId::Shared, In::Whiteouts) => (&self.whiteouts, Cow::Borrowed(or_here(path))),
+            (LayerId::Own(release), tree) => {
+                (&self.own, Cow::Owned([release.as_str().as_bytes(), tree.name(), or_here(path)].join(&b'/')))
             }
         }
     }
 
     /// A path as a message names it.
-    pub fn show(&self, path: &[u8]) -> Vec<u8> {
+    pub fn show(&self, path: &LayerPath) -> Vec<u8> {
         self.show_in(In::Media, path)
     }
 
-    fn show_in(&self, tree: In, path: &[u8]) -> Vec<u8> {
-        let tree = if matches!(tree, In::Media) { &b"media"[..] } else { b"whiteouts" };
+    fn show_in(&self, tree: In, path: &LayerPath) -> Vec<u8> {
         let home = self.path.as_os_str().as_bytes();
-        match docroot_path(path) {
-            (None, path) => [home, tree, path].join(&b'/'),
-            (Some(release), path) => [home, b"own", release, tree, path].join(&b'/'),
+        match path.layer() {
+            LayerId::Shared => [home, tree.name(), path.in_docroot()].join(&b'/'),
+            LayerId::Own(release) => {
+                [home, b"own", release.as_str().as_bytes(), tree.name(), path.in_docroot()].join(&b'/')
+            }
         }
     }
 
@@ -171,24 +175,19 @@ impl Home {
     }
 
     /// Opens what is at a path, never through a symlink.
-    fn open_at(&self, tree: In, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let (root, below) = self.at(tree, path);
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open =
-            |dir: BorrowedFd<'_>, path: &[u8], flags| rustix::fs::openat2(dir, path, flags, Mode::empty(), BENEATH);
-        let (mut dir, mut rest) = (None::<OwnedFd>, &*below);
-        // A path too long for one call is taken in steps.
-        while rest.len() > LONGEST_PATH {
-            let end = rest[..LONGEST_PATH].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
-            let from = dir.as_ref().unwrap_or(root).as_fd();
-            let next = open(from, &rest[..end], OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
-            (dir, rest) = (Some(next), &rest[end + 1..]);
-        }
-        open(dir.as_ref().unwrap_or(root).as_fd(), rest, flags)
+    fn open_at(&self, tree: In, path: &LayerPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let (root, below) = self.at(tree, path.layer(), path.in_docroot());
+        open_below(root, &below, flags)
     }
 
-    fn dir(&self, tree: In, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    fn dir(&self, tree: In, path: &LayerPath) -> rustix::io::Result<OwnedFd> {
         self.open_at(tree, path, OFlags::PATH | OFlags::DIRECTORY)
+    }
+
+    /// Opens the directory in which a path is a name.
+    fn dir_above(&self, tree: In, path: &LayerPath) -> rustix::io::Result<OwnedFd> {
+        let (root, below) = self.at(tree, path.layer(), path.parent_in_docroot());
+        open_below(root, &below, OFlags::PATH | OFlags::DIRECTORY)
     }
 
     /// Makes a file in the work space, durably, and removes it: whether the disk takes changes.
@@ -217,29 +216,15 @@ impl Home {
         Ok(())
     }
 
-    /// The upper entry at a path; `None` if there is none.
-    pub fn stat(&self, path: &[u8]) -> Result<Option<Stat>> {
-        self.find(path).map(|(stat, _)| stat)
-    }
-
-    /// The same, and whether an upper entry above it that is no directory hides all below.
-    pub fn find(&self, path: &[u8]) -> Result<(Option<Stat>, bool)> {
-        let (dir, name) = split(path);
-        let found =
-            self.dir(In::Media, dir).and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
-        let hidden = matches!(found, Err(Errno::NOTDIR | Errno::LOOP));
-        Ok((absent(found).on_disk("looking at", || self.show(path))?, hidden))
-    }
-
     /// Opens a file of the upper layer; it must still be the one that it was.
-    pub fn open_file(&self, path: &[u8], id: FileId, flags: OFlags) -> Result<File> {
+    pub fn open_file(&self, path: &LayerPath, id: FileId, flags: OFlags) -> Result<File> {
         let opened = self.open_at(In::Media, path, flags | OFlags::NONBLOCK | OFlags::NOCTTY);
         let operation = if flags.contains(OFlags::RDWR) { "opening for writing" } else { "opening" };
         self.same(path, opened.on_disk(operation, || self.show(path))?, id)
     }
 
     /// An entry of the upper layer, to change its attributes: never what a symlink points to.
-    pub fn open_path(&self, path: &[u8], id: FileId) -> Result<OwnedFd> {
+    pub fn open_path(&self, path: &LayerPath, id: FileId) -> Result<OwnedFd> {
         let (dir, name) = self.parent_of(path)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(&dir, &name[..], flags, Mode::empty());
@@ -247,11 +232,11 @@ impl Home {
     }
 
     /// A directory of the upper layer, to change its attributes.
-    pub fn open_dir_path(&self, path: &[u8]) -> Result<OwnedFd> {
+    pub fn open_dir_path(&self, path: &LayerPath) -> Result<OwnedFd> {
         self.dir(In::Media, path).on_disk("opening", || self.show(path))
     }
 
-    fn same(&self, path: &[u8], file: OwnedFd, id: FileId) -> Result<File> {
+    fn same(&self, path: &LayerPath, file: OwnedFd, id: FileId) -> Result<File> {
         match FileId::of(&rustix::fs::fstat(&file).on_disk("looking at", || self.show(path))?) == id {
             true => Ok(File::from(file)),
             // Somebody put another file there behind the mount: what was opened is gone.
@@ -260,7 +245,7 @@ impl Home {
     }
 
     /// Makes the names in a directory durable.
-    pub fn sync_dir(&self, path: &[u8]) -> Result<()> {
+    pub fn sync_dir(&self, path: &LayerPath) -> Result<()> {
         let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
         match opened.on_disk("opening", || self.show(path))? {
             Some(dir) => rustix::fs::fsync(&dir).on_disk("syncing", || self.show(path)),
@@ -268,44 +253,10 @@ impl Home {
         }
     }
 
-    /// The names in a directory of the upper layer; none if it is not there.
-    pub fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileId, FileType)>> {
-        let shown = || self.show(path);
-        let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
-        let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(Vec::new()) };
-        let device = rustix::fs::fstat(&dir).on_disk("looking at", shown)?.st_dev;
-        let mut found = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&dir).on_disk("listing", shown)? {
-            let entry = entry.on_disk("listing", shown)?;
-            let name = entry.file_name().to_bytes();
-            if !matches!(name, b"." | b"..") {
-                found.push((name.to_vec(), FileId::listed(device, entry.ino()), entry.file_type()));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Bytes that the files below a path take on disk.
-    pub fn disk_usage(&self, path: &[u8]) -> Result<u64> {
-        let top = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
-        let Some(top) = top.on_disk("opening", || self.show(path))? else { return Ok(0) };
-        let mut linked = HashSet::new();
-        disk_usage(&top, &mut linked).on_disk("measuring what lies below", || self.show(path))
-    }
-
-    /// The same of a scope that each release has to itself, of all releases.
-    pub fn own_disk_usage(&self, scope: &[u8]) -> Result<u64> {
-        let mut bytes = 0;
-        for release in names(&self.own).on_disk("listing", || self.show_beside("own", b""))? {
-            bytes += self.disk_usage(&[&release[..], scope].join(&0))?;
-        }
-        Ok(bytes)
-    }
-
     /// The directory of a new entry, for the call that makes it.
-    pub fn parent_of(&self, path: &[u8]) -> Result<(OwnedFd, Vec<u8>)> {
-        let (dir, name) = split(path);
-        Ok((self.dir(In::Media, dir).on_disk("opening", || self.show(dir))?, name.to_vec()))
+    pub fn parent_of(&self, path: &LayerPath) -> Result<(OwnedFd, Vec<u8>)> {
+        let dir = self.dir_above(In::Media, path).on_disk("opening", || self.show(&path.parent()))?;
+        Ok((dir, path.name().to_vec()))
     }
 
     /// Carries out a step other than [`Step::Place`], [`Step::MakeDirs`] and [`Step::CopyUp`]. What it takes out of
@@ -333,7 +284,7 @@ impl Home {
         }
     }
 
-    fn rename(&self, from: &[u8], to: &[u8], onto: Onto) -> Result<Option<Orphan>> {
+    fn rename(&self, from: &LayerPath, to: &LayerPath, onto: Onto) -> Result<Option<Orphan>> {
         let ((from_dir, from_name), (to_dir, to_name)) = (self.parent_of(from)?, self.parent_of(to)?);
         let mut kept = None;
         let flags = match onto {
@@ -366,7 +317,7 @@ impl Home {
     }
 
     /// Makes one upper directory as the release's that shows there. One that is there already is left as it is.
-    pub fn make_dir(&self, path: &[u8], like: Option<&Node>) -> Result<()> {
+    pub fn make_dir(&self, path: &LayerPath, like: Option<&Node>) -> Result<()> {
         if self.stat(path)?.is_some() {
             return Ok(());
         }
@@ -379,7 +330,7 @@ impl Home {
         self.take_place(&temporary, path)
     }
 
-    fn take_place(&self, temporary: &[u8], path: &[u8]) -> Result<()> {
+    fn take_place(&self, temporary: &[u8], path: &LayerPath) -> Result<()> {
         fault::point("upper.copied");
         let placed = self.parent_of(path).and_then(|(dir, name)| {
             let placed = match rustix::fs::renameat_with(&self.tmp, temporary, &dir, &name[..], RenameFlags::NOREPLACE)
@@ -396,12 +347,19 @@ impl Home {
     }
 }
 
-/// What the upper layer has at a path, of a stat.
-pub fn upper_kind(stat: &Stat) -> UpperKind {
-    match FileType::from_raw_mode(stat.st_mode).is_dir() {
-        true => UpperKind::Dir,
-        false => UpperKind::Leaf,
+/// Opens what is at a path below a directory, never through a symlink.
+fn open_below(root: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |dir: BorrowedFd<'_>, path: &[u8], flags| rustix::fs::openat2(dir, path, flags, Mode::empty(), BENEATH);
+    let (mut dir, mut rest) = (None::<OwnedFd>, path);
+    // A path too long for one call is taken in steps.
+    while rest.len() > LONGEST_PATH {
+        let end = rest[..LONGEST_PATH].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
+        let from = dir.as_ref().unwrap_or(root).as_fd();
+        let next = open(from, &rest[..end], OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
+        (dir, rest) = (Some(next), &rest[end + 1..]);
     }
+    open(dir.as_ref().unwrap_or(root).as_fd(), rest, flags)
 }
 
 /// `None` for what is not there, or is behind something that is no directory of ours.
@@ -433,24 +391,6 @@ fn names(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
         }
     }
     Ok(found)
-}
-
-/// What files take below a directory; one with several names counts once.
-fn disk_usage(dir: &OwnedFd, linked: &mut HashSet<u64>) -> rustix::io::Result<u64> {
-    let mut bytes = 0;
-    for name in names(dir)? {
-        // Gone meanwhile.
-        let Some(stat) = absent(rustix::fs::statat(dir, &name[..], AtFlags::SYMLINK_NOFOLLOW))? else { continue };
-        if FileType::from_raw_mode(stat.st_mode).is_dir() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            if let Some(inner) = absent(rustix::fs::openat(dir, &name[..], flags, Mode::empty()))? {
-                bytes += disk_usage(&inner, linked)?;
-            }
-        } else if stat.st_nlink == 1 || linked.insert(stat.st_ino) {
-            bytes += stat.st_blocks as u64 * 512;
-        }
-    }
-    Ok(bytes)
 }
 
 /// Removes an entry and all below it, never through a symlink.

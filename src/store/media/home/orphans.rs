@@ -1,8 +1,9 @@
 //! Leaves that lost their last name and may be open: kept by a name in `orphans/`, or where the disk has no room for
 //! one by a descriptor.
 
-use super::{Home, split};
+use super::Home;
 use crate::error::{Errno, Error, OnDisk, Result};
+use crate::tree::LayerPath;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -64,8 +65,8 @@ impl Home {
 
     /// Gives a leaf, of which the directory is open, a second name among the orphans, or opens it where the disk has no
     /// room for one.
-    pub(super) fn keep(&self, dir: &OwnedFd, path: &[u8]) -> Result<Orphan> {
-        let name = split(path).1;
+    pub(super) fn keep(&self, dir: &OwnedFd, path: &LayerPath) -> Result<Orphan> {
+        let name = path.name();
         let number = self.next_orphan();
         match rustix::fs::linkat(dir, name, &self.orphans, number.to_string(), AtFlags::empty()) {
             Ok(()) => Ok(Orphan::Named(number)),
@@ -80,7 +81,7 @@ impl Home {
     }
 
     /// Takes a leaf out of the tree and keeps it.
-    pub(super) fn orphan(&self, path: &[u8]) -> Result<Orphan> {
+    pub(super) fn orphan(&self, path: &LayerPath) -> Result<Orphan> {
         let (dir, name) = self.parent_of(path)?;
         let number = self.next_orphan();
         match rustix::fs::renameat(&dir, &name[..], &self.orphans, number.to_string()) {

@@ -1,8 +1,9 @@
 //! Whiteouts: an empty file hides the release's entry of its name and all below it.
 
-use super::{Home, In, absent, ends, or_here, remove_all, split};
+use super::{Home, In, absent, or_here, remove_all};
 use crate::error::{Errno, OnDisk, Result};
 use crate::fault;
+use crate::tree::LayerPath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use std::collections::HashSet;
 
@@ -19,11 +20,10 @@ pub enum Whiteout {
 
 impl Home {
     /// What hides the release's entry at a path.
-    pub fn whiteout(&self, path: &[u8]) -> Result<Whiteout> {
-        let (dir, name) = split(path);
+    pub fn whiteout(&self, path: &LayerPath) -> Result<Whiteout> {
         let found = self
-            .dir(In::Whiteouts, dir)
-            .and_then(|dir| rustix::fs::statat(&dir, or_here(name), AtFlags::SYMLINK_NOFOLLOW));
+            .dir_above(In::Whiteouts, path)
+            .and_then(|dir| rustix::fs::statat(&dir, or_here(path.name()), AtFlags::SYMLINK_NOFOLLOW));
         match found {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(Whiteout::Here),
             Err(Errno::NOTDIR) => Ok(Whiteout::Above),
@@ -33,7 +33,7 @@ impl Home {
     }
 
     /// The names that are hidden one by one in a directory.
-    pub fn whiteouts_in(&self, path: &[u8]) -> Result<HashSet<Vec<u8>>> {
+    pub fn whiteouts_in(&self, path: &LayerPath) -> Result<HashSet<Vec<u8>>> {
         let mut hidden = HashSet::new();
         let shown = || self.show_in(In::Whiteouts, path);
         let opened = absent(self.open_at(In::Whiteouts, path, OFlags::RDONLY | OFlags::DIRECTORY));
@@ -49,21 +49,20 @@ impl Home {
 
     /// Hides the release's entry at a path. What was below in the tree of whiteouts goes in the same instant, by an
     /// exchange: a name that it hid must not come back for a moment.
-    pub(super) fn put_whiteout(&self, path: &[u8]) -> Result<()> {
+    pub(super) fn put_whiteout(&self, path: &LayerPath) -> Result<()> {
         self.make_whiteout(path).on_disk("hiding the release's entry by", || self.show_in(In::Whiteouts, path))
     }
 
-    fn make_whiteout(&self, path: &[u8]) -> rustix::io::Result<()> {
-        let (dir, name) = split(path);
-        for end in ends(dir) {
-            let (parent, part) = split(&dir[..end]);
-            match rustix::fs::mkdirat(self.dir(In::Whiteouts, parent)?, part, Mode::from_raw_mode(0o755)) {
+    fn make_whiteout(&self, path: &LayerPath) -> rustix::io::Result<()> {
+        let name = path.name();
+        for dir in path.parent().from_the_top() {
+            match rustix::fs::mkdirat(self.dir_above(In::Whiteouts, &dir)?, dir.name(), Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
             }
         }
         fault::point("upper.whiteout");
-        let dir = self.dir(In::Whiteouts, dir)?;
+        let dir = self.dir_above(In::Whiteouts, path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         match rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(0o644)) {
             Ok(_) => return Ok(()),
@@ -93,10 +92,9 @@ impl Home {
     }
 
     /// Lets the release's entry at a path show again.
-    pub(super) fn remove_whiteout(&self, path: &[u8]) -> Result<()> {
-        let (dir, name) = split(path);
-        self.dir(In::Whiteouts, dir)
-            .and_then(|dir| rustix::fs::unlinkat(dir, name, AtFlags::empty()))
+    pub(super) fn remove_whiteout(&self, path: &LayerPath) -> Result<()> {
+        self.dir_above(In::Whiteouts, path)
+            .and_then(|dir| rustix::fs::unlinkat(dir, path.name(), AtFlags::empty()))
             .on_disk("removing", || self.show_in(In::Whiteouts, path))
     }
 }

@@ -1,0 +1,78 @@
+//! What the upper layer has at a path, and in a directory.
+
+use super::{FileId, Home, In, absent, or_here};
+use crate::error::{Errno, OnDisk, Result};
+use crate::tree::LayerPath;
+use crate::tree::union::UpperKind;
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
+
+/// What the upper layer has at a path.
+#[derive(Clone, Copy, Debug)]
+pub enum Upper {
+    /// Nothing.
+    None,
+    /// This entry.
+    Here(Stat),
+    /// Nothing: an entry above it is no directory, and hides all below.
+    BeneathLeaf,
+}
+
+/// A name in a directory of the upper layer.
+#[derive(Clone, Debug)]
+pub struct UpperName {
+    /// The name.
+    pub name: Vec<u8>,
+    /// What it stands for.
+    pub id: FileId,
+    /// Of what type that is.
+    pub kind: FileType,
+}
+
+impl Home {
+    /// The upper entry at a path; `None` if there is none.
+    pub fn stat(&self, path: &LayerPath) -> Result<Option<Stat>> {
+        Ok(match self.find(path)? {
+            Upper::Here(stat) => Some(stat),
+            Upper::None | Upper::BeneathLeaf => None,
+        })
+    }
+
+    /// What the upper layer has at a path.
+    pub fn find(&self, path: &LayerPath) -> Result<Upper> {
+        let found = self
+            .dir_above(In::Media, path)
+            .and_then(|dir| rustix::fs::statat(&dir, or_here(path.name()), AtFlags::SYMLINK_NOFOLLOW));
+        match found {
+            Ok(stat) => Ok(Upper::Here(stat)),
+            Err(Errno::NOTDIR | Errno::LOOP) => Ok(Upper::BeneathLeaf),
+            Err(Errno::NOENT | Errno::XDEV) => Ok(Upper::None),
+            Err(error) => Err(error).on_disk("looking at", || self.show(path)),
+        }
+    }
+
+    /// The names in a directory of the upper layer; none if it is not there.
+    pub fn list(&self, path: &LayerPath) -> Result<Vec<UpperName>> {
+        let shown = || self.show(path);
+        let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
+        let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(Vec::new()) };
+        let device = rustix::fs::fstat(&dir).on_disk("looking at", shown)?.st_dev;
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&dir).on_disk("listing", shown)? {
+            let entry = entry.on_disk("listing", shown)?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
+                let id = FileId::listed(device, entry.ino());
+                found.push(UpperName { name: name.to_vec(), id, kind: entry.file_type() });
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// What the upper layer has at a path, of a stat.
+pub fn upper_kind(stat: &Stat) -> UpperKind {
+    match FileType::from_raw_mode(stat.st_mode).is_dir() {
+        true => UpperKind::Dir,
+        false => UpperKind::Leaf,
+    }
+}

@@ -1,0 +1,51 @@
+//! How much files take on disk.
+
+use super::{Home, In, absent, names, open_below};
+use crate::error::{OnDisk, Result};
+use crate::tree::LayerPath;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+
+impl Home {
+    /// Bytes that the files below a path take on disk.
+    pub fn disk_usage(&self, path: &LayerPath) -> Result<u64> {
+        let (root, below) = self.at(In::Media, path.layer(), path.in_docroot());
+        disk_usage_below(root, &below, || self.show(path))
+    }
+
+    /// The same of a scope that each release has to itself, of all releases.
+    pub fn own_disk_usage(&self, scope: &[u8]) -> Result<u64> {
+        let mut bytes = 0;
+        for release in names(&self.own).on_disk("listing", || self.show_beside("own", b""))? {
+            let below = [&release[..], In::Media.name(), scope].join(&b'/');
+            bytes += disk_usage_below(&self.own, &below, || self.show_beside("own", &below))?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// What files take below a path, which may not be there.
+fn disk_usage_below(root: &OwnedFd, path: &[u8], shown: impl Fn() -> Vec<u8>) -> Result<u64> {
+    let top = absent(open_below(root, path, OFlags::RDONLY | OFlags::DIRECTORY));
+    let Some(top) = top.on_disk("opening", &shown)? else { return Ok(0) };
+    disk_usage(&top, &mut HashSet::new()).on_disk("measuring what lies below", &shown)
+}
+
+/// What files take below a directory; one with several names counts once.
+fn disk_usage(dir: &OwnedFd, linked: &mut HashSet<u64>) -> rustix::io::Result<u64> {
+    let mut bytes = 0;
+    for name in names(dir)? {
+        // Gone meanwhile.
+        let Some(stat) = absent(rustix::fs::statat(dir, &name[..], AtFlags::SYMLINK_NOFOLLOW))? else { continue };
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            if let Some(inner) = absent(rustix::fs::openat(dir, &name[..], flags, Mode::empty()))? {
+                bytes += disk_usage(&inner, linked)?;
+            }
+        } else if stat.st_nlink == 1 || linked.insert(stat.st_ino) {
+            bytes += stat.st_blocks as u64 * 512;
+        }
+    }
+    Ok(bytes)
+}
