@@ -84,7 +84,7 @@
 //!            Epochs.past, Gate.0, Transition.noted, PendingAttrs.nodes, Faults.seen, Media.tops, Media.nodes,
 //!            Mount.lookups, Scopes.rules, Stamps.nodes, Objects.packs
 //!   waits    for the store's disk, the lock file `releases`, 2 s for the disk of media, 2 s for a second of its own,
-//!            limit_ms for the kernel, settle_ms for readers; then for the lookups at the gate, which it answers
+//!            limit_ms for the kernel, settle_ms for readers
 //! Switcher.settings             switch/switcher.rs          the settings in use
 //! Published.0                   switch/publish.rs           what `status` shows: so it waits for no switch
 //! MediaDisk.wanted              switch/shadowed.rs          releases whose own layer is still to be made
@@ -109,16 +109,14 @@
 //! Media.notice                  fs/media/mod.rs             who drops pages; set once, at the mount
 //! Media.nodes, Media.noted      fs/media/mod.rs             who each media node is: names, backing, steps under way
 //!   inside   Descriptors.0, Writeback.runs, Truncations.under_way, Mount.lookups
-//!   waits    for a page of a manifest, where `gc` asks which files of releases are held
 //! Descriptors.0                 fs/media/descriptors.rs     the open files of media
 //! Writeback.runs                fs/media/writeback.rs       files that are written on and on
-//!   inside   Writeback.ready
-//!   waits    for close(2) of the file that one too many displaces
 //! Writeback.ready               fs/media/writeback.rs       the queue of the thread that writes early; set once
 //! Truncations.under_way         fs/media/truncation.rs      what truncations took, until the kernel has the answer
 //! Truncations.readers           fs/media/truncation.rs      the last reads that met the end of a file
 //! Usage.0                       fs/media/limits.rs          how much each scope with a limit takes
 //! Litter.is_there, Litter.came  fs/media/reaper.rs          whether there is something to let go of
+//! Home.removed                  store/media/home/mod.rs     whiteouts that were taken out, until they are removed
 //! Scopes.rules                  fs/media/scopes.rs          what holds in each scope
 //! Mount.lookups                 fs/mount.rs                 how often the kernel looked up each media node
 //! Mount.listings                fs/mount.rs                 the listings of open directories in scopes
@@ -145,14 +143,14 @@
 //! Switcher.turn                 switch/switcher.rs          as above
 //!   inside   releases/
 //! releases/                     store/mod.rs                shared by a switch, from prepare on; alone by remove
-//!   waits    for what the switch waits for; in remove for the disk of media, where the release's own layer goes
+//!   waits    for what the switch waits for
 //! tmp/add-…                     store/release/import/staging.rs    a sweep of a work space that is in use; tried
 //!   inside   tmp/, Staging.small
 //! tmp/                          store/release/import/mod.rs    two publishers: mtimes depend on all releases
 //!   inside   Staging.small
 //! claim                         fs/media/namespace.rs       other changes of the same names; no look claims anything
 //!   inside   Namespace.claims, Media.nodes, Media.tops, Scopes.rules, Usage.0, Refused.0, Contents.open,
-//!            Objects.packs, Stamps.nodes, Transition.noted, PendingAttrs.nodes
+//!            Objects.packs, Stamps.nodes, Transition.noted, PendingAttrs.nodes, Home.removed
 //!   waits    for the disks of media and of the store
 //! ```
 

@@ -20,7 +20,7 @@ mod threads;
 pub use attr::{Attr, Entry, Ttl, Type};
 pub use contents::{Contents, ReadBytes};
 pub use counters::{Counters, Operation};
-pub use epoch::{Epoch, Epochs, Release, Transition};
+pub use epoch::{Epoch, Epochs, Release, Transition, Turn};
 pub use listing::{ListRequest, Listed, Listing, Position};
 pub use media::Media;
 pub use mount::LookupRef;
@@ -210,18 +210,18 @@ impl Fs {
 
     /// Answers a lookup by `request`: at once, or, where a switch is about to swap and this thread is a newcomer,
     /// after it.
-    pub fn gated(&self, dir: NodeId, name: &[u8], thread: u32, request: impl FnOnce() + Send + 'static) {
+    pub fn gated(&self, dir: NodeId, name: &[u8], thread: u32, request: impl FnOnce(Turn) + Send + 'static) {
         let epoch = self.epochs.load();
         let Some(transition) = epoch.transition.as_ref().filter(|transition| transition.changes(dir, name)) else {
-            return request();
+            return request(Turn::Own);
         };
         // A missing name is answered at once: behind its lookup the kernel keeps other threads waiting, also those in
         // the middle of a file.
         if !matches!(epoch.entry(dir, name), Ok(Entry { attr: Some(_), .. })) {
-            return request();
+            return request(Turn::Own);
         }
         if let Some(request) = transition.gate.pass(thread, name_key(dir, name), Box::new(request)) {
-            request();
+            request(Turn::Own);
         }
     }
 

@@ -6,7 +6,7 @@ use super::lanes::{Class, Lanes};
 use super::notify::PageDropper;
 use super::requests::{NewEntry, Requests};
 use crate::fs::media::{Caller, Changes, Permissions, Reading, Writing};
-use crate::fs::{Fs, Operation, Position};
+use crate::fs::{Fs, Operation, Position, Turn};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
 use fuser::{
@@ -110,9 +110,10 @@ impl Filesystem for Adapter {
         let disk = fs.disk_to_look_up(dir, &name);
         let (requests, lanes, own) = (self.requests.clone(), self.lanes.clone(), name.clone());
         // The number is the thread's (fuse_in_header.pid).
-        fs.gated(dir, &name, req.pid(), move || match disk {
-            None => requests.lookup(dir, &own, reply),
-            Some(disk) => lanes.run(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
+        fs.gated(dir, &name, req.pid(), move |turn| match (disk, turn) {
+            (None, _) => requests.lookup(dir, &own, reply),
+            (Some(disk), Turn::Own) => lanes.run(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
+            (Some(disk), Turn::Switch) => lanes.queue(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
         });
     }
 

@@ -108,7 +108,7 @@ impl Lanes {
     pub(super) fn run(&self, disk: u64, class: Class, job: impl FnOnce() + Send + 'static) {
         match self.hold(disk, class) {
             Some(_held) => job(),
-            None => self.queue(disk, class, Box::new(job)),
+            None => self.queue(disk, class, job),
         }
     }
 
@@ -130,14 +130,15 @@ impl Lanes {
             job(Ok(reply));
             bytes.fetch_sub(len, Ordering::AcqRel);
         };
-        self.queue(disk, class, Box::new(counted));
+        self.queue(disk, class, counted);
     }
 
-    fn queue(&self, disk: u64, class: Class, job: Job) {
+    /// Runs a request in a thread of its lane.
+    pub(super) fn queue(&self, disk: u64, class: Class, job: impl FnOnce() + Send + 'static) {
         let lane = self.lanes.lock().entry((disk, class)).or_default().clone();
         let more = {
             let mut queue = lane.queue.lock();
-            queue.jobs.push_back((Instant::now(), job));
+            queue.jobs.push_back((Instant::now(), Box::new(job)));
             lane.came.notify_one();
             let few = FEW_THREADS.saturating_sub(queue.threads).min(queue.jobs.len().saturating_sub(queue.idle));
             queue.threads += few;

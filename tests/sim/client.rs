@@ -300,7 +300,7 @@ impl Call {
             }
             (Answer::Handle(switch), Use::Handle) => {
                 (self.handle, self.opened) = (switch, scene.oracle.last());
-                Ok(Next::Step(State::WantListing { from: Position { switch, cookie: 0 } }))
+                Ok(Next::Step(State::WantListing { from: Position { handle: switch, cookie: 0 } }))
             }
             (Answer::Listed(listed), Use::Listing) => self.take_listed(&listed, version, sent, scene),
             (answer, purpose) => Err(format!("{answer:?} is no answer for {purpose:?}")),
@@ -325,7 +325,7 @@ impl Call {
         self.unlock(true, scene);
         if let Some(last) = listed.last() {
             let switch = self.handle;
-            return Ok(Next::Step(State::WantListing { from: Position { switch, cookie: last.cookie } }));
+            return Ok(Next::Step(State::WantListing { from: Position { handle: switch, cookie: last.cookie } }));
         }
         scene.oracle.check_listing(self.since, self.opened, &self.path(), &self.listed)?;
         Ok(Next::End { hold: false })
@@ -376,7 +376,11 @@ fn answer(fs: &Fs, epoch: &Epoch, request: &Request) -> Result<Answer> {
         Request::Lookup { dir, name } => fs.lookup(epoch, *dir, name.as_bytes()).map(Answer::Entry),
         Request::Getattr(node) => fs.getattr(epoch, *node).map(|(attr, ttl)| Answer::Attr(attr, ttl)),
         Request::Opendir(dir) => fs.begin_listing(epoch, *dir).map(Answer::Handle),
-        Request::Readdirplus { dir, from, most } => fs.list(epoch, *dir, *from, *most, true).map(Answer::Listed),
+        Request::Readdirplus { dir, from, most } => {
+            let wanted =
+                verfs::fs::ListRequest { dir: *dir, from: *from, most: *most, listing: verfs::fs::Listing::Plus };
+            fs.list(epoch, wanted).map(Answer::Listed)
+        }
     }
 }
 

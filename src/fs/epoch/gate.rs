@@ -14,7 +14,17 @@ use std::time::{Duration, Instant};
 /// Between two looks at whether everybody is through.
 const GLANCE: Duration = Duration::from_micros(250);
 
-type Parked = Box<dyn FnOnce() + Send>;
+/// A request, and how it is run.
+type Parked = Box<dyn FnOnce(Turn) + Send>;
+
+/// Who runs a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The thread that took it from the kernel.
+    Own,
+    /// The thread of the switch, after the swap: it waits for no disk.
+    Switch,
+}
 
 /// One gate belongs to one transition. Its lock is a leaf: nothing is taken or called under it.
 #[derive(Default)]
@@ -108,7 +118,7 @@ impl Gate {
             state.phase = Phase::Over;
             std::mem::take(&mut state.waiting)
         };
-        waiting.into_iter().for_each(|(_, request)| request());
+        waiting.into_iter().for_each(|(_, request)| request(Turn::Switch));
     }
 }
 
@@ -133,20 +143,20 @@ mod tests {
         let answered = Arc::new(AtomicU32::new(0));
         let request = |number: u32| -> Parked {
             let answered = answered.clone();
-            Box::new(move || {
+            Box::new(move |_| {
                 answered.fetch_add(number, Ordering::Relaxed);
             })
         };
-        gate.pass(1, 77, request(1)).expect("the gate is open")();
+        gate.pass(1, 77, request(1)).expect("the gate is open")(Turn::Own);
         let longest = Duration::from_secs(60);
         gate.0.lock().phase = Phase::Closed { longest, pause: Duration::ZERO };
-        gate.pass(1, 77, request(10)).expect("it is in the middle of this name")();
+        gate.pass(1, 77, request(10)).expect("it is in the middle of this name")(Turn::Own);
         assert!(gate.pass(2, 77, request(100)).is_none(), "another thread waits");
         assert!(gate.pass(1, 78, request(1000)).is_none(), "and so does the same for another name");
         assert_eq!(answered.load(Ordering::Relaxed), 11);
         gate.end();
         assert_eq!(answered.load(Ordering::Relaxed), 1111);
-        gate.pass(3, 77, request(10_000)).expect("the gate is gone")();
+        gate.pass(3, 77, request(10_000)).expect("the gate is gone")(Turn::Own);
         assert_eq!(answered.load(Ordering::Relaxed), 11_111);
     }
 
@@ -158,7 +168,7 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(60), "nobody asked");
         // This very thread asked, and it runs all the time: it is waited for until the limit.
         let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-        assert!(gate.pass(own, 5, Box::new(|| {})).is_some());
+        assert!(gate.pass(own, 5, Box::new(|_| {})).is_some());
         gate.close(Duration::from_millis(20), Instant::now());
         assert!(begun.elapsed() >= Duration::from_millis(20));
     }

@@ -11,6 +11,7 @@ mod pending_attrs;
 mod transition;
 
 pub use cell::Epochs;
+pub use gate::Turn;
 pub use transition::Transition;
 
 use crate::error::{Errno, Error, Result};

@@ -15,7 +15,7 @@ use crate::fs::epoch::Release;
 use crate::fs::mount::{LookupRef, Mount};
 use crate::store::media::home::{FileId, Orphan};
 use crate::tree::union::{Onto, Step};
-use crate::tree::{Kind, LayerPath, Node, NodeId, Tree};
+use crate::tree::{Kind, LayerPath, Node, NodeId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -404,17 +404,13 @@ impl Nodes {
         }
     }
 
-    /// Files of releases that the kernel holds.
+    /// Files and symlinks of releases that the kernel holds.
     pub(super) fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
-        let lower = self.nodes.iter().filter_map(|(node, held)| match &held.backing {
+        let held = self.nodes.iter().filter_map(|(node, held)| match &held.backing {
             Backing::Lower { release, index, .. } if self.mount.knows(*node) => Some((release.clone(), *index)),
             _ => None,
         });
-        // A symlink has no content.
-        let is_file = |(release, index): &(Arc<Release>, u32)| {
-            release.manifest.node(*index).is_ok_and(|node| node.kind == Kind::File)
-        };
-        lower.filter(is_file).collect()
+        held.collect()
     }
 
     /// Lets go of a node if the kernel does not know it and nothing is under way with it.

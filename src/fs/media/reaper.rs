@@ -59,6 +59,7 @@ impl Media {
             }
         }
         later.into_iter().for_each(|node| self.mount.lost_names(node));
+        self.home.remove_what_was_taken_out();
     }
 
     /// Takes the lock anew for each node, so that no request waits for all of them.

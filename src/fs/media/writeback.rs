@@ -84,20 +84,30 @@ impl Writeback {
         if end < STEP {
             return;
         }
-        let file = {
-            let mut runs = self.runs.lock();
-            let run = runs.get_or_insert_mut(node, || Run::new(begin));
-            if !run.grow(begin, end) {
-                return;
-            }
-            run.file.clone()
-        };
+        let Some(file) = self.grow(node, begin, end) else { return };
         // Without it the kernel writes it later.
         let Ok(file) = file.map_or_else(open, Ok) else { return };
-        if let Some(run) = self.runs.lock().get_mut(&node) {
-            run.file = Some(file);
-            run.waits = self.ready.get_or_init(|| start(self.runs.clone())).try_send(node).is_ok();
-        }
+        let ready = self.ready.get_or_init(|| start(self.runs.clone()));
+        let mut runs = self.runs.lock();
+        let before = runs.get_mut(&node).and_then(|run| {
+            run.waits = ready.try_send(node).is_ok();
+            run.file.replace(file)
+        });
+        // Closed with no lock held: closing may wait for the disk.
+        drop(runs);
+        drop(before);
+    }
+
+    /// Notes a write. Gives the file's descriptor, if it has one, once a step is complete that nobody waits to write out.
+    fn grow(&self, node: NodeId, begin: u64, end: u64) -> Option<Option<Arc<File>>> {
+        let mut runs = self.runs.lock();
+        let displaced = if runs.contains(&node) { None } else { runs.push(node, Run::new(begin)) };
+        let run = runs.get_mut(&node)?;
+        let complete = run.grow(begin, end).then(|| run.file.clone());
+        // As above.
+        drop(runs);
+        drop(displaced);
+        complete
     }
 
     /// A file was synced, or is not what it was. Gives its descriptor: closing it may wait for the disk.

@@ -29,7 +29,7 @@ pub(crate) struct Freed {
 
 /// Forgets a release: never the active one or the one before it.
 pub(crate) fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
-    let _releases = store.lock_releases(Hold::Exclusive)?;
+    let releases = store.lock_releases(Hold::Exclusive)?;
     let path = store.manifest_path(name);
     if !look::is_there(&path)? {
         return Err(store.unknown(name));
@@ -54,6 +54,8 @@ pub(crate) fn remove(store: &Store, name: &ReleaseName) -> Result<()> {
     let mut line = Line::done("remove", Asker::this_process());
     line.from = Some(name.to_string());
     store.write_journal(&line)?;
+    // Its own layer may lie on another disk, which must keep no switch waiting.
+    drop(releases);
     store.sweep_own_layers().map(drop)
 }
 

@@ -25,6 +25,7 @@ use crate::fault;
 use crate::tree::union::{Onto, Step};
 use crate::tree::{LayerId, LayerPath, Node};
 use copy::dress;
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use std::borrow::Cow;
 use std::fs::File;
@@ -81,6 +82,9 @@ pub struct Home {
     tmp: OwnedFd,
     orphans: OwnedFd,
     serial: AtomicU64,
+    /// Whiteouts of directories that were taken out as a whole: their places in `tmp/`. They may be many, and no change
+    /// waits for their removal; what a stopped process leaves goes with the next sweep.
+    removed: Mutex<Vec<Vec<u8>>>,
     device: u64,
     remote: bool,
 }
@@ -125,6 +129,7 @@ impl Home {
             tmp: open("tmp")?,
             orphans: open("orphans")?,
             serial: AtomicU64::new(0),
+            removed: Mutex::default(),
         })
     }
 
@@ -214,6 +219,17 @@ impl Home {
             }
         }
         Ok(())
+    }
+
+    /// Removes what was taken out as a whole.
+    pub fn remove_what_was_taken_out(&self) {
+        let removed = std::mem::take(&mut *self.removed.lock());
+        for name in removed {
+            if let Err(error) = remove_all(&self.tmp, &name) {
+                let shown = self.show_beside("tmp", &name);
+                log::warn!("removing {}: {error}; the next mount does it", shown.escape_ascii());
+            }
+        }
     }
 
     /// Opens a file of the upper layer; it must still be the one that it was.

@@ -1,6 +1,6 @@
 //! Whiteouts: an empty file hides the release's entry of its name and all below it.
 
-use super::{Home, In, absent, or_here, remove_all};
+use super::{Home, In, absent, or_here};
 use crate::error::{Errno, OnDisk, Result};
 use crate::fault;
 use crate::tree::LayerPath;
@@ -81,14 +81,15 @@ impl Home {
                 let aside = self.temporary();
                 rustix::fs::renameat(&dir, name, &self.tmp, &aside[..])?;
                 rustix::fs::renameat(&self.tmp, &temporary[..], &dir, name)?;
-                remove_all(&self.tmp, &aside)
+                self.removed.lock().push(aside);
             }
             exchanged => {
                 exchanged?;
                 fault::point("upper.exchanged");
-                remove_all(&self.tmp, &temporary)
+                self.removed.lock().push(temporary);
             }
         }
+        Ok(())
     }
 
     /// Lets the release's entry at a path show again.
