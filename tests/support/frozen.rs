@@ -6,8 +6,8 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex;
 
-/// Frozen until it is thawed or dropped, or until the test process ends in any way: nothing that waits for a frozen disk
-/// can be ended or unmounted.
+/// Frozen until it is thawed or dropped, or until the test process ends in any way: nothing that waits for a frozen
+/// disk can be ended or unmounted.
 pub struct Frozen {
     top: File,
     guardian: Mutex<Option<Guardian>>,

@@ -52,7 +52,7 @@ pub fn schedule(scheduling: Scheduling) -> io::Result<()> {
 const FIFREEZE: libc::c_ulong = 0xc004_5877;
 const FITHAW: libc::c_ulong = 0xc004_5878;
 
-/// Freezes the file system that this is open on, or lets it go on, without a process of its own: one that is started while
+/// Freezes the file system that this is open on, or lets it go on, without a process: one that is started while
 /// a disk stands still may wait for that disk before it runs its program.
 pub fn set_frozen(file: &std::fs::File, frozen: bool) -> io::Result<()> {
     let request = if frozen { FIFREEZE } else { FITHAW };
