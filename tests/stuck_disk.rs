@@ -4,6 +4,8 @@
 //! No test here measures a time: something is held up, and what must be answered is answered before it is let go.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/below.rs"]
+mod below;
 #[path = "stuck_disk/beside.rs"]
 mod beside;
 #[path = "stuck_disk/frozen.rs"]

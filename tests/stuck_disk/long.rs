@@ -143,7 +143,7 @@ fn many_files_of_a_release_that_are_removed_make_nobody_wait() {
     let mut visits = Visits::new(&shop);
     thread::scope(|threads| {
         let _open = LetGo(gate);
-        // With the directory goes what says of each of its files that it is removed; this one keeps the work from its end.
+        // With the directory goes what says of each of its files that it is removed: this one holds the work up.
         let middle = format!("f{:05}", MANY / 2);
         gate.hold(move |asked| asked.operation == "unlink" && asked.path.ends_with(&middle));
         let removal = vec![threads.spawn(|| fs::remove_dir_all(&many))];

@@ -8,8 +8,8 @@ use std::fmt;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-/// After so long without an answer there will be none: what is held up is let go, so that the test comes to its end. On a
-/// right verfs nothing ever waits for this.
+/// After so long without an answer there will be none: what is held up is let go, so that the test comes to its end.
+/// On a right verfs nothing ever waits for this.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The same where there are many small things, one after the other.
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(8);
@@ -67,8 +67,8 @@ impl<'a> Looks<'a> {
         self
     }
 
-    /// Does all of them, each on a thread of its own. Gives what was not answered before `hold` had to be let go; it is still
-    /// held if that is nothing. A look that panics makes this panic.
+    /// Does all of them, each on a thread of its own. Gives what was not answered before `hold` had to be let go; it
+    /// is still held if that is nothing. A look that panics makes this panic.
     #[must_use]
     pub fn unanswered(self, hold: &dyn Hold) -> Vec<String> {
         let patience = self.patience.unwrap_or(PATIENCE);

@@ -1,5 +1,5 @@
-//! The store of these tests: two releases of a thousand files of code and some in the scope, and uploads that were there
-//! before. Its uploads lie where the test says.
+//! The store of these tests: two releases of a thousand files of code and some in the scope, and uploads that were
+//! there before. Its uploads lie where the test says.
 
 use super::support::deadline;
 use super::support::tree::{Entry, Tree};
@@ -34,8 +34,8 @@ impl Shop {
         Shop { rig, home }
     }
 
-    /// Makes the store with its uploads at `home`, as it is seen by the daemon; adds what `more` adds to each release, and
-    /// the uploads. Nothing is mounted.
+    /// Makes the store with its uploads at `home`, as it is seen by the daemon; adds what `more` adds to each
+    /// release, and the uploads. Nothing is mounted.
     pub fn open(&mut self, home: &Path, more: impl Fn(Tree) -> Tree) {
         self.home = home.to_owned();
         let store = self.rig.store.to_str().unwrap();
@@ -102,6 +102,9 @@ impl Shop {
     /// Mounts; the number of the connection.
     pub fn mount(&mut self) -> u32 {
         self.rig.mount();
+        // The kernel asks once whether a close matters (FLUSH). From here on, whoever starts a process asks nobody
+        // when that closes its copies of what the test has open.
+        fs::read(self.rig.mnt.join("changes")).unwrap();
         deadline::connection_of(&self.rig.mnt).unwrap()
     }
 

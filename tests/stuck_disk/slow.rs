@@ -17,7 +17,8 @@ use std::time::Duration;
 const EACH_TAKES: Duration = Duration::from_millis(250);
 /// A look at the other disk is a look at some names on the slow one.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// As deep as a shop keeps its pictures: a reader there needs many operations more than one who walks to the other disk.
+/// As deep as a shop keeps its pictures: a reader there needs many operations more than one who walks to the other
+/// disk.
 const DEEP: &str = "catalog/product/cache/1/image/265x/9df78eab33525d08d6e5fb8d27136e95/c/h/o/c/o";
 const READERS: usize = EACH;
 
@@ -177,7 +178,7 @@ fn hold_all(shop: &Shop, disk: &Passthrough, connection: u32, round: usize) -> V
     let written: Vec<_> = (0..WRITERS).map(|number| open(&format!("write/{round}-{number}"))).collect();
     let (missing, scope) = (scope.join(UPLOADS[1]), &scope);
     fs::metadata(&missing).unwrap();
-    (0..MAKERS).for_each(|maker| assert!(fs::metadata(scope.join(format!("make-{maker}"))).is_ok()));
+    (0..MAKERS).for_each(|maker| assert!(scope.join(format!("make-{maker}")).is_dir()));
     thread::scope(|threads| {
         let _open = LetGo(gate);
         gate.hold(|asked| match asked.operation {

@@ -18,8 +18,8 @@ const MAKING: usize = 8;
 const MAKING_IN: usize = 4;
 /// The others append a line each, to these many logs in two directories.
 const LOGS: usize = 8;
-/// Requests that wait when all of them are stuck: of those who make files in one directory, and of those who append to one
-/// file, the kernel lets one through at a time.
+/// Requests that wait when all of them are stuck: of those who make files in one directory, and of those who append
+/// to one file, the kernel lets one through at a time.
 pub const REQUESTS: usize = OVERWRITING + MAKING_IN + LOGS;
 
 /// What one of them does.

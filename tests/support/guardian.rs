@@ -1,7 +1,7 @@
 //! A child that cleans up behind a test process that does not live to do it.
 //!
-//! A thread that waits for a disk cannot be ended, and keeps every descriptor of its process open: so the end of the process
-//! is seen by its state, and what it waits for must be let go from outside.
+//! A thread that waits for a disk cannot be ended, and keeps every descriptor of its process open: so the end of the
+//! process is seen by its state, and what it waits for must be let go from outside.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;

@@ -1,37 +1,31 @@
 //! A disk that a test can hold up: a FUSE file system over a directory, with a gate before each operation.
 //!
-//! Owns: the mount, its gate, and the table of files. What it says is valid for no time, so each look from above asks
-//! again, and requests overlap. Files keep their numbers for its life. Nothing is synced, nobody is refused, there are no
-//! extended attributes; what is below lies in memory.
+//! Owns: the mount and its gate. What it says is valid for no time, so each look from above asks again, and requests
+//! overlap. Nothing is synced, nobody is refused, there are no extended attributes; what is below lies in memory.
 
+use super::below::{Below, Owner, attr, link, nothing, open_at, owner, timespec};
 use super::gate::{Asked, Gate};
 use super::support::deadline;
 use super::support::disk::SmallDisk;
 use super::support::guardian::Guardian;
 use fuser::{
-    BackgroundSession, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, Session, SessionACL,
-    TimeOrNow, WriteFlags,
+    BackgroundSession, BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
-use std::collections::HashMap;
-use std::ffi::{CString, OsStr, OsString};
-use std::fs::{self, File, Metadata};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timestamps, Uid};
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// Threads that take requests. What has to wait gets a thread of its own.
 const THREADS: usize = 4;
-/// The number of the top, which the kernel gives it.
-const TOP: u64 = 1;
 /// How long the kernel believes that a name is not there: names are made through this mount only.
 const NOT_THERE_FOR: Duration = Duration::from_secs(3600);
 
@@ -51,7 +45,7 @@ impl Passthrough {
         fs::create_dir(&mountpoint).unwrap();
         fs::create_dir(&below).unwrap();
         let in_memory = SmallDisk::in_memory(&below);
-        let disk = Disk(Arc::new(Shared::over(&below)));
+        let disk = Disk { gate: Arc::default(), below: Arc::new(Below::over(&below)) };
         // By hand, because this mount ends lazily: whoever has a file open here must not keep it.
         let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
@@ -64,7 +58,7 @@ impl Passthrough {
         let session = Session::from_fd(disk.clone(), OwnedFd::from(device), SessionACL::All, config).unwrap();
         // The threads of a test that ends may wait for what only they could answer.
         let connection = deadline::connection_of(&mountpoint).unwrap();
-        assert_eq!(deadline::waiting(connection), "0", "requests of a disk that nobody has looked at");
+        let _shown = deadline::waiting(connection);
         let last =
             format!("echo 1 >/sys/fs/fuse/connections/{connection}/abort; umount --lazy \"$0/slow\" \"$0/below\"");
         let guardian = Guardian::start(&last, dir);
@@ -78,7 +72,7 @@ impl Passthrough {
 
     /// What requests pass.
     pub fn gate(&self) -> &Gate {
-        &self.disk.0.gate
+        &self.disk.gate
     }
 }
 
@@ -93,179 +87,9 @@ impl Drop for Passthrough {
 
 /// The file system as fuser calls it.
 #[derive(Clone)]
-struct Disk(Arc<Shared>);
-
-struct Shared {
-    gate: Gate,
-    top: PathBuf,
-    table: Mutex<Table>,
-    open: Mutex<HashMap<u64, Arc<File>>>,
-    listings: Mutex<HashMap<u64, Arc<Vec<Listed>>>>,
-    handles: AtomicU64,
-}
-
-/// Files by their numbers, and numbers by device and inode. Nothing is ever taken out: a handle (O_PATH) keeps the disk
-/// below from giving the inode to another file.
-struct Table {
-    numbers: HashMap<(u64, u64), u64>,
-    files: HashMap<u64, Arc<File>>,
-}
-
-struct Listed {
-    number: u64,
-    kind: FileType,
-    name: OsString,
-}
-
-impl Shared {
-    fn over(top: &Path) -> Shared {
-        let handle = File::from(open_at(rustix::fs::CWD, top.as_os_str(), OFlags::PATH, Mode::empty()).unwrap());
-        let meta = handle.metadata().unwrap();
-        let numbers = HashMap::from([((meta.dev(), meta.ino()), TOP)]);
-        Shared {
-            gate: Gate::default(),
-            top: top.to_owned(),
-            table: Mutex::new(Table { numbers, files: HashMap::from([(TOP, Arc::new(handle))]) }),
-            open: Mutex::default(),
-            listings: Mutex::default(),
-            handles: AtomicU64::new(1),
-        }
-    }
-
-    fn number(&self, dev: u64, ino: u64) -> u64 {
-        let numbers = &mut self.table.lock().unwrap().numbers;
-        let next = numbers.len() as u64 + TOP;
-        *numbers.entry((dev, ino)).or_insert(next)
-    }
-
-    fn file(&self, ino: INodeNo) -> io::Result<Arc<File>> {
-        self.table.lock().unwrap().files.get(&ino.0).cloned().ok_or(io::ErrorKind::NotFound.into())
-    }
-
-    /// What is at a name, which has a number from now on.
-    fn look(&self, dir: &File, name: &OsStr) -> io::Result<FileAttr> {
-        let handle = File::from(open_at(dir, name, OFlags::PATH, Mode::empty())?);
-        let meta = handle.metadata()?;
-        let number = self.number(meta.dev(), meta.ino());
-        self.table.lock().unwrap().files.entry(number).or_insert_with(|| Arc::new(handle));
-        Ok(attr(number, &meta))
-    }
-
-    /// What was made at a name belongs to who asked for it.
-    fn made(&self, dir: &File, name: &OsStr, by: Owner, mode: Option<u32>) -> io::Result<FileAttr> {
-        let (uid, gid) = (Uid::from_raw(by.0), Gid::from_raw(by.1));
-        rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        if let Some(mode) = mode {
-            rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())?;
-        }
-        self.look(dir, name)
-    }
-
-    fn opened(&self, file: File) -> FileHandle {
-        let handle = self.handles.fetch_add(1, Ordering::Relaxed);
-        self.open.lock().unwrap().insert(handle, Arc::new(file));
-        FileHandle(handle)
-    }
-
-    fn by_handle(&self, handle: FileHandle) -> io::Result<Arc<File>> {
-        self.open.lock().unwrap().get(&handle.0).cloned().ok_or(io::ErrorKind::NotFound.into())
-    }
-
-    fn list(&self, dir: &File) -> io::Result<Vec<Listed>> {
-        let dev = dir.metadata()?.dev();
-        let dir = rustix::fs::open(link(dir), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let mut found = Vec::new();
-        for entry in rustix::fs::Dir::read_from(dir)? {
-            let entry = entry?;
-            found.push(Listed {
-                number: self.number(dev, entry.ino()),
-                kind: kind(entry.file_type().as_raw_mode()),
-                name: OsString::from_vec(entry.file_name().to_bytes().to_vec()),
-            });
-        }
-        Ok(found)
-    }
-}
-
-/// Who asks: user and group.
-type Owner = (u32, u32);
-
-fn owner(req: &Request) -> Owner {
-    (req.uid(), req.gid())
-}
-
-fn open_at(dir: impl std::os::fd::AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?)
-}
-
-/// The way to what an O_PATH descriptor stands for.
-fn link(handle: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
-}
-
-fn kind(mode: u32) -> FileType {
-    match rustix::fs::FileType::from_raw_mode(mode) {
-        rustix::fs::FileType::Directory => FileType::Directory,
-        rustix::fs::FileType::Symlink => FileType::Symlink,
-        rustix::fs::FileType::Fifo => FileType::NamedPipe,
-        rustix::fs::FileType::Socket => FileType::Socket,
-        _ => FileType::RegularFile,
-    }
-}
-
-fn attr(number: u64, meta: &Metadata) -> FileAttr {
-    let time = |second: i64, nanos: i64| UNIX_EPOCH + Duration::new(second as u64, nanos as u32);
-    FileAttr {
-        ino: INodeNo(number),
-        size: meta.size(),
-        blocks: meta.blocks(),
-        atime: time(meta.atime(), meta.atime_nsec()),
-        mtime: time(meta.mtime(), meta.mtime_nsec()),
-        ctime: time(meta.ctime(), meta.ctime_nsec()),
-        crtime: UNIX_EPOCH,
-        kind: kind(meta.mode()),
-        perm: (meta.mode() & 0o7777) as u16,
-        nlink: meta.nlink() as u32,
-        uid: meta.uid(),
-        gid: meta.gid(),
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-/// Number 0: there is nothing.
-fn nothing() -> FileAttr {
-    let time = UNIX_EPOCH;
-    let (kind, ino) = (FileType::RegularFile, INodeNo(0));
-    FileAttr {
-        ino,
-        size: 0,
-        blocks: 0,
-        atime: time,
-        mtime: time,
-        ctime: time,
-        crtime: time,
-        kind,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
-
-fn timespec(time: Option<TimeOrNow>) -> Timespec {
-    match time {
-        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        Some(TimeOrNow::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
-        Some(TimeOrNow::SpecificTime(time)) => {
-            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-            Timespec { tv_sec: since.as_secs() as i64, tv_nsec: since.subsec_nanos().into() }
-        }
-    }
+struct Disk {
+    gate: Arc<Gate>,
+    below: Arc<Below>,
 }
 
 /// Calls a method of the reply with what was done, or `error`.
@@ -292,22 +116,21 @@ impl Disk {
         &self,
         operation: &'static str,
         (ino, name, offset): (INodeNo, &OsStr, u64),
-        work: impl FnOnce(&Shared) + Send + 'static,
+        work: impl FnOnce(&Below) + Send + 'static,
     ) {
-        if self.0.gate.is_open() {
-            return work(&self.0);
+        if self.gate.is_open() {
+            return work(&self.below);
         }
-        let at = self.0.file(ino).and_then(|file| fs::read_link(link(&file))).unwrap_or_default();
-        let path = at.strip_prefix(&self.0.top).unwrap_or(&at).to_owned();
+        let path = self.below.path(ino);
         let path = if name.is_empty() { path } else { path.join(name) };
         let asked = Asked { operation, path, offset };
-        if self.0.gate.is_free(&asked) {
-            return work(&self.0);
+        if self.gate.is_free(&asked) {
+            return work(&self.below);
         }
-        let shared = self.0.clone();
+        let disk = self.clone();
         thread::spawn(move || {
-            shared.gate.pass(&asked);
-            work(&shared);
+            disk.gate.pass(&asked);
+            work(&disk.below);
         });
     }
 
@@ -316,7 +139,7 @@ impl Disk {
         &self,
         operation: &'static str,
         (dir, name): (INodeNo, &OsStr),
-        work: impl FnOnce(&Shared, io::Result<Arc<File>>, &OsStr) + Send + 'static,
+        work: impl FnOnce(&Below, io::Result<Arc<File>>, &OsStr) + Send + 'static,
     ) {
         let own = name.to_owned();
         self.pass(operation, (dir, name, 0), move |disk| work(disk, disk.file(dir), &own));
@@ -569,7 +392,7 @@ impl Filesystem for Disk {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.open.lock().unwrap().remove(&handle.0);
+        self.below.close(handle);
         reply.ok();
     }
 
@@ -585,16 +408,14 @@ impl Filesystem for Disk {
         self.pass("opendir", node(ino), move |disk| {
             let listed = disk.file(ino).and_then(|dir| disk.list(&dir));
             answer!(reply, listed, listed => {
-                let handle = disk.handles.fetch_add(1, Ordering::Relaxed);
-                disk.listings.lock().unwrap().insert(handle, Arc::new(listed));
-                reply.opened(FileHandle(handle), FopenFlags::empty());
+                reply.opened(disk.listed(listed), FopenFlags::empty());
             });
         });
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         self.pass("readdir", node(ino), move |disk| {
-            let listing = disk.listings.lock().unwrap().get(&handle.0).cloned().unwrap_or_default();
+            let listing = disk.listing(handle);
             for (at, listed) in listing.iter().enumerate().skip(offset as usize) {
                 if reply.add(INodeNo(listed.number), at as u64 + 1, listed.kind, &listed.name) {
                     break;
@@ -605,13 +426,13 @@ impl Filesystem for Disk {
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.0.listings.lock().unwrap().remove(&handle.0);
+        self.below.close(handle);
         reply.ok();
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
         self.pass("statfs", node(ino), move |disk| {
-            answer!(reply, rustix::fs::statvfs(&disk.top), stat => reply.statfs(
+            answer!(reply, disk.room(), stat => reply.statfs(
                 stat.f_blocks,
                 stat.f_bfree,
                 stat.f_bavail,

@@ -98,7 +98,8 @@ impl Writeback {
         drop(before);
     }
 
-    /// Notes a write. Gives the file's descriptor, if it has one, once a step is complete that nobody waits to write out.
+    /// Notes a write. Gives the file's descriptor, if it has one, once a step is complete that nobody waits to write
+    /// out.
     fn grow(&self, node: NodeId, begin: u64, end: u64) -> Option<Option<Arc<File>>> {
         let mut runs = self.runs.lock();
         let displaced = if runs.contains(&node) { None } else { runs.push(node, Run::new(begin)) };
