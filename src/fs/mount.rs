@@ -25,12 +25,12 @@ const MANY: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Mount {
     lookups: Mutex<Lookups>,
-    listings: Mutex<LruCache<u64, Listing>>,
+    listings: Mutex<LruCache<u64, KeptListing>>,
     next_handle: AtomicU64,
 }
 
 /// The entries of an open directory.
-pub(crate) type Listing = Arc<Vec<ListedEntry>>;
+pub(crate) type KeptListing = Arc<Vec<ListedEntry>>;
 
 #[derive(Debug, Default)]
 struct Lookups {
@@ -95,12 +95,12 @@ impl Mount {
     }
 
     /// The listing of a handle, if it is kept.
-    pub(crate) fn listing(&self, handle: u64) -> Option<Listing> {
+    pub(crate) fn listing(&self, handle: u64) -> Option<KeptListing> {
         self.listings.lock().get(&handle).cloned()
     }
 
     /// Keeps the listing of a handle.
-    pub(crate) fn keep_listing(&self, handle: u64, listing: Listing) {
+    pub(crate) fn keep_listing(&self, handle: u64, listing: KeptListing) {
         let gone = self.listings.lock().push(handle, listing);
         drop(gone);
     }
