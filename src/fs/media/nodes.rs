@@ -175,8 +175,9 @@ impl Nodes {
             Step::Unlink(path) | Step::Rmdir(path) | Step::Whiteout(path) | Step::Link(path, _) => {
                 (self.at(path), None)
             }
+            Step::CopyUp(path) => (self.at(path), None),
             Step::Rename(from, to, _) => (self.at(from), self.at(to)),
-            Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(_) | Step::Unhide(_) => (None, None),
+            Step::Place(_) | Step::MakeDirs(_) | Step::Unhide(_) => (None, None),
         };
         let mut dirs = Vec::new();
         if let Step::Rename(old, new, _) = step {
@@ -274,7 +275,7 @@ impl Nodes {
     }
 
     /// The node for what is at a path now, with one lookup counted; a node that was there for something else loses that
-    /// name. The names of a node that a step under way moves are left to the step.
+    /// name. A node that a step under way changes is left to the step.
     pub(super) fn settle(
         &mut self,
         path: &LayerPath,
@@ -286,18 +287,19 @@ impl Nodes {
             Backing::Upper(id) => self.by_file.get(id).copied(),
             _ => self.at(path).filter(|node| self.nodes.get(node).is_some_and(|held| held.backing.same(&backing))),
         };
+        let is_moving = |node: &NodeId| self.nodes.get(node).is_some_and(|held| held.moving > 0);
+        // Of a file that is being copied up the look may have met the copy, which is not noted yet.
+        let known = known.or_else(|| self.at(path).filter(is_moving));
         let Some(node) = known else {
             let node = self.insert(path, scope, disk, backing);
             self.give_name(node, path);
             return (node, self.mount.count(node));
         };
-        if let Some(held) = self.nodes.get_mut(&node) {
+        if let Some(held) = self.nodes.get_mut(&node).filter(|held| held.moving == 0) {
             // The release may be another one, with other extended attributes: they do not count for the number.
             held.backing = backing;
             held.disk = disk;
-            if held.moving == 0 {
-                self.give_name(node, path);
-            }
+            self.give_name(node, path);
         }
         (node, self.mount.count(node))
     }
@@ -461,3 +463,6 @@ fn paths_of(step: &Step) -> impl Iterator<Item = &LayerPath> {
     };
     std::iter::once(first).chain(second)
 }
+
+#[cfg(test)]
+mod tests;

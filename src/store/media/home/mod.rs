@@ -22,7 +22,7 @@ pub use xattrs::{has_default_acl, is_acl, set_xattr, xattrs};
 
 use crate::error::{Context, Errno, Error, OnDisk, Result};
 use crate::fault;
-use crate::tree::union::{Onto, Step};
+use crate::tree::union::{Onto, Step, UpperKind};
 use crate::tree::{LayerId, LayerPath, Node};
 use copy::dress;
 use parking_lot::Mutex;
@@ -343,7 +343,12 @@ impl Home {
         if let Some(node) = like {
             dress(&self.tmp, &temporary, node).on_disk(copy::DRESSING, || self.show(path))?;
         }
-        self.take_place(&temporary, path)
+        let is_dir = |stat: Stat| upper_kind(&stat) == UpperKind::Dir;
+        match self.take_place(&temporary, path) {
+            // A change in another directory needed it too, and came first.
+            Err(error) if error.errno() == Errno::EXIST && self.stat(path)?.is_some_and(is_dir) => Ok(()),
+            placed => placed,
+        }
     }
 
     fn take_place(&self, temporary: &[u8], path: &LayerPath) -> Result<()> {
