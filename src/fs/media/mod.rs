@@ -17,6 +17,8 @@ mod mutate;
 mod namespace;
 mod node;
 mod nodes;
+#[cfg(test)]
+mod nodes_tests;
 mod reaper;
 mod scopes;
 mod shadow;

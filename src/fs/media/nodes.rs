@@ -463,6 +463,3 @@ fn paths_of(step: &Step) -> impl Iterator<Item = &LayerPath> {
     };
     std::iter::once(first).chain(second)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,11 +1,16 @@
 //! Steps and looks that overlap: what a look meets before a step is noted changes nothing that the step will say.
 
-use super::*;
-use crate::fs::media::scopes::Scopes;
+use super::node::Backing;
+use super::nodes::{Nodes, StepOutcome};
+use super::scopes::{ScopeId, Scopes};
+use crate::fs::epoch::Release;
+use crate::store::media::home::{FileId, Orphan};
 use crate::store::media::scope::Scope;
 use crate::store::release::manifest::{BuildNode, Builder, Manifest};
-use crate::tree::Tree;
+use crate::tree::union::{Onto, Step};
+use crate::tree::{Kind, LayerPath, NodeId, Tree};
 use std::path::Path;
+use std::sync::Arc;
 
 const DISK: u64 = 1;
 
