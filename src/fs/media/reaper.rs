@@ -11,6 +11,9 @@ use crate::tree::NodeId;
 use parking_lot::{Condvar, Mutex};
 use std::time::Duration;
 
+/// How long the thread waits for more once something is to be let go of.
+const TOGETHER: Duration = Duration::from_millis(2);
+
 /// Whether there may be something to let go of. Its lock is a leaf.
 #[derive(Debug, Default)]
 pub(super) struct Litter {
@@ -28,6 +31,10 @@ impl Litter {
         let mut is_there = self.is_there.lock();
         if !*is_there {
             self.came.wait_for(&mut is_there, limit);
+        }
+        if *is_there {
+            // More comes mostly at once: it is let go of together, and not beside each of the requests that bring it.
+            parking_lot::MutexGuard::unlocked(&mut is_there, || std::thread::sleep(TOGETHER));
         }
         *is_there = false;
     }
