@@ -150,8 +150,7 @@ impl Fs {
     /// The same for a listing: a directory of a release may show the top of a scope that nobody has looked at yet.
     pub fn disk_to_list(&self, dir: NodeId) -> Option<u64> {
         let media = self.media.as_ref()?;
-        let epoch = self.epochs.load();
-        let unknown = |scope| !media.remembers_top(&epoch, scope);
+        let unknown = |scope| !media.remembers_top(&self.epochs.load(), scope);
         match dir.is_scoped() || media.scopes.scopes_in(dir).any(unknown) {
             true => Some(media.disk_of(dir)),
             false => None,

@@ -133,8 +133,8 @@ impl Requests {
         self.fs.answer(
             |epoch| self.fs.list(epoch, ListRequest { dir: node, from, most, listing: Listing::Names }),
             |_, answer| match answer {
-                Ok(listed) => {
-                    fill(listed, most, &self.plain_fit, |entry| {
+                Ok(mut listed) => {
+                    fill(&mut listed, most, &self.plain_fit, |entry| {
                         let (ino, kind) = (INodeNo(entry.attr.node.0), file_type(entry.attr.kind));
                         reply.add(ino, entry.cookie, kind, OsStr::from_bytes(&entry.name))
                     });
@@ -150,8 +150,8 @@ impl Requests {
         self.fs.answer(
             |epoch| self.fs.list(epoch, ListRequest { dir: node, from, most, listing: Listing::Plus }),
             |epoch, answer| match answer {
-                Ok(listed) => {
-                    fill(listed, most, &self.plus_fit, |entry| {
+                Ok(mut listed) => {
+                    fill(&mut listed, most, &self.plus_fit, |entry| {
                         let attr = file_attr(&entry.attr);
                         let name = OsStr::from_bytes(&entry.name);
                         let full = reply.add(attr.ino, entry.cookie, name, &ttl(entry.ttl), &attr, Generation(0));
@@ -349,9 +349,9 @@ fn send_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
 
 /// Fills a reply with `add` until it is full, and remembers how many fitted. `most` were computed, unless the listing
 /// was over before: then nothing is known of how many would have fitted.
-fn fill(listed: Vec<Listed>, most: usize, fit: &AtomicUsize, mut add: impl FnMut(&mut Listed) -> bool) {
+fn fill(listed: &mut [Listed], most: usize, fit: &AtomicUsize, mut add: impl FnMut(&mut Listed) -> bool) {
     let computed = listed.len();
-    let fitted = listed.into_iter().map(|mut entry| add(&mut entry)).take_while(|full| !full).count();
+    let fitted = listed.iter_mut().map(&mut add).take_while(|full| !full).count();
     let next = match fitted == computed {
         false => fitted + 8,
         true if fitted >= most => fitted * 2,
