@@ -12,10 +12,10 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::LazyLock;
-use verfs::store::objects::{Pack, PackWriter};
+use verfs::store::release::objects::{Pack, PackWriter};
 use verfs::tree::Digest;
 
-/// Bytes of the contents of the sound pack, and of the parts of any (see src/store/objects/pack.rs).
+/// Bytes of the contents of the sound pack, and of the parts of any (see src/store/release/objects/pack.rs).
 const CONTENTS: usize = 300;
 const RECORD: usize = 48;
 const FOOTER: usize = 64;

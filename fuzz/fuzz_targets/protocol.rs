@@ -25,7 +25,7 @@ fuzz_target!(|line: &[u8]| {
             one_line(&encode_reply(&Err(error)));
         }
     }
-    reply::<StoreStatus>(line, Reply::Status);
+    reply::<StoreStatus>(line, |status| Reply::Status(Box::new(status)));
     reply::<Switched>(line, Reply::Switched);
     reply::<Reloaded>(line, Reply::Reloaded);
     reply::<PinnedPage>(line, Reply::Pinned);

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use verfs::store::import::noted_digest;
+use verfs::store::release::import::noted_digest;
 
 /// Bytes of a look, and of a record: a look and a hash.
 const LOOK: usize = 56;
