@@ -19,7 +19,7 @@ pub struct Line {
     /// Who asked before sudo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sudo_uid: Option<u32>,
-    /// add, switch, rollback, remove, gc.
+    /// add, switch, rollback, remove, gc, adopt, restore.
     pub action: String,
     /// The release that was active before.
     pub from: Option<String>,
