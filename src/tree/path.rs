@@ -86,6 +86,11 @@ impl LayerPath {
         Self::new(self.layer.clone(), path_in(&self.path, name))
     }
 
+    /// The names that lead here from the root.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.path.split(|b| *b == b'/').filter(|name| !name.is_empty())
+    }
+
     /// The paths that lead here from the root, which is not among them: the topmost first, this one last.
     pub fn from_the_top(&self) -> impl Iterator<Item = Self> {
         let ends = (0..self.path.len()).filter(|at| self.path[*at] == b'/');

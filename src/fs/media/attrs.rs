@@ -30,7 +30,7 @@ pub struct Changes {
 impl Media {
     /// What is behind a node in the upper layer: to change its attributes, or to read a symlink.
     pub(super) fn handle(&self, node: NodeId) -> Result<OwnedFd> {
-        self.by_name(node, |held| match (&held.backing, &held.orphan, held.paths.first()) {
+        self.by_name(node, |held| match (&held.backing, &held.orphan, &held.path) {
             (Backing::Upper(_), Some(orphan), _) => self.home.open_orphan_path(orphan),
             (Backing::Upper(id), None, Some(path)) => self.home.open_path(path, *id),
             (Backing::Dir, _, Some(path)) => self.home.open_dir_path(path),

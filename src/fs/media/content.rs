@@ -1,7 +1,7 @@
 //! Contents of media nodes: read, written, synced.
 
 use super::descriptors::Access;
-use super::node::{Backing, Look, MediaNode};
+use super::node::{Backing, Held, Look};
 use super::{Media, Task};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fs::{Contents, ReadBytes};
@@ -28,7 +28,7 @@ impl Media {
             return Ok(Source::Upper(file));
         }
         match self.node(node)? {
-            MediaNode { backing: Backing::Lower { release, index, .. }, .. } => {
+            Held { backing: Backing::Lower { release, index, .. }, .. } => {
                 let manifest = &release.manifest;
                 let content = descriptors.open(manifest.digest(index)?, manifest.node(index)?.size)?;
                 Ok(Source::Release(content))
@@ -173,7 +173,8 @@ impl Media {
     pub fn fsync(&self, node: NodeId, data_only: bool) -> Result<()> {
         match self.nodes.lock().get(node).ok_or(Error::answer(Errno::STALE))?.backing {
             Backing::Upper(_) => {}
-            _ => return Ok(()),
+            Backing::Gone => return Err(Error::answer(Errno::STALE)),
+            Backing::Dir | Backing::Lower { .. } => return Ok(()),
         }
         let file = self.open(node, Access::Read)?;
         let synced = if data_only { rustix::fs::fdatasync(&*file) } else { rustix::fs::fsync(&*file) };

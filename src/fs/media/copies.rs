@@ -3,7 +3,7 @@
 use super::limits::disk_bytes;
 use super::lookup::Visible;
 use super::mutate::Materials;
-use super::node::{Backing, MediaNode};
+use super::node::{Backing, Held};
 use super::nodes::Nodes;
 use super::{Media, Task};
 use crate::error::{Errno, Error, Result};
@@ -75,10 +75,11 @@ impl Media {
         let mut copies = Copies::default();
         match &held.backing {
             Backing::Upper(_) => return Ok(()),
+            Backing::Gone => return Err(Error::answer(Errno::STALE)),
             Backing::Dir => {}
             Backing::Lower { release, index, node: was } => {
                 let visible = Visible { media: self, epoch: task.epoch };
-                let path = held.paths.first();
+                let path = held.path.as_ref();
                 let shown = path.map_or(Ok(None), |path| visible.shown(path, *was))?;
                 if let Some(path) = path {
                     self.may_make(path, task.caller)?;
@@ -96,6 +97,7 @@ impl Media {
         let held = self.node(node)?;
         match (&held.backing, path) {
             (Backing::Upper(_), _) => Ok(()),
+            (Backing::Gone, _) => Err(Error::answer(Errno::STALE)),
             (Backing::Dir, None) => Err(Error::answer(Errno::NOENT)),
             (Backing::Lower { node: was, .. }, path)
                 if path.as_ref().map_or(Ok(None), |path| changing.shown(path, *was))?.is_none() =>
@@ -134,7 +136,7 @@ impl Media {
     }
 
     /// Brings a file up whose name has moved on.
-    fn bring_up_nameless(&self, node: NodeId, held: &MediaNode, copy: Option<Copy<'_>>) -> Result<()> {
+    fn bring_up_nameless(&self, node: NodeId, held: &Held, copy: Option<Copy<'_>>) -> Result<()> {
         let orphan = copy.ok_or(Error::answer(Errno::STALE))?.orphan()?;
         let stat = self.home.stat_orphan(&orphan)?;
         self.usage.add(held.scope, disk_bytes(&stat));

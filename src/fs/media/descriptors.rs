@@ -1,7 +1,7 @@
 //! Descriptors of media files, kept open for a moment.
 
 use super::Media;
-use super::node::{Backing, MediaNode};
+use super::node::{Backing, Held};
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
 use lru::LruCache;
@@ -95,7 +95,7 @@ impl Media {
             Access::Read => OFlags::RDONLY,
             Access::Write => OFlags::RDWR,
         };
-        let open = |held: &MediaNode| match (&held.backing, &held.orphan, held.paths.first()) {
+        let open = |held: &Held| match (&held.backing, &held.orphan, &held.path) {
             (Backing::Dir, ..) => Err(Error::answer(Errno::ISDIR)),
             (_, Some(orphan), _) => self.home.open_orphan(orphan, flags),
             (Backing::Upper(id), None, Some(path)) => self.home.open_file(path, *id, flags),

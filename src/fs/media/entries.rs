@@ -4,7 +4,7 @@ use super::lookup::Visible;
 use crate::error::Result;
 use crate::fs::attr::Type;
 use crate::store::media::home::{UpperName, Whiteout};
-use crate::tree::{Kind, LayerPath, NodeId, Tree};
+use crate::tree::{Kind, LayerPath, Node, NodeId, Tree};
 use rustix::fs::FileType;
 use std::collections::BTreeMap;
 
@@ -27,17 +27,18 @@ impl Visible<'_> {
         self.lower_entries(path, &mut found)?;
         let listed = home.list(path)?;
         let nodes = self.media.nodes.lock();
+        let place = nodes.place(path);
         for UpperName { name, id, kind } in listed {
-            let whole = path.join(&name);
             let (number, kind) = match kind {
-                FileType::Directory => (whole.dir_node(), Type::Dir),
+                FileType::Directory => (path.join(&name).dir_node(), Type::Dir),
                 FileType::Symlink => (nodes.number_of_file(id), Type::Symlink),
                 FileType::Fifo => (nodes.number_of_file(id), Type::Fifo),
                 FileType::Socket => (nodes.number_of_file(id), Type::Socket),
                 FileType::RegularFile => (nodes.number_of_file(id), Type::File),
                 _ => (nodes.number_of_file(id), Type::Device),
             };
-            found.insert(name, (nodes.at(&whole).unwrap_or(number), kind));
+            let number = nodes.in_place(place, &name).unwrap_or(number);
+            found.insert(name, (number, kind));
         }
         Ok(found.into_iter().map(|(name, (number, kind))| VisibleName { number, kind, name }).collect())
     }
@@ -55,10 +56,22 @@ impl Visible<'_> {
         for child in manifest.children(index)? {
             let (name, node) = (manifest.name(child)?, manifest.node(child)?);
             if !whited.contains(name) {
-                let number = self.media.nodes.lock().number_of_lower(&path.join(name), &node);
+                let number = self.number_of_lower(path, name, &node);
                 found.insert(name.to_vec(), (number, Type::from(node.kind)));
             }
         }
         Ok(())
+    }
+
+    /// The number under which a release's entry is listed: its node's where it has one.
+    fn number_of_lower(&self, dir: &LayerPath, name: &[u8], lower: &Node) -> NodeId {
+        let nodes = self.media.nodes.lock();
+        let known = nodes.in_place(nodes.place(dir), name);
+        match (known, lower.kind) {
+            (Some(node), Kind::Dir) => node,
+            (Some(node), _) if nodes.is_lower(node, lower) => node,
+            (None, Kind::Dir) => dir.join(name).dir_node(),
+            _ => lower.nodeid.scoped(),
+        }
     }
 }

@@ -69,7 +69,7 @@ impl Media {
     /// The entries of a directory, by cookie. It is made again if the directory moved while its layers were read.
     fn listing_of(&self, visible: &Visible<'_>, dir: NodeId) -> Result<Vec<ListedEntry>> {
         let entries = self.by_name(dir, |held| {
-            let path = held.paths.first().ok_or(Error::answer(Errno::NOENT))?;
+            let path = held.path.as_ref().ok_or(Error::answer(Errno::NOENT))?;
             let entries = visible.entries(path)?;
             match visible.is_there(path)? {
                 true => Ok(entries),

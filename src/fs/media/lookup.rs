@@ -3,7 +3,7 @@
 //! Looking takes no lock that a change holds over the disk. So a look is made first and checked afterwards: if a step
 //! ended in its directory meanwhile, or the directory moved, the look is made again ([`Nodes::outran`]).
 
-use super::node::{Backing, Look, MediaNode};
+use super::node::{Backing, Held, Look};
 use super::nodes::{Nodes, Seen};
 use super::{Layered, Lower, Media};
 use crate::error::{Errno, Error, Result};
@@ -185,32 +185,40 @@ impl Visible<'_> {
     }
 
     /// A file that is known under other names: it may be a second name of it, or it was renamed behind the mount, or it
-    /// was removed there and the disk gave its number to a new file. False if something changed meanwhile.
+    /// was removed there and the disk gave its number to a new file. Names that lead to it no more are dropped, until
+    /// one does: so each is looked at once, however many there are. False if something changed meanwhile.
     fn check_names(&self, path: &LayerPath, id: FileId, stat: &Stat, seen: &Seen) -> Result<bool> {
-        let (node, names) = {
-            let nodes = self.media.nodes.lock();
-            match nodes.elsewhere(id, path) {
-                // A step that is under way changes its names, and says how.
-                Some((node, held)) if held.moving == 0 => (node, held.paths.clone()),
-                _ => return Ok(true),
+        let mut was = None;
+        loop {
+            let (node, name) = {
+                let mut nodes = self.media.nodes.lock();
+                let (node, held) = match nodes.elsewhere(id, path) {
+                    // A step that is under way changes its names, and says how.
+                    Some((node, held)) if held.moving == 0 => (node, held),
+                    _ => return Ok(true),
+                };
+                was = was.or(held.look);
+                let is_kept = held.orphan.is_some();
+                match nodes.path(node)? {
+                    Some(name) => (node, name),
+                    None if nodes.outran(seen) => return Ok(false),
+                    None => {
+                        if !is_kept && !was.is_some_and(|was| was.same_content(stat)) {
+                            nodes.lose_file(node);
+                        }
+                        return Ok(true);
+                    }
+                }
+            };
+            if self.media.home.stat(&name)?.is_some_and(|stat| FileId::of(&stat) == id) {
+                return Ok(true);
             }
-        };
-        let mut gone = Vec::new();
-        for name in &names {
-            if self.media.home.stat(name)?.is_none_or(|stat| FileId::of(&stat) != id) {
-                gone.push(name);
+            let mut nodes = self.media.nodes.lock();
+            if nodes.outran(seen) || nodes.get(node).is_none_or(|held| held.moving > 0) {
+                return Ok(false);
             }
+            nodes.lose_name(node, &name);
         }
-        let mut nodes = self.media.nodes.lock();
-        let Some(held) = nodes.get(node) else { return Ok(true) };
-        if nodes.outran(seen) || held.moving > 0 || held.paths != names {
-            return Ok(false);
-        }
-        if held.orphan.is_none() && gone.len() == names.len() && !held.look.is_some_and(|was| was.same_content(stat)) {
-            nodes.lose_file(node);
-        }
-        gone.into_iter().for_each(|name| nodes.lose_name(node, name));
-        Ok(true)
     }
 
     pub(super) fn attr(&self, node: NodeId, path: &LayerPath, layered: &Layered) -> Result<Attr> {
@@ -247,8 +255,8 @@ impl Visible<'_> {
         self.media.by_name(node, |held| self.attr_of_held(node, held))
     }
 
-    fn attr_of_held(&self, node: NodeId, held: &MediaNode) -> Result<Attr> {
-        match (&held.backing, held.paths.first(), &held.orphan) {
+    fn attr_of_held(&self, node: NodeId, held: &Held) -> Result<Attr> {
+        match (&held.backing, &held.path, &held.orphan) {
             (Backing::Dir, Some(path), _) => match self.attr(node, path, &self.look(path)?)? {
                 attr if attr.kind == Type::Dir => Ok(attr),
                 // Replaced behind the mount.
@@ -265,7 +273,7 @@ impl Visible<'_> {
                 // Replaced or removed behind the mount.
                 _ => Err(Error::answer(Errno::STALE)),
             },
-            (Backing::Upper(_), None, None) => Err(Error::answer(Errno::STALE)),
+            (Backing::Upper(_), None, None) | (Backing::Gone, ..) => Err(Error::answer(Errno::STALE)),
         }
     }
 }

@@ -19,6 +19,7 @@ mod node;
 mod nodes;
 #[cfg(test)]
 mod nodes_tests;
+mod places;
 mod reaper;
 mod scopes;
 mod shadow;
@@ -46,7 +47,7 @@ use descriptors::Descriptors;
 use limits::{Usage, UsageGuard, disk_bytes};
 use lookup::Visible;
 use namespace::Namespace;
-use node::{Backing, MediaNode};
+use node::{Backing, Held};
 use nodes::Nodes;
 use parking_lot::{Condvar, Mutex};
 use reaper::Litter;
@@ -240,7 +241,7 @@ impl Media {
         let (scope, path) = {
             let nodes = self.nodes.lock();
             let held = nodes.get(node).ok_or(Error::answer(Errno::STALE))?;
-            (held.scope, held.paths.first().cloned())
+            (held.scope, nodes.path(node)?)
         };
         let Some(limit) = self.scopes.rules(scope).limit else { return Ok(None) };
         let stat = rustix::fs::fstat(&**file).on_disk("looking at", || self.shown(node))?;
@@ -283,8 +284,8 @@ impl Media {
     }
 
     /// What is known of a node.
-    fn node(&self, node: NodeId) -> Result<MediaNode> {
-        self.nodes.lock().get(node).cloned().ok_or(Error::answer(Errno::STALE))
+    fn node(&self, node: NodeId) -> Result<Held> {
+        self.nodes.lock().held(node)
     }
 
     /// Where a node lies, as a message names it.
@@ -296,7 +297,8 @@ impl Media {
     }
 
     /// Does something by a name of a node. The name may move on meanwhile: then it is done by where the node is now.
-    fn by_name<T>(&self, node: NodeId, work: impl Fn(&MediaNode) -> Result<T>) -> Result<T> {
+    /// A name that leads to it no more, because of a change behind the mount, is dropped if the file has others.
+    fn by_name<T>(&self, node: NodeId, work: impl Fn(&Held) -> Result<T>) -> Result<T> {
         loop {
             let held = self.node(node)?;
             let error = match work(&held) {
@@ -307,13 +309,16 @@ impl Media {
                 return Err(error);
             }
             let mut nodes = self.nodes.lock();
-            let dir = held.paths.first().map(LayerPath::parent);
-            match nodes.get(node) {
-                Some(now) if now.moving > 0 || dir.is_some_and(|dir| nodes.is_moving(&dir)) => {
-                    self.noted.wait_for(&mut nodes, STEP);
+            let now = nodes.held(node)?;
+            let (moving, names) = nodes.get(node).map_or((false, 0), |now| (now.moving > 0, now.names.len()));
+            let dir = held.path.as_ref().map(LayerPath::parent);
+            if moving || dir.is_some_and(|dir| nodes.is_moving(&dir)) {
+                self.noted.wait_for(&mut nodes, STEP);
+            } else if now.same_place(&held) {
+                match (&held.path, &held.orphan) {
+                    (Some(path), None) if names > 1 => nodes.lose_name(node, path),
+                    _ => return Err(error),
                 }
-                Some(now) if !now.same_place(&held) => {}
-                _ => return Err(error),
             }
         }
     }
@@ -331,7 +336,7 @@ impl Media {
     /// The same for a request that only looks: what a release holds of a node waits for no disk of the writable layer.
     pub fn disk_to_look(&self, node: NodeId) -> Option<u64> {
         match self.nodes.lock().get(node) {
-            Some(MediaNode { backing: Backing::Lower { .. }, .. }) => None,
+            Some(held) if matches!(held.backing, Backing::Lower { .. }) => None,
             Some(held) => Some(held.disk),
             None => Some(self.home.device()),
         }
@@ -390,6 +395,7 @@ impl Media {
                 target.map(|target| target.into_bytes()).on_disk("reading", || self.shown(node))
             }
             Backing::Dir => Err(Error::answer(Errno::INVAL)),
+            Backing::Gone => Err(Error::answer(Errno::STALE)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One node of a scope: its names, what is behind it, and what is under way with it.
 
+use super::places::PlaceId;
 use super::scopes::ScopeId;
 use crate::fs::epoch::Release;
 use crate::store::media::home::{FileId, Orphan};
@@ -23,12 +24,14 @@ pub(super) enum Backing {
         /// Its node there.
         node: NodeId,
     },
+    /// Nothing any more: the disk gave the number of its file to another one.
+    Gone,
 }
 
 impl Backing {
     pub(super) fn same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Dir, Self::Dir) => true,
+            (Self::Dir, Self::Dir) | (Self::Gone, Self::Gone) => true,
             (Self::Upper(a), Self::Upper(b)) => a == b,
             (Self::Lower { node: a, .. }, Self::Lower { node: b, .. }) => a == b,
             _ => false,
@@ -62,10 +65,10 @@ impl Look {
 }
 
 /// A node.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct MediaNode {
-    /// Its paths; several for hard links that were looked up, none if it was unlinked or its name moved on.
-    pub(super) paths: Vec<LayerPath>,
+    /// Its names; several for hard links that were looked up, none if it was unlinked or its name moved on.
+    pub(super) names: Vec<PlaceId>,
     /// The scope that it lies in: names never leave theirs.
     pub(super) scope: ScopeId,
     /// The device that what is behind it lies on; of what a release has, that of the directory above it.
@@ -84,11 +87,24 @@ pub(super) struct MediaNode {
     pub(super) moving: u32,
 }
 
-impl MediaNode {
+/// What a node was at one moment, and where: for the work that is done without a lock.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    /// The first of its names.
+    pub(super) path: Option<LayerPath>,
+    /// As of the node.
+    pub(super) scope: ScopeId,
+    /// As of the node.
+    pub(super) orphan: Option<Orphan>,
+    /// As of the node.
+    pub(super) backing: Backing,
+}
+
+impl Held {
     /// Whether it is found at the same place as before.
     pub(super) fn same_place(&self, before: &Self) -> bool {
         let orphaned = self.orphan.is_some() == before.orphan.is_some();
-        self.paths == before.paths && orphaned && self.backing.same(&before.backing)
+        self.path == before.path && orphaned && self.backing.same(&before.backing)
     }
 }
 

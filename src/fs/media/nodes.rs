@@ -8,15 +8,16 @@
 //! ([`Nodes::begin_step`]) and ends here ([`Nodes::end_step`]), and a look without a lock learns whether it still holds
 //! ([`Nodes::outran`]).
 
-use super::node::{Backing, MediaNode, pure_of_file};
+use super::node::{Backing, Held, MediaNode, pure_of_file};
+use super::places::{PlaceId, Places};
 use super::scopes::ScopeId;
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
 use crate::fs::mount::{LookupRef, Mount};
 use crate::store::media::home::{FileId, Orphan};
 use crate::tree::union::{Onto, Step};
-use crate::tree::{Kind, LayerPath, Node, NodeId};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use crate::tree::{LayerPath, Node, NodeId};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ use std::sync::Arc;
 const COUNTERS: usize = 4096;
 /// How many moves of directories are remembered for the looks that they overlap.
 const MOVES: usize = 64;
+/// How many names a node loses at a time when it is let go of: there may be thousands, and requests wait.
+const NAMES: usize = 64;
 
 /// When a look at the names of a directory began: how many steps there, and how many moves of directories, had ended.
 #[derive(Debug)]
@@ -59,7 +62,8 @@ pub(super) enum StepOutcome {
 pub(super) struct Nodes {
     mount: Arc<Mount>,
     nodes: HashMap<NodeId, MediaNode>,
-    by_path: BTreeMap<LayerPath, NodeId>,
+    /// Where they lie. The node of a place has the place among its names, and the other way round.
+    places: Places,
     by_file: HashMap<FileId, NodeId>,
     serial: u64,
     /// How many steps ended, by directory; seeded, so that no user can choose whose looks are done again.
@@ -77,7 +81,7 @@ impl Nodes {
         Self {
             mount,
             nodes: HashMap::new(),
-            by_path: BTreeMap::new(),
+            places: Places::default(),
             by_file: HashMap::new(),
             serial: 0,
             ended: Box::new([0; COUNTERS]),
@@ -97,13 +101,13 @@ impl Nodes {
     }
 
     pub(super) fn at(&self, path: &LayerPath) -> Option<NodeId> {
-        self.by_path.get(path).copied()
+        Some(self.places.node(self.places.find(path)?)?.0)
     }
 
     /// A path of a node; `None` if it has none any more.
     pub(super) fn path(&self, node: NodeId) -> Result<Option<LayerPath>> {
         let held = self.nodes.get(&node).ok_or(Error::answer(Errno::STALE))?;
-        Ok(held.paths.first().cloned())
+        held.names.first().map_or(Ok(None), |name| self.places.path(*name))
     }
 
     /// The path of a directory.
@@ -113,8 +117,18 @@ impl Nodes {
 
     /// The path of a name in a directory.
     pub(super) fn below(&self, dir: NodeId, name: &[u8]) -> Result<LayerPath> {
-        let held = self.nodes.get(&dir).ok_or(Error::answer(Errno::STALE))?;
-        Ok(held.paths.first().ok_or(Error::answer(Errno::NOENT))?.join(name))
+        Ok(self.dir_path(dir)?.join(name))
+    }
+
+    /// A node as it is now, and where.
+    pub(super) fn held(&self, node: NodeId) -> Result<Held> {
+        let held = self.nodes.get(&node).ok_or(Error::answer(Errno::STALE))?;
+        Ok(Held {
+            path: self.path(node)?,
+            scope: held.scope,
+            orphan: held.orphan.clone(),
+            backing: held.backing.clone(),
+        })
     }
 
     /// The device that a directory lies on, if it is known.
@@ -122,15 +136,20 @@ impl Nodes {
         Some(self.nodes.get(&self.at(dir)?)?.disk)
     }
 
-    /// The number under which a release's entry is listed: its node's where it has one.
-    pub(super) fn number_of_lower(&self, path: &LayerPath, lower: &Node) -> NodeId {
-        let held = self.at(path).and_then(|node| Some((node, &self.nodes.get(&node)?.backing)));
-        match (held, lower.kind) {
-            (Some((node, Backing::Dir)), Kind::Dir) => node,
-            (Some((node, Backing::Lower { node: was, .. })), _) if *was == lower.nodeid => node,
-            (_, Kind::Dir) => path.dir_node(),
-            _ => lower.nodeid.scoped(),
-        }
+    /// The place of a directory whose entries are listed, if any of them is known.
+    pub(super) fn place(&self, dir: &LayerPath) -> Option<PlaceId> {
+        self.places.find(dir)
+    }
+
+    /// The node of a name in a directory.
+    pub(super) fn in_place(&self, dir: Option<PlaceId>, name: &[u8]) -> Option<NodeId> {
+        Some(self.places.node(self.places.find_in(dir?, name)?)?.0)
+    }
+
+    /// Whether a release's file is known as this node.
+    pub(super) fn is_lower(&self, node: NodeId, lower: &Node) -> bool {
+        let backing = self.nodes.get(&node).map(|held| &held.backing);
+        matches!(backing, Some(Backing::Lower { node: was, .. }) if *was == lower.nodeid)
     }
 
     /// The number under which an upper file is shown in a listing.
@@ -142,7 +161,7 @@ impl Nodes {
     pub(super) fn elsewhere(&self, id: FileId, path: &LayerPath) -> Option<(NodeId, &MediaNode)> {
         let node = *self.by_file.get(&id)?;
         let held = self.nodes.get(&node)?;
-        held.paths.iter().all(|known| known != path).then_some((node, held))
+        (self.at(path) != Some(node)).then_some((node, held))
     }
 
     fn counter(&self, dir: &LayerPath) -> usize {
@@ -230,14 +249,15 @@ impl Nodes {
                 }
             }
             Step::Rename(from, to, Onto::Exchange) => {
-                let (there, here) = (self.take_names(from, to), self.take_names(to, from));
-                self.give_names(there);
-                self.give_names(here);
+                [(from, to), (to, from)].into_iter().for_each(|(from, to)| self.note_move(from, to));
+                self.places.exchange(from, to);
+                [from, to].into_iter().for_each(|path| self.forget_look(path));
             }
             Step::Rename(old, new, _) => {
                 self.lose(to, new, &mut kept);
-                let moved = self.take_names(old, new);
-                self.give_names(moved);
+                self.note_move(old, new);
+                self.places.rename(old, new);
+                self.forget_look(new);
                 if let Some(node) = from {
                     self.give_name(node, new);
                 }
@@ -249,8 +269,9 @@ impl Nodes {
 
     /// The node that had a name loses it, and keeps the leaf if that was its last one.
     fn lose(&mut self, node: Option<NodeId>, path: &LayerPath, kept: &mut Option<Orphan>) {
+        let place = self.places.find(path);
         if let Some(held) = node.and_then(|node| self.nodes.get_mut(&node))
-            && held.paths.iter().all(|known| known == path)
+            && held.names.iter().all(|name| Some(*name) == place)
             && held.orphan.is_none()
         {
             held.orphan = kept.take();
@@ -263,14 +284,25 @@ impl Nodes {
 
     /// The disk gave the place of the node's file to another one: the node stays without a file.
     pub(super) fn lose_file(&mut self, node: NodeId) {
-        let paths = self.nodes.get(&node).map_or(Vec::new(), |held| held.paths.clone());
-        for path in paths {
-            self.lose_name(node, &path);
-        }
-        if let Some(Backing::Upper(id)) = self.nodes.get(&node).map(|held| &held.backing)
-            && self.by_file.get(id) == Some(&node)
+        self.set_backing(node, Backing::Gone);
+    }
+
+    /// Says what is behind a node: the index of files follows.
+    fn set_backing(&mut self, node: NodeId, backing: Backing) {
+        let Some(held) = self.nodes.get_mut(&node) else { return };
+        let now = match &backing {
+            Backing::Upper(id) => Some(*id),
+            _ => None,
+        };
+        let was = std::mem::replace(&mut held.backing, backing);
+        if let Backing::Upper(id) = was
+            && now != Some(id)
+            && self.by_file.get(&id) == Some(&node)
         {
-            self.by_file.remove(id);
+            self.by_file.remove(&id);
+        }
+        if let Some(id) = now {
+            self.by_file.insert(id, node);
         }
     }
 
@@ -297,8 +329,8 @@ impl Nodes {
         };
         if let Some(held) = self.nodes.get_mut(&node).filter(|held| held.moving == 0) {
             // The release may be another one, with other extended attributes: they do not count for the number.
-            held.backing = backing;
             held.disk = disk;
+            self.set_backing(node, backing);
             self.give_name(node, path);
         }
         (node, self.mount.count(node))
@@ -309,42 +341,42 @@ impl Nodes {
             Backing::Dir => path.dir_node(),
             Backing::Upper(id) => pure_of_file(*id),
             Backing::Lower { node, .. } => node.scoped(),
+            Backing::Gone => NodeId::ROOT.scoped(),
         };
         while self.nodes.contains_key(&number) {
             // Taken by a node that moved away and is still held: any number will do.
             self.serial += 1;
             number = NodeId(self.serial).scoped();
         }
-        if let Backing::Upper(id) = &backing {
-            self.by_file.insert(*id, number);
-        }
         let node = MediaNode {
-            paths: Vec::new(),
+            names: Vec::new(),
             scope,
             disk,
             orphan: None,
-            backing,
+            backing: Backing::Gone,
             look: None,
             changing: 0,
             changes: 0,
             moving: 0,
         };
         self.nodes.insert(number, node);
+        self.set_backing(number, backing);
         number
     }
 
     fn give_name(&mut self, node: NodeId, path: &LayerPath) {
-        // A file of another release may still have it, which the name will show again and is not this node.
-        if let Some(other) = self.at(path).filter(|other| *other != node) {
-            self.lose_name(other, path);
+        let place = self.places.make(path);
+        match self.places.node(place) {
+            Some((known, _)) if known == node => return,
+            // A file of another release may still have it, which the name will show again and is not this node.
+            Some(_) => self.take_name(place),
+            None => {}
         }
         if let Some(held) = self.nodes.get_mut(&node) {
-            self.by_path.insert(path.clone(), node);
-            if !held.paths.iter().any(|known| known == path) {
-                held.paths.push(path.clone());
-                // A new name moves the ctime.
-                held.look = None;
-            }
+            self.places.set_node(place, Some((node, held.names.len())));
+            held.names.push(place);
+            // A new name moves the ctime.
+            held.look = None;
         }
     }
 
@@ -356,53 +388,54 @@ impl Nodes {
 
     /// The name stands for this node no more. A node that nobody holds is let go with its last name.
     pub(super) fn lose_name(&mut self, node: NodeId, path: &LayerPath) {
-        if self.at(path) == Some(node) {
-            self.by_path.remove(path);
+        if let Some(place) = self.places.find(path)
+            && self.places.node(place).is_some_and(|(known, _)| known == node)
+        {
+            self.take_name(place);
+            self.places.tidy(place);
         }
-        if let Some(held) = self.nodes.get_mut(&node) {
-            held.paths.retain(|known| known != path);
-            held.look = None;
-            if held.paths.is_empty() {
-                self.mount.lost_names(node);
-            }
+    }
+
+    /// The node at a place loses that name. The place stays.
+    fn take_name(&mut self, place: PlaceId) {
+        let Some((node, slot)) = self.places.node(place) else { return };
+        self.places.set_node(place, None);
+        let Some(held) = self.nodes.get_mut(&node) else { return };
+        if held.names.get(slot) == Some(&place) {
+            held.names.swap_remove(slot);
+        }
+        if let Some(moved) = held.names.get(slot) {
+            self.places.set_node(*moved, Some((node, slot)));
+        }
+        held.look = None;
+        if held.names.is_empty() {
+            self.mount.lost_names(node);
         }
     }
 
     /// A file was copied up: the node stays.
     pub(super) fn copied_up(&mut self, node: NodeId, id: FileId, disk: u64) {
         if let Some(held) = self.nodes.get_mut(&node) {
-            held.backing = Backing::Upper(id);
             held.disk = disk;
             held.look = None;
-            self.by_file.insert(id, node);
+            self.set_backing(node, Backing::Upper(id));
         }
     }
 
-    /// A directory, or a file, is renamed with all below it: the nodes lose those names, and get the ones that are
-    /// returned ([`Nodes::give_names`]).
-    fn take_names(&mut self, from: &LayerPath, to: &LayerPath) -> Vec<(LayerPath, NodeId)> {
+    /// Remembers that a directory is renamed, for the looks that this overlaps.
+    fn note_move(&mut self, from: &LayerPath, to: &LayerPath) {
         let is_dir = |held: &MediaNode| matches!(held.backing, Backing::Dir);
         if self.at(from).and_then(|node| self.nodes.get(&node)).is_some_and(is_dir) {
             self.moved += 1;
             self.last_moved.truncate(MOVES - 1);
             self.last_moved.push_front([from.clone(), to.clone()]);
         }
-        let below = self.by_path.range(from.descendants()).map(|(path, _)| path.clone());
-        let paths: Vec<LayerPath> = below.chain([from.clone()]).collect();
-        let mut taken = Vec::new();
-        for path in paths {
-            let Some(node) = self.by_path.remove(&path) else { continue };
-            if let Some(held) = self.nodes.get_mut(&node) {
-                held.paths.retain(|known| *known != path);
-            }
-            taken.extend(path.moved(from, to).map(|new| (new, node)));
-        }
-        taken
     }
 
-    fn give_names(&mut self, names: Vec<(LayerPath, NodeId)>) {
-        for (path, node) in names {
-            self.give_name(node, &path);
+    /// A rename moved the ctime of what is at a path now.
+    fn forget_look(&mut self, path: &LayerPath) {
+        if let Some(held) = self.at(path).and_then(|node| self.nodes.get_mut(&node)) {
+            held.look = None;
         }
     }
 
@@ -423,17 +456,16 @@ impl Nodes {
             Some(held) if held.moving > 0 || held.changing > 0 => return LetGo::Later,
             Some(_) => {}
         }
+        for _ in 0..NAMES {
+            let Some(place) = self.nodes.get_mut(&node).and_then(|held| held.names.pop()) else { break };
+            self.places.set_node(place, None);
+            self.places.tidy(place);
+        }
+        if self.nodes.get(&node).is_some_and(|held| !held.names.is_empty()) {
+            return LetGo::Later;
+        }
+        self.set_backing(node, Backing::Gone);
         let Some(gone) = self.nodes.remove(&node) else { return LetGo::Stays };
-        for path in &gone.paths {
-            if self.at(path) == Some(node) {
-                self.by_path.remove(path);
-            }
-        }
-        if let Backing::Upper(id) = gone.backing
-            && self.by_file.get(&id) == Some(&node)
-        {
-            self.by_file.remove(&id);
-        }
         LetGo::Gone(gone.orphan.map(|orphan| (gone.scope, orphan)))
     }
 }

@@ -38,7 +38,7 @@ fn lower() -> Backing {
 }
 
 fn paths(nodes: &Nodes, node: NodeId) -> Vec<LayerPath> {
-    nodes.get(node).expect("it is held").paths.clone()
+    nodes.held(node).expect("it is held").path.into_iter().collect()
 }
 
 /// Looks a path up, as a request whose reply is sent.
