@@ -2,7 +2,7 @@
 //!
 //! Compiled in only with the feature `faults`; without it every call is nothing. `VERFS_FAULT` holds one of
 //! the names of [`Skip`], or `crash:POINT` or `crash:POINT:N`, which aborts the process at the Nth passing of
-//! that point. A simulation sets a fault for what one thread does instead: [`with`].
+//! that point, or `panic:POINT`, which panics at each passing. A simulation sets a fault for what one thread does instead: [`with`].
 
 /// A step of the switch that a test leaves out, to see that the tests notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,7 @@ mod compiled {
         None,
         Skip(Skip),
         Crash { point: String, after: u64, seen: AtomicU64 },
+        Panic { point: String },
     }
 
     fn fault() -> &'static Fault {
@@ -101,6 +102,7 @@ mod compiled {
                     after: parts.next().and_then(|n| n.parse().ok()).unwrap_or(1),
                     seen: AtomicU64::new(0),
                 },
+                (Some("panic"), Some(point)) => Fault::Panic { point: point.to_owned() },
                 // A misspelt fault must not look like a test that passed.
                 _ => panic!("VERFS_FAULT={text} names no fault"),
             }
@@ -138,6 +140,11 @@ mod compiled {
         {
             eprintln!("VERFS_FAULT: stopping at {name}");
             std::process::abort();
+        }
+        if let Fault::Panic { point } = fault()
+            && point == name
+        {
+            panic!("VERFS_FAULT: at {name}");
         }
     }
 }

@@ -324,3 +324,42 @@ fn a_store_that_cannot_be_reached_is_not_called_missing() {
     assert!(outcome.stderr.contains("Permission denied") && outcome.stderr.contains("as root"), "{outcome:?}");
     assert!(!outcome.stderr.contains("no store"), "{outcome:?}");
 }
+
+/// More than there are threads that answer the kernel.
+const MANY: usize = 100;
+
+#[test]
+fn a_panic_fails_the_request_that_met_it_and_nothing_else() {
+    if skip_mounted() {
+        return;
+    }
+    let size = |path: &Path| File::options().write(true).open(path)?.set_len(3);
+    type Ask<'a> = &'a dyn Fn(&Rig) -> std::io::Result<()>;
+    let asks: [(&str, Ask<'_>); 4] = [
+        ("opendir", &|rig| fs::read_dir(&rig.mnt).map(drop)),
+        ("mkdir", &|rig| fs::create_dir(rig.mnt.join("media/d"))),
+        ("setattr", &|rig| size(&rig.mnt.join("media/file"))),
+        ("statfs", &|rig| Ok(rustix::fs::statfs(&rig.mnt).map(drop)?)),
+    ];
+    for (operation, ask) in asks {
+        let mut rig = Rig::new();
+        let fault = format!("panic:{operation}");
+        rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media"]);
+        rig.add("01", &Tree::new().file("index.html", "one").file("film", film()));
+        rig.mount_with_env(&[("VERFS_FAULT", &fault)]);
+        fs::write(rig.mnt.join("media/file"), "before").unwrap();
+        for _ in 0..MANY {
+            assert_eq!(errno(ask(&rig)), Some(5), "{operation}: EIO");
+        }
+        assert_eq!(fs::read(rig.mnt.join("index.html")).unwrap(), b"one", "{operation}");
+        assert_eq!(fs::read(rig.mnt.join("film")).unwrap(), film(), "{operation}");
+        assert_eq!(fs::read(rig.mnt.join("media/file")).unwrap(), b"before", "{operation}");
+        assert_eq!(lines(&rig, &["ERROR", "VERFS_FAULT: at", operation]), MANY, "{operation}");
+        let log = fs::read_to_string(&rig.log).unwrap();
+        assert!(log.contains("Adapter"), "the calls that led there are in the log");
+        rig.umount();
+        rig.mount();
+        ask(&rig).unwrap();
+        rig.umount();
+    }
+}

@@ -37,6 +37,13 @@ impl Operation {
     }
 }
 
+impl Operation {
+    /// The name under which it is shown.
+    pub(crate) fn name(self) -> &'static str {
+        NAMES.get(self as usize).copied().unwrap_or_default()
+    }
+}
+
 /// How many upcalls there were, by operation.
 #[derive(Debug)]
 pub struct Counters([AtomicU64; NAMES.len()]);

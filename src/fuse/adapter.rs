@@ -5,8 +5,10 @@ use super::convert::times;
 use super::lanes::{Class, Lanes};
 use super::notify::PageDropper;
 use super::requests::{NewEntry, Requests};
+use crate::fault;
 use crate::fs::media::{Caller, Changes, Permissions, Reading, Writing};
 use crate::fs::{Fs, Operation, Position, Turn};
+use crate::sys::caught;
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
 use fuser::{
@@ -38,8 +40,13 @@ impl Adapter {
         Self { requests: Arc::new(Requests::new(fs, pages)), lanes: Arc::new(Lanes::new(threads)), acls }
     }
 
-    fn count(&self, operation: Operation) {
+    /// Counts a request, and takes it on. If that panics, the request is dropped, which answers it with EIO.
+    fn serve(&self, operation: Operation, take_on: impl FnOnce()) {
         self.requests.fs.counters.count(operation);
+        caught(|| {
+            fault::point(operation.name());
+            take_on();
+        });
     }
 
     /// Runs a look at a node, in the lane of the disk that it may wait for.
@@ -104,40 +111,48 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.count(Operation::Lookup);
-        let (dir, name) = (NodeId(parent.0), own(name));
-        let fs = &self.requests.fs;
-        let disk = fs.disk_to_look_up(dir, &name);
-        let (requests, lanes, own) = (self.requests.clone(), self.lanes.clone(), name.clone());
-        // The number is the thread's (fuse_in_header.pid).
-        fs.gated(dir, &name, req.pid(), move |turn| match (disk, turn) {
-            (None, _) => requests.lookup(dir, &own, reply),
-            (Some(disk), Turn::Own) => lanes.run(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
-            (Some(disk), Turn::Switch) => lanes.queue(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
+        self.serve(Operation::Lookup, || {
+            let (dir, name) = (NodeId(parent.0), own(name));
+            let fs = &self.requests.fs;
+            let disk = fs.disk_to_look_up(dir, &name);
+            let (requests, lanes, own) = (self.requests.clone(), self.lanes.clone(), name.clone());
+            // The number is the thread's (fuse_in_header.pid).
+            fs.gated(dir, &name, req.pid(), move |turn| match (disk, turn) {
+                // The thread may be that of the switch.
+                (None, _) => {
+                    caught(|| requests.lookup(dir, &own, reply));
+                }
+                (Some(disk), Turn::Own) => lanes.run(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
+                (Some(disk), Turn::Switch) => lanes.queue(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
+            });
         });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.count(Operation::Forget);
-        self.requests.fs.forget(NodeId(ino.0), nlookup);
+        self.serve(Operation::Forget, || {
+            self.requests.fs.forget(NodeId(ino.0), nlookup);
+        });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.count(Operation::Getattr);
-        let node = NodeId(ino.0);
-        self.look(node, move |requests| requests.getattr(node, reply));
+        self.serve(Operation::Getattr, || {
+            let node = NodeId(ino.0);
+            self.look(node, move |requests| requests.getattr(node, reply));
+        });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.count(Operation::Readlink);
-        let node = NodeId(ino.0);
-        self.look(node, move |requests| requests.readlink(node, reply));
+        self.serve(Operation::Readlink, || {
+            let node = NodeId(ino.0);
+            self.look(node, move |requests| requests.readlink(node, reply));
+        });
     }
 
     /// ENOSYS once, and the kernel opens files without asking for the life of the connection.
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.count(Operation::Open);
-        reply.error(fuser::Errno::ENOSYS);
+        self.serve(Operation::Open, || {
+            reply.error(fuser::Errno::ENOSYS);
+        });
     }
 
     fn read(
@@ -151,15 +166,17 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.count(Operation::Read);
-        let how = Reading { thread: req.pid(), direct: flags.0 & libc::O_DIRECT != 0 };
-        let node = NodeId(ino.0);
-        self.look(node, move |requests| requests.read(node, offset, size, how, reply));
+        self.serve(Operation::Read, || {
+            let how = Reading { thread: req.pid(), direct: flags.0 & libc::O_DIRECT != 0 };
+            let node = NodeId(ino.0);
+            self.look(node, move |requests| requests.read(node, offset, size, how, reply));
+        });
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.count(Operation::Flush);
-        reply.error(fuser::Errno::ENOSYS);
+        self.serve(Operation::Flush, || {
+            reply.error(fuser::Errno::ENOSYS);
+        });
     }
 
     fn release(
@@ -172,74 +189,86 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.count(Operation::Release);
-        reply.ok();
+        self.serve(Operation::Release, || {
+            reply.ok();
+        });
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.count(Operation::Fsync);
-        let node = NodeId(ino.0);
-        self.change(node, move |requests| requests.fsync(node, datasync, reply));
+        self.serve(Operation::Fsync, || {
+            let node = NodeId(ino.0);
+            self.change(node, move |requests| requests.fsync(node, datasync, reply));
+        });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.count(Operation::Opendir);
-        self.requests.opendir(NodeId(ino.0), reply);
+        self.serve(Operation::Opendir, || {
+            self.requests.opendir(NodeId(ino.0), reply);
+        });
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.count(Operation::Readdir);
-        let (node, from) = (NodeId(ino.0), Position { handle: fh.0, cookie: offset });
-        let disk = self.requests.fs.disk_to_list(node);
-        self.run(disk, Class::Look, move |requests| requests.readdir(node, from, reply));
+        self.serve(Operation::Readdir, || {
+            let (node, from) = (NodeId(ino.0), Position { handle: fh.0, cookie: offset });
+            let disk = self.requests.fs.disk_to_list(node);
+            self.run(disk, Class::Look, move |requests| requests.readdir(node, from, reply));
+        });
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        self.count(Operation::Readdirplus);
-        let (node, from) = (NodeId(ino.0), Position { handle: fh.0, cookie: offset });
-        let disk = self.requests.fs.disk_to_list(node);
-        self.run(disk, Class::Look, move |requests| requests.readdirplus(node, from, reply));
+        self.serve(Operation::Readdirplus, || {
+            let (node, from) = (NodeId(ino.0), Position { handle: fh.0, cookie: offset });
+            let disk = self.requests.fs.disk_to_list(node);
+            self.run(disk, Class::Look, move |requests| requests.readdirplus(node, from, reply));
+        });
     }
 
     fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.count(Operation::Releasedir);
-        self.requests.fs.end_listing(NodeId(ino.0), fh.0);
-        reply.ok();
+        self.serve(Operation::Releasedir, || {
+            self.requests.fs.end_listing(NodeId(ino.0), fh.0);
+            reply.ok();
+        });
     }
 
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.count(Operation::Fsync);
-        let node = NodeId(ino.0);
-        self.change(node, move |requests| requests.fsync_dir(node, reply));
+        self.serve(Operation::Fsync, || {
+            let node = NodeId(ino.0);
+            self.change(node, move |requests| requests.fsync_dir(node, reply));
+        });
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.count(Operation::Statfs);
-        self.requests.statfs(reply);
+        self.serve(Operation::Statfs, || {
+            self.requests.statfs(reply);
+        });
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.count(Operation::Getxattr);
-        let (node, name) = (NodeId(ino.0), own(name));
-        self.look(node, move |requests| requests.getxattr(node, &name, size, reply));
+        self.serve(Operation::Getxattr, || {
+            let (node, name) = (NodeId(ino.0), own(name));
+            self.look(node, move |requests| requests.getxattr(node, &name, size, reply));
+        });
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.count(Operation::Listxattr);
-        let node = NodeId(ino.0);
-        self.look(node, move |requests| requests.listxattr(node, size, reply));
+        self.serve(Operation::Listxattr, || {
+            let node = NodeId(ino.0);
+            self.look(node, move |requests| requests.listxattr(node, size, reply));
+        });
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.count(Operation::Lseek);
-        let node = NodeId(ino.0);
-        self.look(node, move |requests| requests.seek(node, offset, whence, reply));
+        self.serve(Operation::Lseek, || {
+            let node = NodeId(ino.0);
+            self.look(node, move |requests| requests.seek(node, offset, whence, reply));
+        });
     }
 
     /// Never asked with default_permissions; ENOSYS keeps it so.
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        self.count(Operation::Access);
-        reply.error(fuser::Errno::ENOSYS);
+        self.serve(Operation::Access, || {
+            reply.error(fuser::Errno::ENOSYS);
+        });
     }
 
     /// ENOTTY, as for any file that knows no ioctl: ENOSYS would be said for ever.
@@ -254,8 +283,9 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.count(Operation::Ioctl);
-        reply.error(fuser::Errno::ENOTTY);
+        self.serve(Operation::Ioctl, || {
+            reply.error(fuser::Errno::ENOTTY);
+        });
     }
 
     /// Always ready, as poll(2) says of regular files.
@@ -269,8 +299,9 @@ impl Filesystem for Adapter {
         _flags: PollFlags,
         reply: ReplyPoll,
     ) {
-        self.count(Operation::Poll);
-        reply.poll(events);
+        self.serve(Operation::Poll, || {
+            reply.poll(events);
+        });
     }
 
     // Changes: in a scope the writable layer's, elsewhere EROFS.
@@ -293,52 +324,59 @@ impl Filesystem for Adapter {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.count(Operation::Setattr);
-        let changes = Changes { mode, uid, gid, size, times: times(atime, mtime) };
-        let (caller, node) = (caller(req), NodeId(ino.0));
-        self.change(node, move |requests| requests.setattr(caller, node, changes, reply));
+        self.serve(Operation::Setattr, || {
+            let changes = Changes { mode, uid, gid, size, times: times(atime, mtime) };
+            let (caller, node) = (caller(req), NodeId(ino.0));
+            self.change(node, move |requests| requests.setattr(caller, node, changes, reply));
+        });
     }
 
     fn mknod(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, _: u32, reply: ReplyEntry) {
-        self.count(Operation::Mknod);
-        let new = match mode & libc::S_IFMT {
-            libc::S_IFREG | 0 => NewEntry::File,
-            libc::S_IFIFO => NewEntry::Fifo,
-            libc::S_IFSOCK => NewEntry::Socket,
-            // A device in a web server's uploads is nobody's wish.
-            _ => return reply.error(fuser::Errno::EPERM),
-        };
-        self.make(req, dir, name, new, Permissions { mode, umask }, reply);
+        self.serve(Operation::Mknod, || {
+            let new = match mode & libc::S_IFMT {
+                libc::S_IFREG | 0 => NewEntry::File,
+                libc::S_IFIFO => NewEntry::Fifo,
+                libc::S_IFSOCK => NewEntry::Socket,
+                // A device in a web server's uploads is nobody's wish.
+                _ => return reply.error(fuser::Errno::EPERM),
+            };
+            self.make(req, dir, name, new, Permissions { mode, umask }, reply);
+        });
     }
 
     fn mkdir(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.count(Operation::Mkdir);
-        self.make(req, dir, name, NewEntry::Dir, Permissions { mode, umask }, reply);
+        self.serve(Operation::Mkdir, || {
+            self.make(req, dir, name, NewEntry::Dir, Permissions { mode, umask }, reply);
+        });
     }
 
     fn symlink(&self, req: &Request, dir: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.count(Operation::Symlink);
-        let new = NewEntry::Symlink(own(target.as_os_str()));
-        self.make(req, dir, name, new, Permissions { mode: 0o777, umask: 0 }, reply);
+        self.serve(Operation::Symlink, || {
+            let new = NewEntry::Symlink(own(target.as_os_str()));
+            self.make(req, dir, name, new, Permissions { mode: 0o777, umask: 0 }, reply);
+        });
     }
 
     fn create(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
-        self.count(Operation::Create);
-        let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
-        let mode = Permissions { mode, umask };
-        self.change(dir, move |requests| requests.create(caller, (dir, &name), mode, flags, reply));
+        self.serve(Operation::Create, || {
+            let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
+            let mode = Permissions { mode, umask };
+            self.change(dir, move |requests| requests.create(caller, (dir, &name), mode, flags, reply));
+        });
     }
 
     fn unlink(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.count(Operation::Unlink);
-        let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
-        self.change(dir, move |requests| requests.unlink(caller, dir, &name, reply));
+        self.serve(Operation::Unlink, || {
+            let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
+            self.change(dir, move |requests| requests.unlink(caller, dir, &name, reply));
+        });
     }
 
     fn rmdir(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.count(Operation::Rmdir);
-        let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
-        self.change(dir, move |requests| requests.rmdir(caller, dir, &name, reply));
+        self.serve(Operation::Rmdir, || {
+            let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
+            self.change(dir, move |requests| requests.rmdir(caller, dir, &name, reply));
+        });
     }
 
     fn rename(
@@ -351,21 +389,23 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.count(Operation::Rename);
-        let onto = match flags.bits() {
-            0 => Onto::Replace,
-            libc::RENAME_NOREPLACE => Onto::Nothing,
-            libc::RENAME_EXCHANGE => Onto::Exchange,
-            _ => return reply.error(fuser::Errno::EINVAL),
-        };
-        let (caller, from, to) = (caller(req), (NodeId(dir.0), own(name)), (NodeId(newdir.0), own(newname)));
-        self.change(from.0, move |requests| requests.rename(caller, (from.0, &from.1), (to.0, &to.1), onto, reply));
+        self.serve(Operation::Rename, || {
+            let onto = match flags.bits() {
+                0 => Onto::Replace,
+                libc::RENAME_NOREPLACE => Onto::Nothing,
+                libc::RENAME_EXCHANGE => Onto::Exchange,
+                _ => return reply.error(fuser::Errno::EINVAL),
+            };
+            let (caller, from, to) = (caller(req), (NodeId(dir.0), own(name)), (NodeId(newdir.0), own(newname)));
+            self.change(from.0, move |requests| requests.rename(caller, (from.0, &from.1), (to.0, &to.1), onto, reply));
+        });
     }
 
     fn link(&self, req: &Request, ino: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.count(Operation::Link);
-        let (caller, node, dir, name) = (caller(req), NodeId(ino.0), NodeId(dir.0), own(name));
-        self.change(dir, move |requests| requests.link(caller, node, dir, &name, reply));
+        self.serve(Operation::Link, || {
+            let (caller, node, dir, name) = (caller(req), NodeId(ino.0), NodeId(dir.0), own(name));
+            self.change(dir, move |requests| requests.link(caller, node, dir, &name, reply));
+        });
     }
 
     fn write(
@@ -380,31 +420,32 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.count(Operation::Write);
-        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let how = Writing {
-            append: flags.0 & libc::O_APPEND != 0 && !mapped,
-            mapped,
-            direct: flags.0 & libc::O_DIRECT != 0,
-            sync: flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0,
-            drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-        };
-        let (caller, node) = (caller(req), NodeId(ino.0));
-        // Mostly the write is done here, from the bytes as they lie. They are copied only if it has to wait.
-        let Some(disk) = self.requests.fs.disk_to_change(node) else {
-            return self.requests.write(caller, node, offset, data, how, reply);
-        };
-        match self.lanes.hold(disk, Class::Change) {
-            Some(_held) => self.requests.write(caller, node, offset, data, how, reply),
-            None => {
-                let (requests, bytes) = (self.requests.clone(), data.to_vec());
-                self.lanes.queue_bytes((disk, Class::Change), bytes.len(), reply, move |reply| match reply {
-                    Ok(reply) => requests.write(caller, node, offset, &bytes, how, reply),
-                    // Nothing is written yet: the caller may write again.
-                    Err(full) => full.error(fuser::Errno::EINTR),
-                });
+        self.serve(Operation::Write, || {
+            let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+            let how = Writing {
+                append: flags.0 & libc::O_APPEND != 0 && !mapped,
+                mapped,
+                direct: flags.0 & libc::O_DIRECT != 0,
+                sync: flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0,
+                drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            };
+            let (caller, node) = (caller(req), NodeId(ino.0));
+            // Mostly the write is done here, from the bytes as they lie. They are copied only if it has to wait.
+            let Some(disk) = self.requests.fs.disk_to_change(node) else {
+                return self.requests.write(caller, node, offset, data, how, reply);
+            };
+            match self.lanes.hold(disk, Class::Change) {
+                Some(_held) => self.requests.write(caller, node, offset, data, how, reply),
+                None => {
+                    let (requests, bytes) = (self.requests.clone(), data.to_vec());
+                    self.lanes.queue_bytes((disk, Class::Change), bytes.len(), reply, move |reply| match reply {
+                        Ok(reply) => requests.write(caller, node, offset, &bytes, how, reply),
+                        // Nothing is written yet: the caller may write again.
+                        Err(full) => full.error(fuser::Errno::EINTR),
+                    });
+                }
             }
-        }
+        });
     }
 
     fn fallocate(
@@ -417,9 +458,10 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.count(Operation::Fallocate);
-        let (caller, node) = (caller(req), NodeId(ino.0));
-        self.change(node, move |requests| requests.fallocate(caller, node, (offset, len), mode, reply));
+        self.serve(Operation::Fallocate, || {
+            let (caller, node) = (caller(req), NodeId(ino.0));
+            self.change(node, move |requests| requests.fallocate(caller, node, (offset, len), mode, reply));
+        });
     }
 
     fn copy_file_range(
@@ -435,23 +477,26 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.count(Operation::CopyFileRange);
-        let (from, to) = ((NodeId(ino_in.0), offset_in), (NodeId(ino_out.0), offset_out));
-        let caller = caller(req);
-        self.change(to.0, move |requests| requests.copy_range(caller, from, to, len, reply));
+        self.serve(Operation::CopyFileRange, || {
+            let (from, to) = ((NodeId(ino_in.0), offset_in), (NodeId(ino_out.0), offset_out));
+            let caller = caller(req);
+            self.change(to.0, move |requests| requests.copy_range(caller, from, to, len, reply));
+        });
     }
 
     fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
-        self.count(Operation::Setxattr);
-        let (caller, node, name, value) = (caller(req), NodeId(ino.0), own(name), value.to_vec());
-        self.change(node, move |requests| {
-            requests.setxattr(caller, node, &name, Some((&value, flags as u32)), reply);
+        self.serve(Operation::Setxattr, || {
+            let (caller, node, name, value) = (caller(req), NodeId(ino.0), own(name), value.to_vec());
+            self.change(node, move |requests| {
+                requests.setxattr(caller, node, &name, Some((&value, flags as u32)), reply);
+            });
         });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.count(Operation::Removexattr);
-        let (caller, node, name) = (caller(req), NodeId(ino.0), own(name));
-        self.change(node, move |requests| requests.setxattr(caller, node, &name, None, reply));
+        self.serve(Operation::Removexattr, || {
+            let (caller, node, name) = (caller(req), NodeId(ino.0), own(name));
+            self.change(node, move |requests| requests.setxattr(caller, node, &name, None, reply));
+        });
     }
 }

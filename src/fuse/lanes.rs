@@ -8,6 +8,7 @@
 //!
 //! No request runs under a lock. A queue's lock is a leaf; the list of lanes and the watch take it for an instant.
 
+use crate::sys::caught;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -51,6 +52,15 @@ pub(super) struct Lanes {
     held: AtomicUsize,
     bytes: Arc<AtomicUsize>,
     watch: Arc<Watch>,
+}
+
+/// Bytes of a write that waits, given back when it is done.
+struct Waiting(Arc<AtomicUsize>, usize);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::AcqRel);
+    }
 }
 
 /// A request that runs in the thread that took it, until this is dropped.
@@ -125,10 +135,10 @@ impl Lanes {
         if self.bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take).is_err() {
             return self.watch.later(Instant::now() + OVERFULL, Box::new(move || job(Err(reply))));
         }
-        let bytes = self.bytes.clone();
+        let waiting = Waiting(self.bytes.clone(), len);
         let counted = move || {
             job(Ok(reply));
-            bytes.fetch_sub(len, Ordering::AcqRel);
+            drop(waiting);
         };
         self.queue(disk, class, counted);
     }
@@ -166,7 +176,8 @@ impl Lane {
         let mut queue = self.queue.lock();
         loop {
             if let Some((_, job)) = queue.jobs.pop_front() {
-                parking_lot::MutexGuard::unlocked(&mut queue, job);
+                // A request that panics is dropped, which answers it with EIO; its lane goes on.
+                parking_lot::MutexGuard::unlocked(&mut queue, || caught(job));
                 continue;
             }
             queue.idle += 1;
@@ -255,7 +266,9 @@ impl Watch {
                 return;
             }
             drop(watched);
-            due.into_iter().for_each(|(_, job)| job());
+            for (_, job) in due {
+                caught(job);
+            }
         }
     }
 }
@@ -312,6 +325,40 @@ mod tests {
         done.recv_timeout(LIMIT).expect("it is not stuck")
     }
 
+    fn given_back(lanes: &Lanes) {
+        let end = Instant::now() + LIMIT;
+        while lanes.bytes.load(Ordering::Acquire) > 0 {
+            assert!(Instant::now() < end, "bytes are given back");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_request_that_panics_ends_no_thread_and_takes_no_place() {
+        let lanes = Lanes::new(2);
+        let (told, said) = channel();
+        // A reply that is dropped says so.
+        struct Reply(std::sync::mpsc::Sender<u32>);
+        impl Drop for Reply {
+            fn drop(&mut self) {
+                let _ = self.0.send(0);
+            }
+        }
+        for _ in 0..20 {
+            let reply = Reply(told.clone());
+            lanes.queue_bytes((1, Class::Change), 1, reply, |reply| {
+                let _reply = reply;
+                panic!("a fault of the test");
+            });
+            assert_eq!(done_within(&said), 0);
+        }
+        lanes.queue(1, Class::Change, move || told.send(1).expect("somebody listens"));
+        assert_eq!(done_within(&said), 1);
+        let lane = lanes.lanes.lock()[&(1, Class::Change)].clone();
+        assert!(lane.queue.lock().threads <= FEW_THREADS, "{lane:?}");
+        given_back(&lanes);
+    }
+
     #[test]
     fn writes_that_wait_take_so_many_bytes_and_no_more() {
         let lanes = Lanes::new(1);
@@ -329,10 +376,6 @@ mod tests {
         }
         assert_eq!(done_within(&said), 4, "the fifth is answered though nothing moves");
         drop(end);
-        let end = Instant::now() + LIMIT;
-        while lanes.bytes.load(Ordering::Acquire) > 0 {
-            assert!(Instant::now() < end, "bytes are given back");
-            std::thread::yield_now();
-        }
+        given_back(&lanes);
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::error::{Context, Errno, Error, Result};
 use crate::switch::{Kernel, Use};
+use crate::sys::to_the_end;
 use crate::tree::NodeId;
 use fuser::{INodeNo, Notifier};
 use std::ffi::OsStr;
@@ -88,12 +89,15 @@ impl PageDropper {
 /// Starts the thread that drops the pages of what comes through the queue. It ends with the last [`PageDropper`].
 pub(super) fn drop_pages_of(queue: Receiver<NodeId>, notifier: Notifier) -> Result<()> {
     let run = move || {
-        for node in queue {
+        for node in &queue {
             if let Err(error) = notifier.inval_inode(INodeNo(node.0), 0, 0) {
                 log::debug!("dropping the pages of {node:?}: {error}");
             }
         }
     };
-    std::thread::Builder::new().name("verfs-pages".into()).spawn(run).context(|| "starting a thread")?;
+    std::thread::Builder::new()
+        .name("verfs-pages".into())
+        .spawn(move || to_the_end(run))
+        .context(|| "starting a thread")?;
     Ok(())
 }

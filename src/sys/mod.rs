@@ -1,7 +1,9 @@
-//! The only unsafe code.
+//! The only unsafe code, and what a panic does.
 
 mod credentials;
 mod mapped;
+mod panic;
 
 pub(crate) use credentials::AsCaller;
 pub use mapped::Mapped;
+pub(crate) use panic::{caught, log_panics, to_the_end};

@@ -17,6 +17,7 @@ use crate::store::release::import;
 use crate::store::release::objects::Objects;
 use crate::store::{Store, look};
 use crate::switch::{First, Mount, Switcher, kind_on, mounted, set_read_ahead};
+use crate::sys::{log_panics, to_the_end};
 use crate::tree::ReleaseName;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, getrlimit};
@@ -65,6 +66,7 @@ enum Event {
 
 /// Mounts a store and serves it until it is unmounted. `ready` is called once it answers.
 pub(crate) fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Result<()> {
+    log_panics();
     let prepared = prepare(store, options)?;
     let group = group_id(&prepared.store.settings().access.group)?;
     let listener = Listener::bind(&prepared.store.socket_path(), group)?;
@@ -237,9 +239,11 @@ fn reap(fs: &Arc<Fs>) -> Result<()> {
     std::thread::Builder::new()
         .name("verfs-reaper".into())
         .spawn(move || {
-            while let Some(fs) = fs.upgrade() {
-                fs.media.iter().for_each(|media| media.reap_next(Duration::from_millis(500)));
-            }
+            to_the_end(|| {
+                while let Some(fs) = fs.upgrade() {
+                    fs.media.iter().for_each(|media| media.reap_next(Duration::from_millis(500)));
+                }
+            });
         })
         .context(|| "starting a thread")?;
     Ok(())
@@ -252,11 +256,13 @@ fn now_and_then(thread: &str, fs: &Arc<Fs>, work: fn(&Fs)) -> Result<()> {
     std::thread::Builder::new()
         .name(thread.into())
         .spawn(move || {
-            while let Some(fs) = fs.upgrade() {
-                work(&fs);
-                drop(fs);
-                std::thread::sleep(Duration::from_millis(500));
-            }
+            to_the_end(|| {
+                while let Some(fs) = fs.upgrade() {
+                    work(&fs);
+                    drop(fs);
+                    std::thread::sleep(Duration::from_millis(500));
+                }
+            });
         })
         .context(|| "starting a thread")?;
     Ok(())

@@ -16,6 +16,7 @@ use crate::tree::{EntryName, Kind, LayerPath, NodeId};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// What is to be made at a name.
 #[derive(Clone, Copy, Debug)]
@@ -305,17 +306,19 @@ impl Changing<'_> {
             _ => false,
         };
         let announced = self.media.nodes.lock().begin_step(step);
-        let (result, outcome) = match work() {
-            Ok(_) if name_goes => (Ok(()), StepOutcome::NameGone),
-            Ok(kept) => (Ok(()), StepOutcome::Done(kept)),
-            Err(error) => (Err(error), StepOutcome::Failed),
+        // What was announced ends, whatever comes: else nobody could change those names any more.
+        let (result, outcome) = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(_)) if name_goes => (Ok(Ok(())), StepOutcome::NameGone),
+            Ok(Ok(kept)) => (Ok(Ok(())), StepOutcome::Done(kept)),
+            Ok(Err(error)) => (Ok(Err(error)), StepOutcome::Failed),
+            Err(panic) => (Err(panic), StepOutcome::Failed),
         };
         let gone = self.media.nodes.lock().end_step(announced, outcome);
         self.media.noted.notify_all();
         if let (Some(orphan), Step::Unlink(path) | Step::Rename(_, path, _)) = (gone, step) {
             self.media.let_go(self.media.scopes.of(path.in_docroot())?, &orphan);
         }
-        result
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     fn make_dirs(&self, path: &LayerPath) -> Result<()> {

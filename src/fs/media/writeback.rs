@@ -6,6 +6,7 @@
 //! complete, and drops the pages below that the disk has taken.
 
 use crate::error::Result;
+use crate::sys::to_the_end;
 use crate::tree::NodeId;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -130,15 +131,16 @@ impl Writeback {
 /// mount.
 fn start(runs: Arc<Mutex<LruCache<NodeId, Run>>>) -> SyncSender<NodeId> {
     let (ready, nodes) = sync_channel(FILES.get());
-    if let Err(error) =
-        std::thread::Builder::new().name("verfs-writeback".into()).spawn(move || write_out(&runs, nodes))
+    if let Err(error) = std::thread::Builder::new()
+        .name("verfs-writeback".into())
+        .spawn(move || to_the_end(|| write_out(&runs, &nodes)))
     {
         log::error!("starting the thread that writes large files early: {error}");
     }
     ready
 }
 
-fn write_out(runs: &Mutex<LruCache<NodeId, Run>>, nodes: Receiver<NodeId>) {
+fn write_out(runs: &Mutex<LruCache<NodeId, Run>>, nodes: &Receiver<NodeId>) {
     for node in nodes {
         let taken = runs.lock().peek_mut(&node).map(|run| (run.file.clone(), run.take()));
         let Some((Some(file), range)) = taken else { continue };
