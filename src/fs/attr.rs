@@ -3,6 +3,7 @@
 use super::mount::LookupRef;
 use crate::store::active::stamps::Stamp;
 use crate::tree::{Kind, Node, NodeId, Owner};
+use rustix::fs::FileType;
 use std::time::Duration;
 
 /// How long the kernel may keep what it is told.
@@ -41,6 +42,19 @@ impl From<Kind> for Type {
             Kind::Dir => Self::Dir,
             Kind::File => Self::File,
             Kind::Symlink => Self::Symlink,
+        }
+    }
+}
+
+impl From<FileType> for Type {
+    fn from(kind: FileType) -> Self {
+        match kind {
+            FileType::Directory => Self::Dir,
+            FileType::RegularFile => Self::File,
+            FileType::Symlink => Self::Symlink,
+            FileType::Fifo => Self::Fifo,
+            FileType::Socket => Self::Socket,
+            _ => Self::Device,
         }
     }
 }

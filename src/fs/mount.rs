@@ -5,17 +5,17 @@
 //!
 //! The locks here are leaves: nothing is taken and nothing is waited for under them.
 
-use super::media::ListedEntry;
+use super::media::Window;
 use crate::tree::NodeId;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Listings that are kept between two calls.
-const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+/// Bytes of the listings that are kept between two calls, in all. A reader whose listing was dropped has its directory
+/// read again.
+const LISTINGS: usize = 32 << 20;
 /// Handles of listings in scopes are past every number of a switch.
 const FIRST_HANDLE: u64 = 1 << 32;
 /// With more forgotten nodes than this the reaper is woken once for as many FORGETs.
@@ -25,12 +25,18 @@ const MANY: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Mount {
     lookups: Mutex<Lookups>,
-    listings: Mutex<LruCache<u64, KeptListing>>,
+    listings: Mutex<Listings>,
     next_handle: AtomicU64,
 }
 
-/// The entries of an open directory.
-pub(crate) type KeptListing = Arc<Vec<ListedEntry>>;
+/// The entries of an open directory that come next.
+pub(crate) type KeptListing = Arc<Window>;
+
+#[derive(Debug)]
+struct Listings {
+    kept: LruCache<u64, KeptListing>,
+    bytes: usize,
+}
 
 #[derive(Debug, Default)]
 struct Lookups {
@@ -43,7 +49,7 @@ impl Default for Mount {
     fn default() -> Self {
         Self {
             lookups: Mutex::default(),
-            listings: Mutex::new(LruCache::new(LISTINGS)),
+            listings: Mutex::new(Listings { kept: LruCache::unbounded(), bytes: 0 }),
             next_handle: AtomicU64::new(FIRST_HANDLE),
         }
     }
@@ -96,20 +102,40 @@ impl Mount {
 
     /// The listing of a handle, if it is kept.
     pub(crate) fn listing(&self, handle: u64) -> Option<KeptListing> {
-        self.listings.lock().get(&handle).cloned()
+        self.listings.lock().kept.get(&handle).cloned()
     }
 
-    /// Keeps the listing of a handle.
+    /// Keeps the listing of a handle, and drops others that were not read for the longest time if there are too many.
     pub(crate) fn keep_listing(&self, handle: u64, listing: KeptListing) {
-        let gone = self.listings.lock().push(handle, listing);
+        let mut gone = Vec::new();
+        let mut listings = self.listings.lock();
+        listings.bytes += size_of_listing(&listing);
+        gone.extend(listings.kept.push(handle, listing).map(|(_, before)| before));
+        listings.bytes -= gone.iter().map(size_of_listing).sum::<usize>();
+        while listings.bytes > LISTINGS
+            && listings.kept.len() > 1
+            && let Some((_, oldest)) = listings.kept.pop_lru()
+        {
+            listings.bytes -= size_of_listing(&oldest);
+            gone.push(oldest);
+        }
+        drop(listings);
         drop(gone);
     }
 
     /// A listing is over.
     pub(crate) fn end_listing(&self, handle: u64) {
-        let gone = self.listings.lock().pop(&handle);
+        let mut listings = self.listings.lock();
+        let gone = listings.kept.pop(&handle);
+        listings.bytes -= gone.as_ref().map_or(0, size_of_listing);
+        drop(listings);
         drop(gone);
     }
+}
+
+/// What keeping a listing takes, an empty one too.
+fn size_of_listing(listing: &KeptListing) -> usize {
+    listing.bytes() + 256
 }
 
 /// A lookup that was counted: say [`LookupRef::sent`] when the reply that names the node is sent; dropped, the lookup

@@ -319,17 +319,9 @@ impl Media {
 
 fn attr_of_stat(node: NodeId, stat: &Stat) -> Attr {
     let stamp = |second: i64, nanos: i64| Stamp { second, nanos: nanos as u32 };
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Type::Dir,
-        FileType::RegularFile => Type::File,
-        FileType::Symlink => Type::Symlink,
-        FileType::Fifo => Type::Fifo,
-        FileType::Socket => Type::Socket,
-        _ => Type::Device,
-    };
     Attr {
         node,
-        kind,
+        kind: FileType::from_raw_mode(stat.st_mode).into(),
         mode: (stat.st_mode & 0o7777) as u16,
         owner: Owner { uid: stat.st_uid, gid: stat.st_gid },
         size: stat.st_size as u64,

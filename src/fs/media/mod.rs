@@ -28,7 +28,7 @@ mod writeback;
 
 pub use attrs::Changes;
 pub use content::{Reading, Source, Writing};
-pub(crate) use listing::ListedEntry;
+pub(crate) use entries::Window;
 pub use mutate::{New, Permissions};
 pub use scopes::{ScopeId, Scopes};
 pub use shadow::{How, Restored};

@@ -269,7 +269,7 @@ impl Visible<'_> {
     /// Whether a directory shows no entry; anything else counts as empty.
     fn is_empty(&self, path: &LayerPath) -> Result<bool> {
         match self.look(path)?.layers.shown().is_dir() {
-            true => Ok(self.entries(path)?.is_empty()),
+            true => Ok(!self.has_names(path)?),
             false => Ok(true),
         }
     }

@@ -77,7 +77,7 @@ impl Media {
         let mut restored = Vec::new();
         for (path, _) in hidden {
             let changing = self.change_at(task, &path)?;
-            let own = changing.entries(&path)?.is_empty();
+            let own = !changing.has_names(&path)?;
             let plan = union::restore(changing.name(&path)?, own).map_err(|_| {
                 Error::request(format!(
                     "{} is a directory with files of its own in place of the release's file: remove it first",

@@ -5,6 +5,7 @@ use crate::error::{Errno, OnDisk, Result};
 use crate::tree::LayerPath;
 use crate::tree::union::UpperKind;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
+use std::ops::ControlFlow;
 
 /// What the upper layer has at a path.
 #[derive(Clone, Copy, Debug)]
@@ -52,20 +53,34 @@ impl Home {
 
     /// The names in a directory of the upper layer; none if it is not there.
     pub fn list(&self, path: &LayerPath) -> Result<Vec<UpperName>> {
+        let mut found = Vec::new();
+        self.each(path, |name, id, kind| {
+            found.push(UpperName { name: name.to_vec(), id, kind });
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    /// The same, one after the other, for as long as `take` goes on.
+    pub fn each(
+        &self,
+        path: &LayerPath,
+        mut take: impl FnMut(&[u8], FileId, FileType) -> ControlFlow<()>,
+    ) -> Result<()> {
         let shown = || self.show(path);
         let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
-        let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(Vec::new()) };
+        let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(()) };
         let device = rustix::fs::fstat(&dir).on_disk("looking at", shown)?.st_dev;
-        let mut found = Vec::new();
         for entry in rustix::fs::Dir::read_from(&dir).on_disk("listing", shown)? {
             let entry = entry.on_disk("listing", shown)?;
             let name = entry.file_name().to_bytes();
-            if !matches!(name, b"." | b"..") {
-                let id = FileId::listed(device, entry.ino());
-                found.push(UpperName { name: name.to_vec(), id, kind: entry.file_type() });
+            if !matches!(name, b"." | b"..")
+                && take(name, FileId::listed(device, entry.ino()), entry.file_type()).is_break()
+            {
+                break;
             }
         }
-        Ok(found)
+        Ok(())
     }
 }
 

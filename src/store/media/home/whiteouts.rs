@@ -35,16 +35,24 @@ impl Home {
     /// The names that are hidden one by one in a directory.
     pub fn whiteouts_in(&self, path: &LayerPath) -> Result<HashSet<Vec<u8>>> {
         let mut hidden = HashSet::new();
+        self.each_whiteout(path, &mut |name| {
+            hidden.insert(name.to_vec());
+        })?;
+        Ok(hidden)
+    }
+
+    /// The same, one after the other.
+    pub fn each_whiteout(&self, path: &LayerPath, take: &mut dyn FnMut(&[u8])) -> Result<()> {
         let shown = || self.show_in(In::Whiteouts, path);
         let opened = absent(self.open_at(In::Whiteouts, path, OFlags::RDONLY | OFlags::DIRECTORY));
-        let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(hidden) };
+        let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(()) };
         for entry in rustix::fs::Dir::read_from(&dir).on_disk("listing", shown)? {
             let entry = entry.on_disk("listing", shown)?;
             if entry.file_type() == FileType::RegularFile {
-                hidden.insert(entry.file_name().to_bytes().to_vec());
+                take(entry.file_name().to_bytes());
             }
         }
-        Ok(hidden)
+        Ok(())
     }
 
     /// Hides the release's entry at a path. What was below in the tree of whiteouts goes in the same instant, by an
