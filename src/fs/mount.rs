@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of the listings that are kept between two calls, in all. A reader whose listing was dropped has its directory
 /// read again.
-const LISTINGS: usize = 32 << 20;
+const LISTINGS: usize = 16 << 20;
 /// Handles of listings in scopes are past every number of a switch.
 const FIRST_HANDLE: u64 = 1 << 32;
 /// With more forgotten nodes than this the reaper is woken once for as many FORGETs.

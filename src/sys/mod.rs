@@ -2,8 +2,10 @@
 
 mod credentials;
 mod mapped;
+mod memory;
 mod panic;
 
 pub(crate) use credentials::AsCaller;
 pub use mapped::Mapped;
+pub(crate) use memory::give_memory_back;
 pub(crate) use panic::{caught, log_panics, to_the_end};

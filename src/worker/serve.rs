@@ -17,7 +17,7 @@ use crate::store::release::import;
 use crate::store::release::objects::Objects;
 use crate::store::{Store, look};
 use crate::switch::{First, Mount, Switcher, kind_on, mounted, set_read_ahead};
-use crate::sys::{log_panics, to_the_end};
+use crate::sys::{give_memory_back, log_panics, to_the_end};
 use crate::tree::ReleaseName;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, getrlimit};
@@ -67,6 +67,7 @@ enum Event {
 /// Mounts a store and serves it until it is unmounted. `ready` is called once it answers.
 pub(crate) fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready)) -> Result<()> {
     log_panics();
+    give_memory_back();
     let prepared = prepare(store, options)?;
     let group = group_id(&prepared.store.settings().access.group)?;
     let listener = Listener::bind(&prepared.store.socket_path(), group)?;

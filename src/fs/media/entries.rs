@@ -20,23 +20,35 @@ const WINDOW: usize = 16 << 10;
 const AT_A_TIME: usize = 256;
 
 /// A visible name in a directory.
-#[derive(Debug)]
-pub(crate) struct VisibleName {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct VisibleName<'w> {
     pub(super) cookie: u64,
     /// The number for d_ino.
     pub(super) number: NodeId,
     pub(super) kind: Type,
-    pub(super) name: Box<[u8]>,
+    pub(super) name: &'w [u8],
 }
 
-/// The visible names whose cookies come next.
+/// The visible names whose cookies come next. It may be kept for long beside many others, so it lies in two pieces of
+/// memory, however many names it has.
 #[derive(Debug)]
 pub(crate) struct Window {
     /// Behind this cookie.
     after: u64,
     /// Up to this one; `None`: to the end of the directory.
     pub(super) end: Option<u64>,
-    pub(super) names: Vec<VisibleName>,
+    entries: Vec<WindowEntry>,
+    /// The names, one after the other.
+    names: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct WindowEntry {
+    cookie: u64,
+    number: NodeId,
+    kind: Type,
+    /// Where its name begins.
+    name: usize,
 }
 
 impl Window {
@@ -45,9 +57,22 @@ impl Window {
         self.after <= after && self.end.is_none_or(|end| after < end)
     }
 
+    /// What comes behind a cookie.
+    pub(super) fn behind(&self, after: u64) -> impl Iterator<Item = VisibleName<'_>> {
+        let from = self.entries.partition_point(|entry| entry.cookie <= after);
+        let entries = self.entries.get(from..).unwrap_or_default();
+        let ends = entries.iter().skip(1).map(|entry| entry.name).chain([self.names.len()]);
+        entries.iter().zip(ends).map(|(entry, end)| VisibleName {
+            cookie: entry.cookie,
+            number: entry.number,
+            kind: entry.kind,
+            name: self.names.get(entry.name..end).unwrap_or_default(),
+        })
+    }
+
     /// Bytes of memory that it takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.names.iter().map(|name| size_of::<VisibleName>() + name.name.len()).sum()
+        self.entries.capacity() * size_of::<WindowEntry>() + self.names.capacity()
     }
 }
 
@@ -153,7 +178,14 @@ impl Visible<'_> {
         }
         found.extend(upper.names.into_iter().map(|Offered { key, what: (id, kind) }| (key, Layer::Upper(id, kind))));
         found.retain(|(cookie, _), _| end.is_none_or(|end| *cookie <= end));
-        Ok(Window { after, end, names: self.numbered(path, found) })
+        let mut window = Window {
+            after,
+            end,
+            entries: Vec::with_capacity(found.len()),
+            names: Vec::with_capacity(found.keys().map(|(_, name)| name.len()).sum()),
+        };
+        self.number(path, found, &mut window);
+        Ok(window)
     }
 
     /// Whether a directory shows any name.
@@ -191,9 +223,8 @@ impl Visible<'_> {
         Ok(Some(super::Lower { release: release.clone(), index, node }))
     }
 
-    /// The names with the numbers under which they are listed: their node's where they have one.
-    fn numbered(&self, dir: &LayerPath, found: BTreeMap<(u64, Box<[u8]>), Layer>) -> Vec<VisibleName> {
-        let mut names = Vec::with_capacity(found.len());
+    /// Notes the names with the numbers under which they are listed: their node's where they have one.
+    fn number(&self, dir: &LayerPath, found: BTreeMap<(u64, Box<[u8]>), Layer>, window: &mut Window) {
         let mut found = found.into_iter().peekable();
         while found.peek().is_some() {
             let nodes = self.media.nodes.lock();
@@ -210,10 +241,10 @@ impl Visible<'_> {
                     Layer::Upper(_, FileType::Directory) => (number_of_dir(), Type::Dir),
                     Layer::Upper(id, kind) => (known.unwrap_or_else(|| nodes.number_of_file(id)), kind.into()),
                 };
-                names.push(VisibleName { cookie, number, kind, name });
+                window.entries.push(WindowEntry { cookie, number, kind, name: window.names.len() });
+                window.names.extend_from_slice(&name);
             }
         }
-        names
     }
 }
 

@@ -37,15 +37,14 @@ impl Media {
                     window
                 }
             };
-            let from = window.names.partition_point(|entry| entry.cookie <= after);
-            for VisibleName { cookie, number, kind, name } in &window.names[from..] {
+            for VisibleName { cookie, number, kind, name } in window.behind(after) {
                 if listed.len() - dots == most {
                     return Ok(listed);
                 }
                 let mut entry = Listed {
                     name: name.to_vec(),
-                    cookie: *cookie,
-                    attr: Attr { node: *number, kind: *kind, ..own },
+                    cookie,
+                    attr: Attr { node: number, kind, ..own },
                     ttl: Ttl::Zero,
                     lookup: None,
                 };
