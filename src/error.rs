@@ -267,7 +267,22 @@ impl fmt::Display for Error {
             Self::Io { context, source } => write!(f, "{context}: {source}"),
             Self::Errno(errno) => write!(f, "{errno}"),
             Self::Refused => f.write_str("the path lies in no scope, so it cannot be written"),
-            Self::Disk { operation, path, errno } => write!(f, "{operation} {}: {errno}", path.escape_ascii()),
+            Self::Disk { operation, path, errno } => write!(f, "{operation} {}: {errno}", Shown(path)),
+        }
+    }
+}
+
+/// Bytes of a path that a message shows: users choose it, and it may be as long as they like.
+const SHOWN: usize = 300;
+
+/// A path as a message shows it: escaped, and cut if it is long.
+pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get(..SHOWN).filter(|shown| shown.len() < self.0.len()) {
+            Some(shown) => write!(f, "{}...", shown.escape_ascii()),
+            None => write!(f, "{}", self.0.escape_ascii()),
         }
     }
 }

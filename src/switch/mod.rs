@@ -41,7 +41,7 @@ pub use commit::{Commit, Effect, End, Outcome, Runner, Tidy};
 pub use invalidate::{Invalidations, Notice, Phase, ReleasePair};
 pub use kernel::{Kernel, Use};
 pub use moment::{Clock, Moment, SecondOf, SystemClock};
-pub use mounts::{Mounted, kind_on, mounted, set_read_ahead};
+pub use mounts::{Mounted, below, kind_on, mounted, set_read_ahead};
 pub use plan::{Before, Plan};
 pub use prepare::{Prepared, Stamped};
 pub use publish::{Published, Snapshot, Stage, UnderWay};

@@ -24,7 +24,7 @@ pub fn mounted() -> Result<Vec<Mounted>> {
 }
 
 /// Mountpoints strictly below a directory.
-pub(super) fn below(dir: &Path) -> Result<Vec<PathBuf>> {
+pub fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     let inside = |path: &PathBuf| path.starts_with(dir) && path != dir;
     Ok(all()?.into_iter().map(|(mountpoint, _, _)| mountpoint).filter(inside).collect())
 }

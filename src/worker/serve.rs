@@ -16,7 +16,7 @@ use crate::store::media::home::Home;
 use crate::store::release::import;
 use crate::store::release::objects::Objects;
 use crate::store::{Store, look};
-use crate::switch::{First, Mount, Switcher, kind_on, mounted, set_read_ahead};
+use crate::switch::{First, Kernel, Mount, Switcher, below, kind_on, mounted, set_read_ahead};
 use crate::sys::{give_memory_back, log_panics, to_the_end};
 use crate::tree::ReleaseName;
 use rustix::mount::{UnmountFlags, unmount};
@@ -24,10 +24,12 @@ use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -160,6 +162,7 @@ fn run(prepared: Prepared, connection: Connection, listener: Listener) -> Result
         first.commit(&store)?;
     }
     tend(&fs, pages)?;
+    drop_unused(&fs, &kernel, &mountpoint)?;
     let mount = Mount { fs: fs.clone(), kernel: kernel.clone(), mountpoint: mountpoint.clone() };
     let switcher = Switcher::mounted(store, mount, active);
     let service = Arc::new(Service::new(switcher, fs, kernel, mountpoint.clone()));
@@ -226,12 +229,38 @@ fn drop_capability(which: CapabilitySet) -> Result<()> {
 /// Work beside requests: faults are tried again. In the writable layer pages are dropped that somebody changed behind
 /// the mount, nodes that the kernel forgot let go of, idle descriptors closed, scopes measured.
 fn tend(fs: &Arc<Fs>, pages: PageDropper) -> Result<()> {
-    now_and_then("verfs-faults", fs, Fs::probe_faults)?;
+    let each = |thread: &str, work: fn(&Fs)| {
+        now_and_then(thread, Arc::downgrade(fs), move |fs| {
+            work(fs);
+            Ok(())
+        })
+    };
+    each("verfs-faults", Fs::probe_faults)?;
     let Some(media) = &fs.media else { return Ok(()) };
     media.on_change_behind(move |node| pages.drop_pages(node));
     reap(fs)?;
-    now_and_then("verfs-idle", fs, |fs| fs.media.iter().for_each(Media::close_idle))?;
-    now_and_then("verfs-usage", fs, |fs| fs.media.iter().for_each(Media::measure))
+    each("verfs-idle", |fs| fs.media.iter().for_each(Media::close_idle))?;
+    each("verfs-usage", |fs| fs.media.iter().for_each(Media::measure))
+}
+
+/// Keeps the names bounded that the kernel knows in scopes. A directory in which something is mounted stays: dropping it
+/// would unmount that.
+fn drop_unused(fs: &Arc<Fs>, kernel: &Arc<dyn Kernel>, mountpoint: &Path) -> Result<()> {
+    let (fs, kernel, mountpoint) = (Arc::downgrade(fs), kernel.clone(), mountpoint.to_owned());
+    let work = move |fs: &Fs| {
+        let Some(media) = &fs.media else { return Ok(()) };
+        media.drop_unused(|unused| {
+            if let Some(dir) = &unused.dir_at {
+                let dir = mountpoint.join(OsStr::from_bytes(dir));
+                if below(&mountpoint)?.iter().any(|mounted| mounted.starts_with(&dir)) {
+                    return Ok(false);
+                }
+            }
+            // One that the kernel does not hold any more is an error, and as good as dropped.
+            Ok(kernel.drop_entry(unused.dir, &unused.name).is_ok())
+        })
+    };
+    now_and_then("verfs-unused", fs, work)
 }
 
 /// Lets go of what the kernel forgot, as long as the writable layer is there.
@@ -252,14 +281,15 @@ fn reap(fs: &Arc<Fs>) -> Result<()> {
 
 /// Does something twice a second, as long as the mount is there. Each in a thread of its own: a disk may keep it
 /// waiting.
-fn now_and_then(thread: &str, fs: &Arc<Fs>, work: fn(&Fs)) -> Result<()> {
-    let fs = Arc::downgrade(fs);
+fn now_and_then(thread: &str, fs: Weak<Fs>, work: impl Fn(&Fs) -> Result<()> + Send + 'static) -> Result<()> {
     std::thread::Builder::new()
         .name(thread.into())
         .spawn(move || {
             to_the_end(|| {
                 while let Some(fs) = fs.upgrade() {
-                    work(&fs);
+                    if let Err(error) = work(&fs) {
+                        log::error!("{error}");
+                    }
                     drop(fs);
                     std::thread::sleep(Duration::from_millis(500));
                 }

@@ -232,6 +232,16 @@ impl Rig {
         ));
     }
 
+    /// The memory of the daemon that is its own, in KiB.
+    pub fn rss_anon(&self) -> u64 {
+        let of = |pid: &u32| -> u64 {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+            line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        self.pids.iter().map(of).max().unwrap()
+    }
+
     /// The daemon's processes, as `status` named them after the mount.
     pub fn pids(&self) -> &[u32] {
         &self.pids

@@ -355,10 +355,7 @@ impl Described {
         let whole_disk = error.verdict() == Verdict::DiskFault;
         let (kind, path, text) = match error {
             Error::Disk { operation, path, errno } => {
-                let shown = cut(path).escape_ascii();
-                let more = if path.len() > LONGEST { "..." } else { "" };
-                let kind = (*operation, Cause::Errno(errno.raw_os_error()));
-                (kind, hash(path), format!("{operation} {shown}{more}: {errno}"))
+                ((*operation, Cause::Errno(errno.raw_os_error())), hash(path), error.to_string())
             }
             error => {
                 let kind = match error {

@@ -17,9 +17,6 @@ mod mutate;
 mod namespace;
 mod node;
 mod nodes;
-#[cfg(test)]
-mod nodes_tests;
-mod places;
 mod reaper;
 mod scopes;
 mod shadow;
@@ -30,6 +27,7 @@ pub use attrs::Changes;
 pub use content::{Reading, Source, Writing};
 pub(crate) use entries::Window;
 pub use mutate::{New, Permissions};
+pub use nodes::Unused;
 pub use scopes::{ScopeId, Scopes};
 pub use shadow::{How, Restored};
 

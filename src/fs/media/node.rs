@@ -1,6 +1,6 @@
 //! One node of a scope: its names, what is behind it, and what is under way with it.
 
-use super::places::PlaceId;
+use super::nodes::PlaceId;
 use super::scopes::ScopeId;
 use crate::fs::epoch::Release;
 use crate::store::media::home::{FileId, Orphan};
@@ -85,6 +85,8 @@ pub(super) struct MediaNode {
     pub(super) changes: u64,
     /// Steps under way that change its names: until they are over, nobody else does.
     pub(super) moving: u32,
+    /// How often it was looked up.
+    pub(super) looks: u64,
 }
 
 /// What a node was at one moment, and where: for the work that is done without a lock.

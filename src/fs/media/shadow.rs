@@ -3,7 +3,7 @@
 use super::lookup::Visible;
 use super::mutate::Materials;
 use super::{Media, Task};
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::fs::epoch::Epoch;
 use crate::store::media::home::{Whiteout, upper_kind};
 use crate::tree::union::{self, Name, Shown, UpperKind};
@@ -53,7 +53,7 @@ impl Media {
 
     /// Drops what hides the release's entry at a path of the docroot, and below it.
     pub fn restore(&self, task: Task<'_>, path: &[u8]) -> Result<Vec<Restored>> {
-        let shown = path.escape_ascii();
+        let shown = error::Shown(path);
         let visible = Visible { media: self, epoch: task.epoch };
         let Ok(scope) = self.scopes.of(path) else {
             return Err(Error::request(format!("{shown} lies in no scope, so nothing hides the release there")));
@@ -81,7 +81,7 @@ impl Media {
             let plan = union::restore(changing.name(&path)?, own).map_err(|_| {
                 Error::request(format!(
                     "{} is a directory with files of its own in place of the release's file: remove it first",
-                    path.in_docroot().escape_ascii()
+                    error::Shown(path.in_docroot())
                 ))
             })?;
             changing.carry_out(plan, Materials::default())?;

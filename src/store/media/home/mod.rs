@@ -20,7 +20,7 @@ pub use upper::{Upper, UpperName, upper_kind};
 pub use whiteouts::Whiteout;
 pub use xattrs::{has_default_acl, is_acl, set_xattr, xattrs};
 
-use crate::error::{Context, Errno, Error, OnDisk, Result};
+use crate::error::{Context, Errno, Error, OnDisk, Result, Shown};
 use crate::fault;
 use crate::tree::union::{Onto, Step, UpperKind};
 use crate::tree::{LayerId, LayerPath, Node};
@@ -227,7 +227,7 @@ impl Home {
         for name in removed {
             if let Err(error) = remove_all(&self.tmp, &name) {
                 let shown = self.show_beside("tmp", &name);
-                log::warn!("removing {}: {error}; the next mount does it", shown.escape_ascii());
+                log::warn!("removing {}: {error}; the next mount does it", Shown(&shown));
             }
         }
     }

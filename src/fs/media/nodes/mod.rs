@@ -8,15 +8,25 @@
 //! ([`Nodes::begin_step`]) and ends here ([`Nodes::end_step`]), and a look without a lock learns whether it still holds
 //! ([`Nodes::outran`]).
 
+mod places;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod unused;
+
+pub(super) use places::PlaceId;
+pub(super) use steps::StepOutcome;
+pub use unused::Unused;
+
 use super::node::{Backing, Held, MediaNode, pure_of_file};
-use super::places::{PlaceId, Places};
 use super::scopes::ScopeId;
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
 use crate::fs::mount::{LookupRef, Mount};
 use crate::store::media::home::{FileId, Orphan};
-use crate::tree::union::{Onto, Step};
 use crate::tree::{LayerPath, Node, NodeId};
+use lru::LruCache;
+use places::Places;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -30,38 +40,18 @@ const NAMES: usize = 64;
 
 /// When a look at the names of a directory began: how many steps there, and how many moves of directories, had ended.
 #[derive(Debug)]
-pub(super) struct Seen {
-    pub(super) dir: LayerPath,
+pub(in crate::fs::media) struct Seen {
+    pub(in crate::fs::media) dir: LayerPath,
     ended: u64,
     moved: u64,
 }
 
-/// A step under way: the nodes whose names it changes.
-#[derive(Debug)]
-pub(super) struct Announced<'s> {
-    step: &'s Step,
-    from: Option<NodeId>,
-    to: Option<NodeId>,
-    /// Directories that it moves, by the names that they have before.
-    dirs: Vec<&'s LayerPath>,
-}
-
-/// What came of a step.
-#[derive(Debug)]
-pub(super) enum StepOutcome {
-    /// It failed.
-    Failed,
-    /// It was done; the leaf that it took out of the tree, and that is kept.
-    Done(Option<Orphan>),
-    /// It was a whiteout, and left nothing at its name.
-    NameGone,
-}
-
 /// All nodes of a store.
 #[derive(Debug)]
-pub(super) struct Nodes {
+pub(in crate::fs::media) struct Nodes {
     mount: Arc<Mount>,
-    nodes: HashMap<NodeId, MediaNode>,
+    /// Those that were looked up last come first.
+    nodes: LruCache<NodeId, MediaNode>,
     /// Where they lie. The node of a place has the place among its names, and the other way round.
     places: Places,
     by_file: HashMap<FileId, NodeId>,
@@ -77,10 +67,10 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    pub(super) fn new(mount: Arc<Mount>) -> Self {
+    pub(in crate::fs::media) fn new(mount: Arc<Mount>) -> Self {
         Self {
             mount,
-            nodes: HashMap::new(),
+            nodes: LruCache::unbounded(),
             places: Places::default(),
             by_file: HashMap::new(),
             serial: 0,
@@ -92,37 +82,37 @@ impl Nodes {
         }
     }
 
-    pub(super) fn get(&self, node: NodeId) -> Option<&MediaNode> {
-        self.nodes.get(&node)
+    pub(in crate::fs::media) fn get(&self, node: NodeId) -> Option<&MediaNode> {
+        self.nodes.peek(&node)
     }
 
-    pub(super) fn get_mut(&mut self, node: NodeId) -> Option<&mut MediaNode> {
-        self.nodes.get_mut(&node)
+    pub(in crate::fs::media) fn get_mut(&mut self, node: NodeId) -> Option<&mut MediaNode> {
+        self.nodes.peek_mut(&node)
     }
 
-    pub(super) fn at(&self, path: &LayerPath) -> Option<NodeId> {
+    pub(in crate::fs::media) fn at(&self, path: &LayerPath) -> Option<NodeId> {
         Some(self.places.node(self.places.find(path)?)?.0)
     }
 
     /// A path of a node; `None` if it has none any more.
-    pub(super) fn path(&self, node: NodeId) -> Result<Option<LayerPath>> {
-        let held = self.nodes.get(&node).ok_or(Error::answer(Errno::STALE))?;
+    pub(in crate::fs::media) fn path(&self, node: NodeId) -> Result<Option<LayerPath>> {
+        let held = self.nodes.peek(&node).ok_or(Error::answer(Errno::STALE))?;
         held.names.first().map_or(Ok(None), |name| self.places.path(*name))
     }
 
     /// The path of a directory.
-    pub(super) fn dir_path(&self, dir: NodeId) -> Result<LayerPath> {
+    pub(in crate::fs::media) fn dir_path(&self, dir: NodeId) -> Result<LayerPath> {
         self.path(dir)?.ok_or(Error::answer(Errno::NOENT))
     }
 
     /// The path of a name in a directory.
-    pub(super) fn below(&self, dir: NodeId, name: &[u8]) -> Result<LayerPath> {
+    pub(in crate::fs::media) fn below(&self, dir: NodeId, name: &[u8]) -> Result<LayerPath> {
         Ok(self.dir_path(dir)?.join(name))
     }
 
     /// A node as it is now, and where.
-    pub(super) fn held(&self, node: NodeId) -> Result<Held> {
-        let held = self.nodes.get(&node).ok_or(Error::answer(Errno::STALE))?;
+    pub(in crate::fs::media) fn held(&self, node: NodeId) -> Result<Held> {
+        let held = self.nodes.peek(&node).ok_or(Error::answer(Errno::STALE))?;
         Ok(Held {
             path: self.path(node)?,
             scope: held.scope,
@@ -132,35 +122,35 @@ impl Nodes {
     }
 
     /// The device that a directory lies on, if it is known.
-    pub(super) fn disk_of(&self, dir: &LayerPath) -> Option<u64> {
-        Some(self.nodes.get(&self.at(dir)?)?.disk)
+    pub(in crate::fs::media) fn disk_of(&self, dir: &LayerPath) -> Option<u64> {
+        Some(self.nodes.peek(&self.at(dir)?)?.disk)
     }
 
     /// The place of a directory whose entries are listed, if any of them is known.
-    pub(super) fn place(&self, dir: &LayerPath) -> Option<PlaceId> {
+    pub(in crate::fs::media) fn place(&self, dir: &LayerPath) -> Option<PlaceId> {
         self.places.find(dir)
     }
 
     /// The node of a name in a directory.
-    pub(super) fn in_place(&self, dir: Option<PlaceId>, name: &[u8]) -> Option<NodeId> {
+    pub(in crate::fs::media) fn in_place(&self, dir: Option<PlaceId>, name: &[u8]) -> Option<NodeId> {
         Some(self.places.node(self.places.find_in(dir?, name)?)?.0)
     }
 
     /// Whether a release's file is known as this node.
-    pub(super) fn is_lower(&self, node: NodeId, lower: &Node) -> bool {
-        let backing = self.nodes.get(&node).map(|held| &held.backing);
+    pub(in crate::fs::media) fn is_lower(&self, node: NodeId, lower: &Node) -> bool {
+        let backing = self.nodes.peek(&node).map(|held| &held.backing);
         matches!(backing, Some(Backing::Lower { node: was, .. }) if *was == lower.nodeid)
     }
 
     /// The number under which an upper file is shown in a listing.
-    pub(super) fn number_of_file(&self, id: FileId) -> NodeId {
+    pub(in crate::fs::media) fn number_of_file(&self, id: FileId) -> NodeId {
         self.by_file.get(&id).copied().unwrap_or_else(|| pure_of_file(id))
     }
 
     /// The node of this file if it is known, and known under other names only.
-    pub(super) fn elsewhere(&self, id: FileId, path: &LayerPath) -> Option<(NodeId, &MediaNode)> {
+    pub(in crate::fs::media) fn elsewhere(&self, id: FileId, path: &LayerPath) -> Option<(NodeId, &MediaNode)> {
         let node = *self.by_file.get(&id)?;
-        let held = self.nodes.get(&node)?;
+        let held = self.nodes.peek(&node)?;
         (self.at(path) != Some(node)).then_some((node, held))
     }
 
@@ -169,13 +159,13 @@ impl Nodes {
     }
 
     /// A look at names of this directory begins.
-    pub(super) fn seen(&self, dir: LayerPath) -> Seen {
+    pub(in crate::fs::media) fn seen(&self, dir: LayerPath) -> Seen {
         Seen { ended: self.ended[self.counter(&dir)], moved: self.moved, dir }
     }
 
     /// Whether what a look saw may not hold any more: a step ended meanwhile. At most one step at a time is under way
     /// in a directory, and a look that one step overlaps sees the state before it or the one after it.
-    pub(super) fn outran(&self, seen: &Seen) -> bool {
+    pub(in crate::fs::media) fn outran(&self, seen: &Seen) -> bool {
         let since = (self.moved - seen.moved) as usize;
         let mut moves = self.last_moved.iter().take(since).flatten();
         self.ended[self.counter(&seen.dir)] != seen.ended
@@ -184,112 +174,18 @@ impl Nodes {
     }
 
     /// Whether a directory, or one above it, is being moved: what is in it may be found at neither place.
-    pub(super) fn is_moving(&self, dir: &LayerPath) -> bool {
+    pub(in crate::fs::media) fn is_moving(&self, dir: &LayerPath) -> bool {
         self.moving.iter().any(|from| dir.is_within(from))
     }
 
-    /// Announces a step: its disk work comes next, and then [`Nodes::end_step`], whatever came of it.
-    pub(super) fn begin_step<'s>(&mut self, step: &'s Step) -> Announced<'s> {
-        let (from, to) = match step {
-            Step::Unlink(path) | Step::Rmdir(path) | Step::Whiteout(path) | Step::Link(path, _) => {
-                (self.at(path), None)
-            }
-            Step::CopyUp(path) => (self.at(path), None),
-            Step::Rename(from, to, _) => (self.at(from), self.at(to)),
-            Step::Place(_) | Step::MakeDirs(_) | Step::Unhide(_) => (None, None),
-        };
-        let mut dirs = Vec::new();
-        if let Step::Rename(old, new, _) = step {
-            for (node, path) in [(from, old), (to, new)] {
-                let is_dir = |held: &MediaNode| matches!(held.backing, Backing::Dir);
-                if node.and_then(|node| self.nodes.get(&node)).is_some_and(is_dir) {
-                    dirs.push(path);
-                    self.moving.push(path.clone());
-                }
-            }
-        }
-        for node in from.iter().chain(to.iter()) {
-            if let Some(held) = self.nodes.get_mut(node) {
-                held.moving += 1;
-            }
-        }
-        Announced { step, from, to, dirs }
-    }
-
-    /// A step is over: names change here as they did on the disk. Gives back the leaf that it took out of the tree if
-    /// nobody knows it.
-    pub(super) fn end_step(&mut self, announced: Announced<'_>, outcome: StepOutcome) -> Option<Orphan> {
-        let Announced { step, from, to, dirs } = announced;
-        for node in from.iter().chain(to.iter()) {
-            if let Some(held) = self.nodes.get_mut(node) {
-                held.moving -= 1;
-            }
-        }
-        for dir in dirs {
-            if let Some(at) = self.moving.iter().position(|moving| moving == dir) {
-                self.moving.swap_remove(at);
-            }
-        }
-        for path in paths_of(step) {
-            self.ended[self.counter(&path.parent())] += 1;
-        }
-        let mut kept = match outcome {
-            StepOutcome::Failed => return None,
-            StepOutcome::Done(kept) => kept,
-            StepOutcome::NameGone => {
-                paths_of(step).for_each(|path| self.lose(from, path, &mut None));
-                return None;
-            }
-        };
-        match step {
-            Step::Unlink(path) | Step::Rmdir(path) => self.lose(from, path, &mut kept),
-            Step::Link(_, to) => {
-                if let Some(node) = from {
-                    self.give_name(node, to);
-                }
-            }
-            Step::Rename(from, to, Onto::Exchange) => {
-                [(from, to), (to, from)].into_iter().for_each(|(from, to)| self.note_move(from, to));
-                self.places.exchange(from, to);
-                [from, to].into_iter().for_each(|path| self.forget_look(path));
-            }
-            Step::Rename(old, new, _) => {
-                self.lose(to, new, &mut kept);
-                self.note_move(old, new);
-                self.places.rename(old, new);
-                self.forget_look(new);
-                if let Some(node) = from {
-                    self.give_name(node, new);
-                }
-            }
-            Step::Whiteout(_) | Step::Unhide(_) | Step::Place(_) | Step::MakeDirs(_) | Step::CopyUp(_) => {}
-        }
-        kept
-    }
-
-    /// The node that had a name loses it, and keeps the leaf if that was its last one.
-    fn lose(&mut self, node: Option<NodeId>, path: &LayerPath, kept: &mut Option<Orphan>) {
-        let place = self.places.find(path);
-        if let Some(held) = node.and_then(|node| self.nodes.get_mut(&node))
-            && held.names.iter().all(|name| Some(*name) == place)
-            && held.orphan.is_none()
-        {
-            held.orphan = kept.take();
-        }
-        let now = self.at(path).filter(|now| Some(*now) != node);
-        for node in node.into_iter().chain(now) {
-            self.lose_name(node, path);
-        }
-    }
-
     /// The disk gave the place of the node's file to another one: the node stays without a file.
-    pub(super) fn lose_file(&mut self, node: NodeId) {
+    pub(in crate::fs::media) fn lose_file(&mut self, node: NodeId) {
         self.set_backing(node, Backing::Gone);
     }
 
     /// Says what is behind a node: the index of files follows.
     fn set_backing(&mut self, node: NodeId, backing: Backing) {
-        let Some(held) = self.nodes.get_mut(&node) else { return };
+        let Some(held) = self.nodes.peek_mut(&node) else { return };
         let now = match &backing {
             Backing::Upper(id) => Some(*id),
             _ => None,
@@ -308,7 +204,7 @@ impl Nodes {
 
     /// The node for what is at a path now, with one lookup counted; a node that was there for something else loses that
     /// name. A node that a step under way changes is left to the step.
-    pub(super) fn settle(
+    pub(in crate::fs::media) fn settle(
         &mut self,
         path: &LayerPath,
         scope: ScopeId,
@@ -319,7 +215,7 @@ impl Nodes {
             Backing::Upper(id) => self.by_file.get(id).copied(),
             _ => self.at(path).filter(|node| self.nodes.get(node).is_some_and(|held| held.backing.same(&backing))),
         };
-        let is_moving = |node: &NodeId| self.nodes.get(node).is_some_and(|held| held.moving > 0);
+        let is_moving = |node: &NodeId| self.nodes.peek(node).is_some_and(|held| held.moving > 0);
         // Of a file that is being copied up the look may have met the copy, which is not noted yet.
         let known = known.or_else(|| self.at(path).filter(is_moving));
         let Some(node) = known else {
@@ -327,11 +223,14 @@ impl Nodes {
             self.give_name(node, path);
             return (node, self.mount.count(node));
         };
-        if let Some(held) = self.nodes.get_mut(&node).filter(|held| held.moving == 0) {
+        if let Some(held) = self.nodes.peek_mut(&node).filter(|held| held.moving == 0) {
             // The release may be another one, with other extended attributes: they do not count for the number.
             held.disk = disk;
             self.set_backing(node, backing);
             self.give_name(node, path);
+        }
+        if let Some(held) = self.nodes.get_mut(&node) {
+            held.looks += 1;
         }
         (node, self.mount.count(node))
     }
@@ -343,7 +242,7 @@ impl Nodes {
             Backing::Lower { node, .. } => node.scoped(),
             Backing::Gone => NodeId::ROOT.scoped(),
         };
-        while self.nodes.contains_key(&number) {
+        while self.nodes.contains(&number) {
             // Taken by a node that moved away and is still held: any number will do.
             self.serial += 1;
             number = NodeId(self.serial).scoped();
@@ -358,8 +257,9 @@ impl Nodes {
             changing: 0,
             changes: 0,
             moving: 0,
+            looks: 0,
         };
-        self.nodes.insert(number, node);
+        self.nodes.push(number, node);
         self.set_backing(number, backing);
         number
     }
@@ -372,7 +272,7 @@ impl Nodes {
             Some(_) => self.take_name(place),
             None => {}
         }
-        if let Some(held) = self.nodes.get_mut(&node) {
+        if let Some(held) = self.nodes.peek_mut(&node) {
             self.places.set_node(place, Some((node, held.names.len())));
             held.names.push(place);
             // A new name moves the ctime.
@@ -381,13 +281,13 @@ impl Nodes {
     }
 
     /// A file that lost the last name we knew of, and that has another: it is no orphan. Gives what it was kept as.
-    pub(super) fn found_again(&mut self, node: NodeId) -> Option<Orphan> {
-        let held = self.nodes.get_mut(&node).filter(|held| held.moving == 0)?;
+    pub(in crate::fs::media) fn found_again(&mut self, node: NodeId) -> Option<Orphan> {
+        let held = self.nodes.peek_mut(&node).filter(|held| held.moving == 0)?;
         held.orphan.take_if(|orphan| !matches!(orphan, Orphan::Gone))
     }
 
     /// The name stands for this node no more. A node that nobody holds is let go with its last name.
-    pub(super) fn lose_name(&mut self, node: NodeId, path: &LayerPath) {
+    pub(in crate::fs::media) fn lose_name(&mut self, node: NodeId, path: &LayerPath) {
         if let Some(place) = self.places.find(path)
             && self.places.node(place).is_some_and(|(known, _)| known == node)
         {
@@ -400,7 +300,7 @@ impl Nodes {
     fn take_name(&mut self, place: PlaceId) {
         let Some((node, slot)) = self.places.node(place) else { return };
         self.places.set_node(place, None);
-        let Some(held) = self.nodes.get_mut(&node) else { return };
+        let Some(held) = self.nodes.peek_mut(&node) else { return };
         if held.names.get(slot) == Some(&place) {
             held.names.swap_remove(slot);
         }
@@ -414,33 +314,16 @@ impl Nodes {
     }
 
     /// A file was copied up: the node stays.
-    pub(super) fn copied_up(&mut self, node: NodeId, id: FileId, disk: u64) {
-        if let Some(held) = self.nodes.get_mut(&node) {
+    pub(in crate::fs::media) fn copied_up(&mut self, node: NodeId, id: FileId, disk: u64) {
+        if let Some(held) = self.nodes.peek_mut(&node) {
             held.disk = disk;
             held.look = None;
             self.set_backing(node, Backing::Upper(id));
         }
     }
 
-    /// Remembers that a directory is renamed, for the looks that this overlaps.
-    fn note_move(&mut self, from: &LayerPath, to: &LayerPath) {
-        let is_dir = |held: &MediaNode| matches!(held.backing, Backing::Dir);
-        if self.at(from).and_then(|node| self.nodes.get(&node)).is_some_and(is_dir) {
-            self.moved += 1;
-            self.last_moved.truncate(MOVES - 1);
-            self.last_moved.push_front([from.clone(), to.clone()]);
-        }
-    }
-
-    /// A rename moved the ctime of what is at a path now.
-    fn forget_look(&mut self, path: &LayerPath) {
-        if let Some(held) = self.at(path).and_then(|node| self.nodes.get_mut(&node)) {
-            held.look = None;
-        }
-    }
-
     /// Files and symlinks of releases that the kernel holds.
-    pub(super) fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
+    pub(in crate::fs::media) fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
         let held = self.nodes.iter().filter_map(|(node, held)| match &held.backing {
             Backing::Lower { release, index, .. } if self.mount.knows(*node) => Some((release.clone(), *index)),
             _ => None,
@@ -449,49 +332,34 @@ impl Nodes {
     }
 
     /// Lets go of a node if the kernel does not know it and nothing is under way with it.
-    pub(super) fn let_go(&mut self, node: NodeId) -> LetGo {
-        match self.nodes.get(&node) {
+    pub(in crate::fs::media) fn let_go(&mut self, node: NodeId) -> LetGo {
+        match self.nodes.peek(&node) {
             _ if self.mount.knows(node) => return LetGo::Stays,
             None => return LetGo::Stays,
             Some(held) if held.moving > 0 || held.changing > 0 => return LetGo::Later,
             Some(_) => {}
         }
         for _ in 0..NAMES {
-            let Some(place) = self.nodes.get_mut(&node).and_then(|held| held.names.pop()) else { break };
+            let Some(place) = self.nodes.peek_mut(&node).and_then(|held| held.names.pop()) else { break };
             self.places.set_node(place, None);
             self.places.tidy(place);
         }
-        if self.nodes.get(&node).is_some_and(|held| !held.names.is_empty()) {
+        if self.nodes.peek(&node).is_some_and(|held| !held.names.is_empty()) {
             return LetGo::Later;
         }
         self.set_backing(node, Backing::Gone);
-        let Some(gone) = self.nodes.remove(&node) else { return LetGo::Stays };
+        let Some(gone) = self.nodes.pop(&node) else { return LetGo::Stays };
         LetGo::Gone(gone.orphan.map(|orphan| (gone.scope, orphan)))
     }
 }
 
 /// What became of a forgotten node.
 #[derive(Debug)]
-pub(super) enum LetGo {
+pub(in crate::fs::media) enum LetGo {
     /// The kernel knows it again, or it is gone already.
     Stays,
     /// Something is under way with it.
     Later,
     /// It is gone; what it was kept as is to be dropped.
     Gone(Option<(ScopeId, Orphan)>),
-}
-
-/// The paths whose names a step changes.
-fn paths_of(step: &Step) -> impl Iterator<Item = &LayerPath> {
-    let (first, second) = match step {
-        Step::MakeDirs(path)
-        | Step::CopyUp(path)
-        | Step::Whiteout(path)
-        | Step::Unhide(path)
-        | Step::Place(path)
-        | Step::Unlink(path)
-        | Step::Rmdir(path) => (path, None),
-        Step::Rename(from, to, _) | Step::Link(from, to) => (from, Some(to)),
-    };
-    std::iter::once(first).chain(second)
 }

@@ -1,8 +1,8 @@
 //! Steps and looks that overlap: what a look meets before a step is noted changes nothing that the step will say.
 
-use super::node::Backing;
-use super::nodes::{Nodes, StepOutcome};
-use super::scopes::{ScopeId, Scopes};
+use super::super::node::Backing;
+use super::super::scopes::{ScopeId, Scopes};
+use super::{Nodes, StepOutcome};
 use crate::fs::epoch::Release;
 use crate::store::media::home::{FileId, Orphan};
 use crate::store::media::scope::Scope;

@@ -17,7 +17,7 @@ const LONGEST_PATH: usize = 64 << 10;
 
 /// One place; it may be given out anew once it was let go of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PlaceId(usize);
+pub(in crate::fs::media) struct PlaceId(usize);
 
 /// What a place lies in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +153,20 @@ impl Places {
         self.places.get(place.0)?.node
     }
 
+    /// The node of the directory that a place lies in, and its name there.
+    pub(super) fn name_in(&self, place: PlaceId) -> Option<(NodeId, &[u8])> {
+        let held = self.places.get(place.0)?;
+        match held.above {
+            Above::In(dir) => Some((self.node(dir)?.0, &held.name)),
+            Above::Root(_) | Above::Nowhere => None,
+        }
+    }
+
+    /// Whether no other place lies in it.
+    pub(super) fn is_last(&self, place: PlaceId) -> bool {
+        self.places.get(place.0).is_some_and(|place| place.inside == 0)
+    }
+
     /// Notes the node at a place.
     pub(super) fn set_node(&mut self, place: PlaceId, node: Option<(NodeId, usize)>) {
         if let Some(held) = self.places.get_mut(place.0) {
@@ -228,7 +242,6 @@ impl Places {
     }
 
     /// How many places are kept.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.places.len()
     }
