@@ -4,7 +4,7 @@
 //! the names of [`Skip`], or `crash:POINT` or `crash:POINT:N`, which aborts the process at the Nth passing of
 //! that point, or `panic:POINT`, which panics at each passing. A simulation sets a fault for what one thread does instead: [`with`].
 
-/// A step of the switch that a test leaves out, to see that the tests notice.
+/// A step of the switch, or a safeguard, that a test leaves out, to see that somebody notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skip {
     /// Step 2 sends no invalidations.
@@ -17,6 +17,8 @@ pub enum Skip {
     DeepChangeSet,
     /// Changed names keep their TTL in the transition.
     Ttl0,
+    /// Numbers of nodes have 12 bits of their hash: many are the same.
+    WideHash,
 }
 
 /// Every crash point as `(verb, point)`: a test kills the process at each.
@@ -93,6 +95,7 @@ mod compiled {
                 "skip-barrier" => return Fault::Skip(Skip::Barrier),
                 "shallow-change-set" => return Fault::Skip(Skip::DeepChangeSet),
                 "no-ttl0" => return Fault::Skip(Skip::Ttl0),
+                "narrow-hash" => return Fault::Skip(Skip::WideHash),
                 _ => {}
             }
             let mut parts = text.split(':');

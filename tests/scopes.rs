@@ -249,6 +249,75 @@ fn a_denied_name_that_is_there_can_be_read_renamed_away_and_removed() {
 }
 
 #[test]
+fn a_file_with_a_denied_name_that_is_there_is_changed_by_nobody_and_by_none_of_its_names() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = denying();
+    let scope = rig.mnt.join("media");
+    let behind = rig.store.join("media/media");
+    fs::write(behind.join("behind.php"), "behind").unwrap();
+    fs::hard_link(behind.join("behind.php"), behind.join("behind.txt")).unwrap();
+    for name in ["behind.php", "behind.txt"] {
+        chown(behind.join(name), Some(33), Some(33)).unwrap();
+        poll("a file that was put behind the mount", || scope.join(name).exists());
+    }
+    let change = || {
+        for name in ["behind.php", "behind.txt"] {
+            let open = || File::options().read(true).write(true).open(name).unwrap();
+            assert_eq!(errno(open().write_all(b"evil")), libc::EACCES, "writing to {name}");
+            let appended = File::options().append(true).open(name).and_then(|mut file| file.write_all(b"evil"));
+            assert_eq!(errno(appended), libc::EACCES, "appending to {name}");
+            assert_eq!(errno(File::create(name)), libc::EACCES, "O_TRUNC of {name}");
+            assert_eq!(errno(open().set_len(1)), libc::EACCES, "truncating {name}");
+            let allocated = rustix::fs::fallocate(open(), rustix::fs::FallocateFlags::empty(), 0, 100);
+            assert_eq!(errno(allocated), libc::EACCES, "fallocate of {name}");
+            let copied = rustix::fs::copy_file_range(File::open("plain").unwrap(), None, open(), None, 5);
+            assert_eq!(errno(copied), libc::EACCES, "copy_file_range to {name}");
+            assert_eq!(errno(support::sys::store_through_a_mapping(&open(), b'e')), libc::EACCES, "msync of {name}");
+            assert_eq!(errno(fs::hard_link(name, "harmless")), libc::EACCES, "link of {name}");
+            assert_eq!(text(name), "behind");
+        }
+    };
+    WWW_DATA.work_in(&scope, change);
+    another_process(|| {
+        std::env::set_current_dir(&scope).unwrap();
+        change();
+        std::env::set_current_dir("/").unwrap();
+    });
+    assert_eq!(text(behind.join("behind.php")), "behind");
+    let why = "a denied name".to_owned();
+    assert_eq!(refused(&rig, "media/behind.php", 33).1, why);
+    WWW_DATA.work_in(&scope, || {
+        // Without the denied name it is a file like any other.
+        fs::remove_file("behind.php").unwrap();
+        fs::write("behind.txt", "mine").unwrap();
+        assert_eq!(text("behind.txt"), "mine");
+    });
+}
+
+#[test]
+fn a_plugin_that_is_refused_often_is_named_whatever_else_is_refused() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = denying();
+    for number in 0..1100 {
+        assert_eq!(errno(File::create(rig.mnt.join(format!("temp-write-test-{number}")))), libc::EROFS);
+    }
+    for number in 0..1100 {
+        // No digit, so each is one of its own.
+        let name: String = format!("{number:04}").bytes().map(|digit| char::from(b'k' + digit - b'0')).collect();
+        assert_eq!(errno(File::create(rig.mnt.join(name))), libc::EROFS);
+    }
+    for _ in 0..20 {
+        assert_eq!(errno(fs::create_dir(rig.mnt.join("upgrade"))), libc::EROFS);
+    }
+    assert_eq!(refused(&rig, "temp-write-test-*", 0).0, 1100);
+    assert_eq!(refused(&rig, "upgrade", 0).0, 20);
+}
+
+#[test]
 fn refused_names_are_counted_by_path_and_user_and_logged_once() {
     if skip_mounted() {
         return;

@@ -4,9 +4,11 @@
 
 mod support;
 
+use rustix::fs::SeekFrom;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -310,6 +312,197 @@ fn a_scope_takes_no_more_than_its_limit_and_takes_again_what_was_freed() {
     fs::write(&toml, fs::read_to_string(&toml).unwrap().replace("1 MiB", "10 MiB")).unwrap();
     rig.ok(&["reload"]);
     fs::write(scope.join("d"), vec![2; 600 << 10]).unwrap();
+}
+
+/// A mounted store whose scope `media` is the web server's and takes 1 MiB, measured.
+fn limited() -> Rig {
+    let mut rig = Rig::with_limit(Duration::from_secs(120));
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media", "--owner", "www-data:www-data"]);
+    let source = rig.src.join("1");
+    fs::create_dir_all(source.join("media")).unwrap();
+    fs::write(source.join("page"), "page").unwrap();
+    rig.ok(&["add", "1", source.to_str().unwrap()]);
+    let toml = rig.store.join("verfs.toml");
+    fs::write(&toml, fs::read_to_string(&toml).unwrap() + "limit = \"1 MiB\"\n").unwrap();
+    rig.mount();
+    let end = Instant::now() + Duration::from_secs(30);
+    while used(&rig).is_none() {
+        assert!(Instant::now() < end, "it is not measured");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    rig
+}
+
+fn used(rig: &Rig) -> Option<u64> {
+    rig.json(&["status"])["limits"][0]["used_bytes"].as_u64()
+}
+
+fn is_full<T>(done: Result<T, impl Into<std::io::Error>>, what: &str) {
+    assert_eq!(done.err().and_then(|error| error.into().raw_os_error()), Some(libc::EDQUOT), "{what}");
+}
+
+#[test]
+fn a_limit_holds_for_holes_mappings_and_copies_too() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = limited();
+    let on_disk = |name: &str| fs::metadata(rig.store.join("media/media").join(name)).unwrap().blocks() * 512;
+    WWW_DATA.work_in(&rig.mnt.join("media"), || {
+        let hole = |name: &str| {
+            let file = File::options().read(true).write(true).create_new(true).open(name).unwrap();
+            file.set_len(8 << 20).unwrap();
+            file
+        };
+        // A hole takes nothing, wherever the first byte behind it is.
+        hole("far").write_all_at(b"x", (8 << 20) - 1).unwrap();
+        let written = hole("written");
+        let told = (0..128).find_map(|at| written.write_all_at(&[1; 1 << 16], at << 16).err());
+        is_full(told.map_or(Ok(()), Err), "writing into a hole");
+        assert!(on_disk("written") > 512 << 10, "and not before it was full");
+        written.write_all_at(&[2; 1 << 16], 0).unwrap();
+        let small = hole("small");
+        is_full(support::sys::store_through_a_mapping(&small, 1), "msync of a mapping");
+        is_full(rustix::fs::fallocate(&small, rustix::fs::FallocateFlags::KEEP_SIZE, 1 << 20, 1 << 20), "fallocate");
+        is_full(rustix::fs::fallocate(&small, rustix::fs::FallocateFlags::ZERO_RANGE, 0, 1 << 20), "ZERO_RANGE");
+        let told = rustix::fs::copy_file_range(&written, Some(&mut 0), &small, Some(&mut (4 << 20)), 1 << 19);
+        is_full(told, "copy_file_range");
+        let punched = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&written, punched, 0, 8 << 20).unwrap();
+        small.write_all_at(&[3; 1 << 18], 0).unwrap();
+    });
+    let all: u64 = ["far", "written", "small"].map(on_disk).into_iter().sum();
+    assert!(all <= (1 << 20) + (64 << 10), "{all} bytes");
+}
+
+#[test]
+fn names_and_attributes_count_to_the_limit_and_are_given_back() {
+    if skip_mounted() {
+        return;
+    }
+    type Way = fn(&Path) -> std::io::Result<()>;
+    let ways: [(&str, Way); 4] = [
+        ("mkdir", |path| fs::create_dir(path)),
+        ("symlink", |path| std::os::unix::fs::symlink("target", path)),
+        ("link", |path| fs::hard_link("one", path)),
+        ("create", |path| File::create(path).map(drop)),
+    ];
+    for (what, make) in ways {
+        let rig = limited();
+        WWW_DATA.work_in(&rig.mnt.join("media"), || {
+            File::create("one").unwrap();
+            let told = (0..512).find_map(|number| make(Path::new(&format!("x{number}"))).err());
+            is_full(told.map_or(Ok(()), Err), what);
+            let made = fs::read_dir(".").unwrap().count();
+            assert!((128..=257).contains(&made), "{made} by {what}");
+            for entry in fs::read_dir(".").unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() && !path.is_symlink() { fs::remove_dir(path) } else { fs::remove_file(path) }.unwrap();
+            }
+        });
+        let end = Instant::now() + Duration::from_secs(30);
+        while used(&rig) > Some(64 << 10) {
+            assert!(Instant::now() < end, "{:?} bytes after {what}", used(&rig));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_full_scope_takes_no_new_name_and_no_attribute_and_gives_up_what_it_has() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = limited();
+    WWW_DATA.work_in(&rig.mnt.join("media"), || {
+        fs::create_dir("dir").unwrap();
+        let mut fill = File::create("fill").unwrap();
+        is_full((0..1024).try_for_each(|_| fill.write_all(&[1; 4096])), "filling");
+        is_full(fs::create_dir("new"), "mkdir");
+        is_full(std::os::unix::fs::symlink("target", "new"), "symlink");
+        is_full(fs::hard_link("fill", "new"), "link");
+        is_full(File::create_new("new"), "create");
+        for path in ["fill", "dir"] {
+            let set = rustix::fs::setxattr(path, "user.a", &[1; 3000], rustix::fs::XattrFlags::empty());
+            is_full(set, "setxattr");
+        }
+        fs::rename("fill", "full").unwrap();
+        fill.write_all_at(&[2; 1 << 16], 0).unwrap();
+        fs::remove_dir("dir").unwrap();
+        fs::remove_file("full").unwrap();
+    });
+}
+
+#[test]
+fn what_is_stored_through_a_mapping_is_data_to_who_looks_for_holes() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let scope = rig.mnt.join("media");
+    let open = |name: &str| File::options().read(true).write(true).create(true).truncate(false).open(scope.join(name));
+    // A file that was never written to, and one of the release that nobody has changed yet.
+    for name in ["db", "theme/logo"] {
+        let file = open(name).unwrap();
+        file.set_len(1 << 20).unwrap();
+        let mut mapping = sys::mapping(&file).unwrap();
+        mapping[40960..40965].copy_from_slice(b"hello");
+        assert_eq!(rustix::fs::seek(&file, SeekFrom::Data(20_000)), Ok(20_000), "{name}");
+        assert_eq!(rustix::fs::seek(&file, SeekFrom::Hole(20_000)), Ok(1 << 20), "{name}");
+        assert_eq!(rustix::fs::seek(&file, SeekFrom::Data(1 << 20)), Err(rustix::io::Errno::NXIO));
+        let copy = rig.root().join("copy");
+        assert!(Command::new("cp").arg(scope.join(name)).arg(&copy).status().unwrap().success());
+        assert_eq!(fs::read(copy).unwrap()[40960..40965], *b"hello", "{name}");
+        // Inside the mount it is copy_file_range(2), before which the kernel writes back by itself.
+        mapping[50_000..50_005].copy_from_slice(b"again");
+        let copy = scope.join("copy");
+        let copied = rustix::fs::copy_file_range(&file, Some(&mut 0), File::create(&copy).unwrap(), None, 1 << 20);
+        assert_eq!(copied, Ok(1 << 20));
+        assert_eq!(fs::read(copy).unwrap()[50_000..50_005], *b"again", "{name}");
+        drop(mapping);
+    }
+}
+
+#[test]
+fn a_mode_that_a_change_of_the_content_cleared_is_shown_at_once() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = mounted();
+    rig.umount();
+    let toml = rig.store.join("verfs.toml");
+    fs::write(&toml, fs::read_to_string(&toml).unwrap() + "ttl = \"forever\"\n").unwrap();
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    let path = scope.join("f");
+    // The mode alone: the kernel asks for the times again in any case, and would learn the mode with them.
+    let mode = || {
+        let flags = rustix::fs::StatxFlags::MODE;
+        u32::from(rustix::fs::statx(rustix::fs::CWD, &path, rustix::fs::AtFlags::empty(), flags).unwrap().stx_mode)
+            & 0o7777
+    };
+    let allocate = |file: &File| rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, 1 << 16);
+    let copy = |file: &File| rustix::fs::copy_file_range(File::open("../page").unwrap(), None, file, None, 100);
+    type Way<'a> = &'a (dyn Fn(&mut File) + Sync);
+    let ways: [(&str, Way<'_>); 5] = [
+        ("write", &|file| file.write_all(b"y").unwrap()),
+        ("truncate", &|file| file.set_len(3).unwrap()),
+        ("fallocate", &|file| allocate(file).unwrap()),
+        ("copy_file_range", &|file| assert_ne!(copy(file).unwrap(), 0)),
+        ("a write behind the end", &|file| file.write_all_at(b"y", 100).unwrap()),
+    ];
+    for (what, change) in ways {
+        fs::write(&path, "xxxxxxxx").unwrap();
+        for (set, left) in [(0o4777, 0o777), (0o2777, 0o777), (0o6777, 0o777), (0o777, 0o777)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(set)).unwrap();
+            assert_eq!(mode(), set, "set-up");
+            WWW_DATA.work_in(&scope, || change(&mut File::options().read(true).write(true).open("f").unwrap()));
+            assert_eq!(mode(), left, "{what} with {set:o}");
+        }
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+    std::os::unix::fs::chown(&path, Some(33), None).unwrap();
+    assert_eq!(mode(), 0o777, "chown");
 }
 
 /// The next 8 MiB of a content that is different everywhere.

@@ -5,7 +5,7 @@ use super::attr::{Attr, Entry, Ttl, Type};
 use super::counters::Operation;
 use super::epoch::Epoch;
 use super::faults::Asked;
-use super::media::{Caller, Changes, New, Permissions, Source, Task, Writing};
+use super::media::{Caller, Changes, New, Permissions, SetBits, Source, Task, Writing};
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
@@ -92,21 +92,34 @@ impl Fs {
     }
 
     /// write(2).
-    pub fn write(&self, caller: Caller, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
+    pub fn write(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        offset: u64,
+        bytes: &[u8],
+        how: Writing,
+    ) -> Result<(u32, SetBits)> {
         let media = self.writable(caller, node, b"")?;
         let done = media.write(self.task(&self.epochs.load(), caller), node, offset, bytes, how);
         self.noted(&Asked::of(Operation::Write, node), done)
     }
 
     /// fallocate(2).
-    pub fn fallocate(&self, caller: Caller, node: NodeId, range: (u64, u64), mode: i32) -> Result<()> {
+    pub fn fallocate(&self, caller: Caller, node: NodeId, range: (u64, u64), mode: i32) -> Result<SetBits> {
         let media = self.writable(caller, node, b"")?;
         let done = media.fallocate(self.task(&self.epochs.load(), caller), node, range, mode);
         self.noted(&Asked::of(Operation::Fallocate, node), done)
     }
 
     /// copy_file_range(2), from anywhere into a scope.
-    pub fn copy_range(&self, caller: Caller, from: (NodeId, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
+    pub fn copy_range(
+        &self,
+        caller: Caller,
+        from: (NodeId, u64),
+        to: (NodeId, u64),
+        len: u64,
+    ) -> Result<(u32, SetBits)> {
         let media = self.writable(caller, to.0, b"")?;
         let source = match from.0.is_scoped() {
             true => media.source(&self.descriptors, from.0),

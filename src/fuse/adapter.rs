@@ -3,11 +3,10 @@
 
 use super::convert::times;
 use super::lanes::{Class, Lanes};
-use super::notify::PageDropper;
 use super::requests::{NewEntry, Requests};
 use crate::fault;
 use crate::fs::media::{Caller, Changes, Permissions, Reading, Writing};
-use crate::fs::{Fs, Operation, Position, Turn};
+use crate::fs::{Operation, Position, Turn};
 use crate::sys::caught;
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
@@ -36,8 +35,8 @@ pub(super) struct Adapter {
 
 impl Adapter {
     /// For a session of so many threads.
-    pub(super) fn new(fs: Arc<Fs>, pages: PageDropper, acls: bool, threads: usize) -> Self {
-        Self { requests: Arc::new(Requests::new(fs, pages)), lanes: Arc::new(Lanes::new(threads)), acls }
+    pub(super) fn new(requests: Requests, acls: bool, threads: usize) -> Self {
+        Self { requests: Arc::new(requests), lanes: Arc::new(Lanes::new(threads)), acls }
     }
 
     /// Counts a request, and takes it on. If that panics, the request is dropped, which answers it with EIO.

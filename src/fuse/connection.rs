@@ -6,7 +6,8 @@
 //! ```
 
 use super::adapter::Adapter;
-use super::notify::{Notify, PageDropper, drop_pages_of};
+use super::notify::{AttrDropper, Notify, PageDropper, drop_attributes_of, drop_pages_of};
+use super::requests::Requests;
 use crate::error::{Context, Error, Result};
 use crate::fs::Fs;
 use crate::switch::Kernel;
@@ -56,10 +57,12 @@ impl Connection {
         config.acl = SessionACL::All;
         config.n_threads = Some(options.threads);
         let (pages, queue) = PageDropper::new();
-        let adapter = Adapter::new(fs, pages.clone(), options.acls, options.threads);
+        let (attributes, answers) = AttrDropper::new();
+        let adapter = Adapter::new(Requests::new(fs, pages.clone(), attributes), options.acls, options.threads);
         let session = fuser::Session::from_fd(adapter, device, SessionACL::All, config).context(what)?;
         let own = session.as_fd().try_clone_to_owned().context(what)?;
         drop_pages_of(queue, session.notifier())?;
+        drop_attributes_of(answers, session.notifier())?;
         let kernel = Arc::new(Notify::new(session.notifier(), own));
         Ok(Self { session, kernel, pages, mounted })
     }

@@ -11,7 +11,7 @@ use fuser::{INodeNo, Notifier};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 
 /// FUSE_NOTIFY_INVAL_INODE of the protocol (include/uapi/linux/fuse.h).
 const INVAL_INODE: i32 = 2;
@@ -84,6 +84,44 @@ impl PageDropper {
         // Full: there are a thousand refused writes waiting already, and each drops its file's pages.
         let _ = self.0.try_send(node);
     }
+}
+
+/// What is done once the kernel has dropped what it believes of a node.
+type Then = Box<dyn FnOnce() + Send>;
+
+/// Has the attributes of a node dropped and then something done, from another thread: a handler may use it for an
+/// answer that does not tell the kernel what else changed. The thread drops no pages, so it waits for no answer: not
+/// for those in its own queue either.
+#[derive(Clone, Debug)]
+pub(super) struct AttrDropper(SyncSender<(NodeId, Then)>);
+
+impl AttrDropper {
+    /// The dropper, and the other end of its queue.
+    pub(super) fn new() -> (Self, Receiver<(NodeId, Then)>) {
+        let (nodes, queue) = sync_channel(MOST_WAITING);
+        (Self(nodes), queue)
+    }
+
+    /// Drops the attributes of a node, whose file the kernel has open, and then calls `then`.
+    pub(super) fn drop_then(&self, node: NodeId, then: impl FnOnce() + Send + 'static) {
+        if let Err(SendError((_, then))) = self.0.send((node, Box::new(then))) {
+            then();
+        }
+    }
+}
+
+/// Starts the thread that drops the attributes of what comes through the queue. It ends with the last [`AttrDropper`].
+pub(super) fn drop_attributes_of(queue: Receiver<(NodeId, Then)>, notifier: Notifier) -> Result<()> {
+    let run = move || {
+        for (node, then) in queue {
+            if let Err(error) = notifier.inval_inode(INodeNo(node.0), -1, 0) {
+                log::debug!("dropping the attributes of {node:?}: {error}");
+            }
+            then();
+        }
+    };
+    std::thread::Builder::new().name("verfs-modes".into()).spawn(run).context(|| "starting a thread")?;
+    Ok(())
 }
 
 /// Starts the thread that drops the pages of what comes through the queue. It ends with the last [`PageDropper`].

@@ -1,9 +1,9 @@
 //! Requests of the kernel, answered: call, match, reply. Which thread runs one is the adapter's business.
 
 use super::convert::{file_attr, file_type, nothing, ttl};
-use super::notify::PageDropper;
+use super::notify::{AttrDropper, PageDropper};
 use crate::error::{Error, Result};
-use crate::fs::media::{Caller, Changes, New, Permissions, Reading, Writing};
+use crate::fs::media::{Caller, Changes, New, Permissions, Reading, SetBits, Writing};
 use crate::fs::{Entry, Fs, ListRequest, Listed, Listing, LookupRef, Operation, Position};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
@@ -24,6 +24,8 @@ pub(super) struct Requests {
     pub(super) fs: Arc<Fs>,
     /// Refused writes drop what the writer dirtied.
     pages: PageDropper,
+    /// Changes of a content that cleared suid or sgid tell the kernel so.
+    attributes: AttrDropper,
     /// How many entries fitted into the last replies: the buffer's size is not told beforehand.
     plain_fit: AtomicUsize,
     plus_fit: AtomicUsize,
@@ -52,8 +54,18 @@ impl NewEntry {
 }
 
 impl Requests {
-    pub(super) fn new(fs: Arc<Fs>, pages: PageDropper) -> Self {
-        Self { fs, pages, plain_fit: AtomicUsize::new(MOST_ENTRIES), plus_fit: AtomicUsize::new(MOST_ENTRIES) }
+    pub(super) fn new(fs: Arc<Fs>, pages: PageDropper, attributes: AttrDropper) -> Self {
+        let fit = || AtomicUsize::new(MOST_ENTRIES);
+        Self { fs, pages, attributes, plain_fit: fit(), plus_fit: fit() }
+    }
+
+    /// Answers a change of a content, whose reply has no attributes: the kernel must not believe in the former mode
+    /// when the caller goes on.
+    fn changed(&self, node: NodeId, bits: SetBits, answer: impl FnOnce() + Send + 'static) {
+        match bits {
+            SetBits::Kept => answer(),
+            SetBits::Cleared => self.attributes.drop_then(node, answer),
+        }
     }
 
     /// The number for an error of a change; what was refused outside the scopes is counted.
@@ -276,7 +288,7 @@ impl Requests {
         reply: ReplyWrite,
     ) {
         match self.fs.write(caller, node, offset, bytes, how) {
-            Ok(len) => reply.written(len),
+            Ok((len, bits)) => self.changed(node, bits, move || reply.written(len)),
             Err(error) => {
                 reply.error(self.refuse(&error));
                 self.pages.drop_pages(node);
@@ -285,7 +297,10 @@ impl Requests {
     }
 
     pub(super) fn fallocate(&self, caller: Caller, node: NodeId, range: (u64, u64), mode: i32, reply: ReplyEmpty) {
-        self.done(reply, self.fs.fallocate(caller, node, range, mode));
+        match self.fs.fallocate(caller, node, range, mode) {
+            Ok(bits) => self.changed(node, bits, move || reply.ok()),
+            Err(error) => reply.error(self.refuse(&error)),
+        }
     }
 
     pub(super) fn copy_range(
@@ -297,7 +312,7 @@ impl Requests {
         reply: ReplyWrite,
     ) {
         match self.fs.copy_range(caller, from, to, len) {
-            Ok(len) => reply.written(len),
+            Ok((len, bits)) => self.changed(to.0, bits, move || reply.written(len)),
             Err(error) => reply.error(self.refuse(&error)),
         }
     }

@@ -120,7 +120,7 @@ pub struct Refused {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Refusal {
-    /// The path in the docroot, or its beginning if it is very long.
+    /// The path in the docroot, or its beginning and end if it is long; `*` stands for what differs in several names.
     pub path: EncodedPath,
     /// User id.
     pub uid: u32,

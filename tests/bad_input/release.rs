@@ -4,10 +4,12 @@ use super::listing::Listing;
 use super::refusal::{arg, refused};
 use super::support::tree::{SOURCE_SECOND, Tree, set_mtime};
 use super::support::{self, Rig};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
+use verfs::tree::{Digest, Kind, NodeId, Owner};
 
 fn page(text: &str) -> Tree {
     Tree::new().file("index.html", text).file("css/a.css", "a")
@@ -170,4 +172,49 @@ fn removing_the_active_or_the_previous_release_is_refused() {
     rig.ok(&["switch", "02"]);
     refused(&rig, &["remove", "02"], 2, &["02", "active", "switch"]);
     refused(&rig, &["remove", "01"], 2, &["01", "rollback", "switch"]);
+}
+
+/// Two of many that have the first 12 bits of their number, which is all that counts with `VERFS_FAULT=narrow-hash`.
+fn same_number(number_of: impl Fn(&str) -> NodeId) -> [String; 2] {
+    let mut seen = HashMap::new();
+    (0..)
+        .find_map(|number| {
+            let name = format!("n{number}");
+            let before = seen.insert(number_of(&name).0 >> 51, name.clone())?;
+            Some([before, name])
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_number_that_would_stand_for_two_nodes_is_refused_and_both_are_named() {
+    let add = |rig: &Rig, name: &str, tree: &Tree| {
+        let source = rig.src.join(name);
+        let _ = fs::remove_dir_all(&source);
+        tree.write(&source);
+        let added = rig.run(&["add", name, arg(&source)], &[("VERFS_FAULT", "narrow-hash")]);
+        (added.code, added.stderr)
+    };
+    let refused = |rig: &Rig, name: &str, tree: &Tree, names: &[&str]| {
+        let (code, said) = add(rig, name, tree);
+        assert!(code == 2 && names.iter().all(|name| said.contains(name)), "{code}: {said}");
+        assert!(!rig.store.join("releases").join(name).exists());
+    };
+    let rig = Rig::new();
+    rig.init();
+    // Two directories: in one release, and each in its own.
+    let [one, other] = same_number(|name| NodeId::of_dir(name.as_bytes()));
+    refused(&rig, "01", &Tree::new().dir(&one).dir(&other), &[&one, &other, "the same number"]);
+    assert_eq!(add(&rig, "01", &Tree::new().dir(&one)), (0, String::new()));
+    refused(&rig, "02", &Tree::new().dir(&other), &[&one, &other, "release 01", "the same number"]);
+    assert_eq!(add(&rig, "01", &Tree::new().dir(&one)), (0, String::new()), "the same release again");
+    // Two contents of one path.
+    let rig = Rig::new();
+    rig.init();
+    let number =
+        |text: &str| NodeId::of_leaf(b"page", Kind::File, Digest::of(text.as_bytes()), 0o644, Owner { uid: 0, gid: 0 });
+    let [one, other] = same_number(number);
+    assert_eq!(add(&rig, "01", &Tree::new().file("page", &one)), (0, String::new()));
+    refused(&rig, "02", &Tree::new().file("page", &other), &["page", "release 01", "the same number"]);
+    assert_eq!(add(&rig, "03", &Tree::new().file("page", &one).file("more", "")), (0, String::new()));
 }

@@ -304,7 +304,7 @@ impl Real {
             Operation::Write(on, offset, bytes) => {
                 let node = self.file(on)?;
                 let how = Writing { append: offset.is_none(), ..Writing::default() };
-                let len = self.fs().write(who, node, offset.unwrap_or(0) as u64, bytes, how).map_err(errno)?;
+                let (len, _) = self.fs().write(who, node, offset.unwrap_or(0) as u64, bytes, how).map_err(errno)?;
                 assert_eq!(len as usize, bytes.len());
                 Ok(Answer::Done)
             }

@@ -10,7 +10,7 @@ use crate::store::media::home::{is_acl, set_xattr, xattrs};
 use crate::sys::AsCaller;
 use crate::tree::NodeId;
 use rustix::fs::{AtFlags, Gid, Mode, Timestamps, Uid};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// What setattr changes.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +40,9 @@ impl Media {
 
     /// chmod, chown, truncate, utimens. The kernel has checked that the caller may.
     pub fn setattr(&self, task: Task<'_>, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
+        if changes.size.is_some() {
+            self.may_change(node, task.caller)?;
+        }
         self.bring_up(task, node, changes.size)?;
         let change = self.begin_change(node);
         if let Some(size) = changes.size {
@@ -68,7 +71,7 @@ impl Media {
     fn truncate(&self, task: Task<'_>, node: NodeId, size: u64) -> Result<()> {
         let file = self.open(node, Access::Write)?;
         // What a truncation adds is a hole.
-        let _growth = self.grow(node, task.caller, &file, 0)?;
+        let _growth = self.grow(node, task.caller, &file, 0..0)?;
         let begun = self.truncations.begin(node, task.caller.thread, &file, size);
         begun.on_disk("reading", || self.shown(node))?;
         let truncated = {
@@ -121,6 +124,8 @@ impl Media {
         self.check_attribute(name)?;
         self.bring_up(task, node, None)?;
         let handle = self.handle(node)?;
+        let size = value.map_or(0, |(value, _)| (name.len() + value.len()) as u64);
+        let _growth = self.grow_attributes(node, task.caller, handle.as_fd(), size)?;
         let change = self.begin_change(node);
         set_xattr(&handle, name, value).on_disk("changing the attributes of", || self.shown(node))?;
         change.done(&handle)

@@ -8,7 +8,7 @@ use crate::fs::{Contents, ReadBytes};
 use crate::store::release::objects::{self, Content};
 use crate::sys::AsCaller;
 use crate::tree::{NodeId, Tree};
-use rustix::fs::{FallocateFlags, Mode};
+use rustix::fs::{FallocateFlags, Mode, Stat};
 use rustix::io::ReadWriteFlags;
 use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
@@ -61,16 +61,24 @@ impl Media {
 
     /// The file behind a node for a change of its content, copied up if it must be.
     fn writable(&self, task: Task<'_>, node: NodeId) -> Result<Arc<File>> {
+        self.may_change(node, task.caller)?;
         self.bring_up(task, node, None)?;
         self.open(node, Access::Write)
     }
 
     /// Writes, in the caller's name. `append`: at the end, wherever that is by now.
-    pub fn write(&self, task: Task<'_>, node: NodeId, offset: u64, bytes: &[u8], how: Writing) -> Result<u32> {
+    pub fn write(
+        &self,
+        task: Task<'_>,
+        node: NodeId,
+        offset: u64,
+        bytes: &[u8],
+        how: Writing,
+    ) -> Result<(u32, SetBits)> {
         let file = self.writable(task, node)?;
         let stat = rustix::fs::fstat(&*file).on_disk("looking at", || self.shown(node))?;
         let begin = if how.append { stat.st_size as u64 } else { offset };
-        let _growth = self.grow(node, task.caller, &file, begin.saturating_add(bytes.len() as u64))?;
+        let _growth = self.grow(node, task.caller, &file, begin..begin.saturating_add(bytes.len() as u64))?;
         let (uid, gid) = if how.mapped { (stat.st_uid, stat.st_gid) } else { (task.caller.uid, task.caller.gid) };
         let change = self.begin_change(node);
         let mut done = 0;
@@ -100,7 +108,7 @@ impl Media {
         if !how.mapped && !how.direct {
             self.writeback.wrote(node, begin, begin + done as u64, || self.open(node, Access::Read));
         }
-        Ok(done as u32)
+        Ok((done as u32, SetBits::after(&stat, &file)))
     }
 
     /// Says that a change of ours begins; it is over when what this gives is dropped.
@@ -114,10 +122,12 @@ impl Media {
     }
 
     /// fallocate(2).
-    pub fn fallocate(&self, task: Task<'_>, node: NodeId, (offset, len): (u64, u64), mode: i32) -> Result<()> {
+    pub fn fallocate(&self, task: Task<'_>, node: NodeId, (offset, len): (u64, u64), mode: i32) -> Result<SetBits> {
         let file = self.writable(task, node)?;
+        let before = rustix::fs::fstat(&*file).on_disk("looking at", || self.shown(node))?;
         let takes = mode as u32 & FallocateFlags::PUNCH_HOLE.bits() == 0;
-        let _growth = self.grow(node, task.caller, &file, if takes { offset.saturating_add(len) } else { 0 })?;
+        let end = if takes { offset.saturating_add(len) } else { offset };
+        let _growth = self.grow(node, task.caller, &file, offset..end)?;
         let change = self.begin_change(node);
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid).on_disk("changing", || self.shown(node))?;
@@ -127,13 +137,21 @@ impl Media {
         if task.caller.uid != 0 {
             drop_privileges(&file).on_disk("changing the mode of", || self.shown(node))?;
         }
-        change.done(&*file)
+        change.done(&*file)?;
+        Ok(SetBits::after(&before, &file))
     }
 
     /// copy_file_range(2) between two media files.
-    pub fn copy_range(&self, task: Task<'_>, from: (Source, u64), to: (NodeId, u64), len: u64) -> Result<u32> {
+    pub fn copy_range(
+        &self,
+        task: Task<'_>,
+        from: (Source, u64),
+        to: (NodeId, u64),
+        len: u64,
+    ) -> Result<(u32, SetBits)> {
         let target = self.writable(task, to.0)?;
-        let _growth = self.grow(to.0, task.caller, &target, to.1.saturating_add(len))?;
+        let before = rustix::fs::fstat(&*target).on_disk("looking at", || self.shown(to.0))?;
+        let _growth = self.grow(to.0, task.caller, &target, to.1..to.1.saturating_add(len))?;
         let change = self.begin_change(to.0);
         let (source, mut at, most) = match &from.0 {
             Source::Upper(file) => (file, from.1, len),
@@ -153,20 +171,18 @@ impl Media {
             drop_privileges(&target).on_disk("changing the mode of", || self.shown(to.0))?;
         }
         change.done(&*target)?;
-        Ok(copied as u32)
+        Ok((copied as u32, SetBits::after(&before, &target)))
     }
 
-    /// lseek(2) with SEEK_DATA and SEEK_HOLE.
+    /// lseek(2) with SEEK_DATA and SEEK_HOLE: all is data. What was stored through a shared mapping comes here only
+    /// when the kernel writes it back, and OPEN is not asked, so no hole of the file below is known to be one. Nor can
+    /// the kernel be asked to write back first: it would wait for a WRITE, which may need this very thread.
     pub fn seek(&self, descriptors: &Contents, node: NodeId, offset: i64, whence: i32) -> Result<i64> {
-        match self.source(descriptors, node)? {
-            Source::Release(content) => descriptors.seek(&content, offset, whence),
-            Source::Upper(file) => {
-                let size = rustix::fs::fstat(&*file).on_disk("looking at", || self.shown(node))?.st_size as u64;
-                let from = u64::try_from(offset).ok().filter(|from| *from < size);
-                let from = from.ok_or(Error::answer(Errno::NXIO))?;
-                objects::seek(&file, from, whence).on_disk("seeking in", || self.shown(node))
-            }
-        }
+        let size = match self.source(descriptors, node)? {
+            Source::Release(content) => content.range(0).2,
+            Source::Upper(file) => rustix::fs::fstat(&*file).on_disk("looking at", || self.shown(node))?.st_size as u64,
+        };
+        objects::seek_in_data(size, offset, whence).map_err(Error::answer)
     }
 
     /// fsync(2) and fdatasync(2); a file of a release is on disk.
@@ -271,6 +287,23 @@ pub struct Writing {
     pub sync: bool,
     /// The kernel says that suid and sgid must go.
     pub drop_privileges: bool,
+}
+
+/// What a change of a content did to suid and sgid, by us or by the disk itself: the kernel is not told by the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetBits {
+    /// They are as they were.
+    Kept,
+    /// One of them is gone, or it cannot be said.
+    Cleared,
+}
+
+impl SetBits {
+    fn after(before: &Stat, file: &File) -> Self {
+        let cleared =
+            before.st_mode & 0o6000 != 0 && !rustix::fs::fstat(file).is_ok_and(|now| now.st_mode == before.st_mode);
+        if cleared { Self::Cleared } else { Self::Kept }
+    }
 }
 
 /// suid goes, and sgid where the group may execute, as write(2) and truncate(2) do it for those without CAP_FSETID.

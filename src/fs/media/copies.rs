@@ -1,10 +1,11 @@
 //! Copies of the release's files on their way up.
 
-use super::limits::disk_bytes;
+use super::limits::{Reserved, disk_bytes};
 use super::lookup::Visible;
 use super::mutate::Materials;
 use super::node::{Backing, Held};
 use super::nodes::Nodes;
+use super::scopes::ScopeId;
 use super::{Media, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
@@ -21,14 +22,21 @@ pub(super) struct Copies<'a>(Vec<CopyOf<'a>>);
 struct CopyOf<'a> {
     path: Option<LayerPath>,
     node: NodeId,
-    copy: Copy<'a>,
+    made: Made<'a>,
+}
+
+/// A copy, and the room that is kept free for it until it is counted.
+#[derive(Debug)]
+pub(super) struct Made<'a> {
+    pub(super) copy: Copy<'a>,
+    _room: Option<Reserved<'a>>,
 }
 
 impl<'a> Copies<'a> {
     /// The copy of this file, if it was made.
-    pub(super) fn take(&mut self, path: &LayerPath, node: NodeId) -> Option<Copy<'a>> {
+    pub(super) fn take(&mut self, path: &LayerPath, node: NodeId) -> Option<Made<'a>> {
         let at = self.0.iter().position(|of| of.path.as_ref() == Some(path) && of.node == node)?;
-        Some(self.0.swap_remove(at).copy)
+        Some(self.0.swap_remove(at).made)
     }
 }
 
@@ -61,8 +69,9 @@ impl Media {
             if let Some(lower) = visible.look(&path)?.lower
                 && lower.node.kind == Kind::File
             {
-                let copy = self.copy(task, Some(&path), &lower.release, lower.index, None)?;
-                copies.0.push(CopyOf { path: Some(path), node: lower.node.nodeid, copy });
+                let scope = self.scopes.of(path.in_docroot())?;
+                let made = self.copy(task, (scope, Some(&path)), &lower.release, lower.index, None)?;
+                copies.0.push(CopyOf { path: Some(path), node: lower.node.nodeid, made });
             }
         }
         Ok(copies)
@@ -88,8 +97,8 @@ impl Media {
                 // other attributes than in the release that it was looked up in.
                 let (release, index) = shown.map_or((release.clone(), *index), |shown| (shown.release, shown.index));
                 if release.manifest.node(index)?.kind == Kind::File {
-                    let copy = self.copy(task, path, &release, index, keep)?;
-                    copies.0.push(CopyOf { path: path.cloned(), node: *was, copy });
+                    let made = self.copy(task, (held.scope, path), &release, index, keep)?;
+                    copies.0.push(CopyOf { path: path.cloned(), node: *was, made });
                 }
             }
         }
@@ -102,7 +111,7 @@ impl Media {
             (Backing::Lower { node: was, .. }, path)
                 if path.as_ref().map_or(Ok(None), |path| changing.shown(path, *was))?.is_none() =>
             {
-                self.bring_up_nameless(node, &held, copies.0.pop().map(|of| of.copy))
+                self.bring_up_nameless(node, &held, copies.0.pop().map(|of| of.made))
             }
             (_, Some(path)) => {
                 let plan = union::bring_up(changing.name(&path)?)?;
@@ -116,28 +125,28 @@ impl Media {
     pub(super) fn copy(
         &self,
         task: Task<'_>,
-        path: Option<&LayerPath>,
+        at: (ScopeId, Option<&LayerPath>),
         release: &Release,
         index: u32,
         keep: Option<u64>,
-    ) -> Result<Copy<'_>> {
+    ) -> Result<Made<'_>> {
         let manifest = &release.manifest;
         let mut node = manifest.node(index)?;
         let len = keep.unwrap_or(node.size).min(node.size);
-        if let Some(path) = path {
-            self.may_take(path, task.caller, len)?;
-        }
+        let _room = self.may_take(at, task.caller, len)?;
         node.mtime = task.epoch.mtime(&node).as_nanos();
         let object = task.contents.open(manifest.digest(index)?, node.size)?;
-        self.home.copy(&node, &object, &manifest.xattrs(index)?, len).map_err(|error| match error {
+        let copied = self.home.copy(&node, &object, &manifest.xattrs(index)?, len).map_err(|error| match error {
             Error::Disk { operation: COPYING, errno: Errno::IO, .. } => task.contents.unreadable(&object, Errno::IO),
             error => error,
-        })
+        });
+        copied.map(|copy| Made { copy, _room })
     }
 
     /// Brings a file up whose name has moved on.
-    fn bring_up_nameless(&self, node: NodeId, held: &Held, copy: Option<Copy<'_>>) -> Result<()> {
-        let orphan = copy.ok_or(Error::answer(Errno::STALE))?.orphan()?;
+    fn bring_up_nameless(&self, node: NodeId, held: &Held, made: Option<Made<'_>>) -> Result<()> {
+        let made = made.ok_or(Error::answer(Errno::STALE))?;
+        let orphan = made.copy.orphan()?;
         let stat = self.home.stat_orphan(&orphan)?;
         self.usage.add(held.scope, disk_bytes(&stat));
         let mut nodes = self.nodes.lock();

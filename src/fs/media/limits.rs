@@ -1,15 +1,29 @@
-//! How much the files of a scope take on disk, and whether more fits (`limit` in verfs.toml).
+//! How much a scope takes on disk, and whether more fits (`limit` in verfs.toml).
 //!
 //! It is measured in the background: at the mount, from time to time, and when something did not fit, since files may
 //! have been removed behind the mount. In between our own changes are counted. Until it was measured once, all fits.
+//!
+//! Room is kept free before a change, and counted as what the change took when it is over. So changes beside each other
+//! do not pass the limit together.
 
 use super::scopes::{ScopeId, Scopes};
+use super::{Caller, Media};
+use crate::error::{Errno, Error, OnDisk, Result};
+use crate::fs::refused::Why;
+use crate::tree::{LayerPath, NodeId};
 use parking_lot::Mutex;
-use rustix::fs::Stat;
+use rustix::fs::{FileType, SeekFrom, Stat};
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::Arc;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
+
+/// What a name counts, in bytes, beside the blocks of its file: a directory takes a block of most disks, and the inode
+/// of any other name with its share of the directory no more.
+pub(super) const NAME: u64 = 4096;
+/// The disk gives room in blocks of this many bytes, mostly (stat(2), st_blksize).
+const BLOCK: u64 = 4096;
 
 /// How old a measurement may be.
 const OLD: Duration = Duration::from_secs(600);
@@ -26,6 +40,8 @@ struct Used {
     bytes: i64,
     /// Changes of ours since the measurement that is under way began.
     since: i64,
+    /// Kept free for changes under way.
+    reserved: u64,
     measured: Option<Instant>,
     /// Whether something did not fit since.
     full: bool,
@@ -37,13 +53,26 @@ pub(super) fn disk_bytes(stat: &Stat) -> i64 {
 }
 
 impl Usage {
-    /// Whether so many bytes more stay within the limit.
-    pub(super) fn fits(&self, scope: ScopeId, limit: u64, more: u64) -> bool {
+    /// Keeps so many bytes free, if they stay within the limit.
+    fn reserve(&self, scope: ScopeId, limit: u64, more: u64) -> Option<Reserved<'_>> {
         let mut all = self.0.lock();
         let used = all.entry(scope).or_default();
-        let fits = used.measured.is_none() || used.bytes.max(0) as u64 + more <= limit;
-        used.full |= !fits;
-        fits
+        let wanted = (used.bytes.max(0) as u64).saturating_add(used.reserved).saturating_add(more);
+        if more > 0 && used.measured.is_some() && wanted > limit {
+            return None;
+        }
+        used.reserved = used.reserved.saturating_add(more);
+        Some(Reserved { usage: self, scope, bytes: more })
+    }
+
+    /// Something did not fit: it is measured again soon.
+    fn note_full(&self, scope: ScopeId) {
+        self.0.lock().entry(scope).or_default().full = true;
+    }
+
+    /// So many names were made, or removed.
+    pub(super) fn add_names(&self, scope: ScopeId, names: i64) {
+        self.add(scope, names * NAME as i64);
     }
 
     /// A change of ours took so many bytes, or gave them back.
@@ -86,19 +115,132 @@ impl Usage {
     }
 }
 
+/// Bytes that are kept free for a change, until it is over.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Reserved<'a> {
+    usage: &'a Usage,
+    scope: ScopeId,
+    bytes: u64,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let mut all = self.usage.0.lock();
+        let used = all.entry(self.scope).or_default();
+        used.reserved = used.reserved.saturating_sub(self.bytes);
+    }
+}
+
 /// A change that may grow or shrink a file of a scope with a limit: what came of it is counted at the end.
 #[must_use]
 pub(super) struct UsageGuard<'a> {
-    pub usage: &'a Usage,
-    pub scope: ScopeId,
-    pub file: Arc<File>,
-    pub before: i64,
+    reserved: Reserved<'a>,
+    file: BorrowedFd<'a>,
+    before: i64,
 }
 
 impl Drop for UsageGuard<'_> {
     fn drop(&mut self) {
-        if let Ok(stat) = rustix::fs::fstat(&*self.file) {
-            self.usage.add(self.scope, disk_bytes(&stat) - self.before);
+        if let Ok(stat) = rustix::fs::fstat(self.file)
+            && !FileType::from_raw_mode(stat.st_mode).is_dir()
+        {
+            self.reserved.usage.add(self.reserved.scope, disk_bytes(&stat) - self.before);
         }
     }
+}
+
+impl Media {
+    /// Whether a new name and so many bytes fit, at a path if there is one; they are kept free until what this gives is
+    /// dropped.
+    pub(super) fn may_take(
+        &self,
+        (scope, path): (ScopeId, Option<&LayerPath>),
+        caller: Caller,
+        bytes: u64,
+    ) -> Result<Option<Reserved<'_>>> {
+        let Some(limit) = self.scopes.rules(scope).limit else { return Ok(None) };
+        match self.usage.reserve(scope, limit, NAME + bytes) {
+            Some(reserved) => Ok(Some(reserved)),
+            None => self.is_full(scope, path, caller),
+        }
+    }
+
+    fn is_full<T>(&self, scope: ScopeId, path: Option<&LayerPath>, caller: Caller) -> Result<T> {
+        self.usage.note_full(scope);
+        self.refuse(path.map_or(self.scopes.path(scope), LayerPath::in_docroot), caller, Why::Limit)
+    }
+
+    /// Before a change of this range of a file: whether the blocks fit that it may add, and what counts them. Nothing
+    /// without a limit. Room for the whole range is asked for first; only if there is none, for what lies behind the
+    /// first hole in it.
+    pub(super) fn grow<'a>(
+        &'a self,
+        node: NodeId,
+        caller: Caller,
+        file: &'a File,
+        range: Range<u64>,
+    ) -> Result<Option<UsageGuard<'a>>> {
+        let more = |from: u64| match from < range.end {
+            true => range.end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX) - from / BLOCK * BLOCK,
+            false => 0,
+        };
+        self.change_of(node, caller, file.as_fd(), [&|| more(range.start), &|| more(first_hole(file, range.start))])
+    }
+
+    /// Before an extended attribute of so many bytes is set: as [`Media::grow`]. Those of directories are not counted
+    /// afterwards, as directories are not.
+    pub(super) fn grow_attributes<'a>(
+        &'a self,
+        node: NodeId,
+        caller: Caller,
+        handle: BorrowedFd<'a>,
+        size: u64,
+    ) -> Result<Option<UsageGuard<'a>>> {
+        self.change_of(node, caller, handle, [&|| size, &|| size])
+    }
+
+    /// What counts a change, if what it may take fits: by the first estimate, or by the second, which costs more.
+    fn change_of<'a>(
+        &'a self,
+        node: NodeId,
+        caller: Caller,
+        file: BorrowedFd<'a>,
+        estimates: [&dyn Fn() -> u64; 2],
+    ) -> Result<Option<UsageGuard<'a>>> {
+        let scope = self.nodes.lock().get(node).ok_or(Error::answer(Errno::STALE))?.scope;
+        let Some(limit) = self.scopes.rules(scope).limit else { return Ok(None) };
+        let stat = rustix::fs::fstat(file).on_disk("looking at", || self.shown(node))?;
+        match estimates.iter().find_map(|more| self.usage.reserve(scope, limit, more())) {
+            Some(reserved) => Ok(Some(UsageGuard { reserved, file, before: disk_bytes(&stat) })),
+            None => {
+                let path = self.nodes.lock().path(node)?;
+                self.is_full(scope, path.as_ref(), caller)
+            }
+        }
+    }
+
+    /// Measures what scopes with a limit take on disk, where that is due.
+    pub fn measure(&self) {
+        self.usage.measure(&self.scopes, |scope| match self.scopes.is_per_release(scope) {
+            false => self.home.disk_usage(&LayerPath::shared(self.scopes.path(scope))),
+            true => self.home.own_disk_usage(self.scopes.path(scope)),
+        });
+    }
+
+    /// Path, limit and use in bytes of each scope that has a limit; the use is not known at once.
+    pub fn limits(&self) -> Vec<(Vec<u8>, u64, Option<u64>)> {
+        let limit = |scope| {
+            let limit = self.scopes.rules(scope).limit?;
+            Some((self.scopes.path(scope).to_vec(), limit, self.usage.bytes(scope)))
+        };
+        self.scopes.ids().filter_map(limit).collect()
+    }
+}
+
+/// Where the first hole of a file at or behind `from` begins: its end at the latest. Room that was allocated and not
+/// yet written to counts as a hole.
+fn first_hole(file: &File, from: u64) -> u64 {
+    // Past the end there is nothing but a hole.
+    rustix::fs::seek(file, SeekFrom::Hole(from)).unwrap_or(from)
 }

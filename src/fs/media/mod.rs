@@ -24,7 +24,7 @@ mod truncation;
 mod writeback;
 
 pub use attrs::Changes;
-pub use content::{Reading, Source, Writing};
+pub use content::{Reading, SetBits, Source, Writing};
 pub(crate) use entries::Window;
 pub use mutate::{New, Permissions};
 pub use nodes::Unused;
@@ -42,7 +42,7 @@ use crate::store::media::scope::Scope;
 use crate::tree::union::{Layers, Name};
 use crate::tree::{Kind, LayerPath, Node, NodeId, Tree, split};
 use descriptors::Descriptors;
-use limits::{Usage, UsageGuard, disk_bytes};
+use limits::Usage;
 use lookup::Visible;
 use namespace::Namespace;
 use node::{Backing, Held};
@@ -51,7 +51,6 @@ use parking_lot::{Condvar, Mutex};
 use reaper::Litter;
 use rustix::fs::Stat;
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use truncation::Truncations;
@@ -224,48 +223,19 @@ impl Media {
         }
     }
 
-    /// Whether so many bytes more may be written at a path.
-    fn may_take(&self, path: &LayerPath, caller: Caller, more: u64) -> Result<()> {
-        let scope = self.scopes.of(path.in_docroot())?;
-        match self.scopes.rules(scope).limit {
-            Some(limit) if !self.usage.fits(scope, limit, more) => self.refuse(path.in_docroot(), caller, Why::Limit),
-            _ => Ok(()),
+    /// Whether the content of a node may be changed: by none of its names that are known is it denied. Through one that
+    /// is not denied, what a denied one shows would be changed as well.
+    fn may_change(&self, node: NodeId, caller: Caller) -> Result<()> {
+        let scope = self.nodes.lock().get(node).ok_or(Error::answer(Errno::STALE))?.scope;
+        let rules = self.scopes.rules(scope);
+        if rules.deny.is_empty() {
+            return Ok(());
         }
-    }
-
-    /// Before a change of a file up to this length: whether it may grow, and what counts the growth. Nothing without
-    /// a limit.
-    fn grow(&self, node: NodeId, caller: Caller, file: &Arc<File>, end: u64) -> Result<Option<UsageGuard<'_>>> {
-        let (scope, path) = {
-            let nodes = self.nodes.lock();
-            let held = nodes.get(node).ok_or(Error::answer(Errno::STALE))?;
-            (held.scope, nodes.path(node)?)
-        };
-        let Some(limit) = self.scopes.rules(scope).limit else { return Ok(None) };
-        let stat = rustix::fs::fstat(&**file).on_disk("looking at", || self.shown(node))?;
-        let more = end.saturating_sub(stat.st_size as u64);
-        if more > 0 && !self.usage.fits(scope, limit, more) {
-            let path = path.as_ref().map_or(self.scopes.path(scope), LayerPath::in_docroot);
-            return self.refuse(path, caller, Why::Limit);
+        let denied = self.nodes.lock().find_name(node, |name| rules.deny.denies(name))?;
+        match denied {
+            Some(path) => self.refuse(path.in_docroot(), caller, Why::Denied),
+            None => Ok(()),
         }
-        Ok(Some(UsageGuard { usage: &self.usage, scope, file: file.clone(), before: disk_bytes(&stat) }))
-    }
-
-    /// Measures what scopes with a limit take on disk, where that is due.
-    pub fn measure(&self) {
-        self.usage.measure(&self.scopes, |scope| match self.scopes.is_per_release(scope) {
-            false => self.home.disk_usage(&LayerPath::shared(self.scopes.path(scope))),
-            true => self.home.own_disk_usage(self.scopes.path(scope)),
-        });
-    }
-
-    /// Path, limit and use in bytes of each scope that has a limit; the use is not known at once.
-    pub fn limits(&self) -> Vec<(Vec<u8>, u64, Option<u64>)> {
-        let limit = |scope| {
-            let limit = self.scopes.rules(scope).limit?;
-            Some((self.scopes.path(scope).to_vec(), limit, self.usage.bytes(scope)))
-        };
-        self.scopes.ids().filter_map(limit).collect()
     }
 
     /// Whether the disk takes changes: makes one that nobody sees.

@@ -92,7 +92,9 @@ impl Media {
             self.change(task, |nodes| Ok([nodes.below(dir, name)?]), |[path]| vec![names_beside(path)])?;
         changing.must_have_dir(&path)?;
         self.may_make(&path, task.caller)?;
-        self.may_take(&path, task.caller, 1)?;
+        let scope = self.scopes.of(path.in_docroot())?;
+        let target = if let New::Symlink(target) = new { target.len() as u64 } else { 0 };
+        let _room = self.may_take((scope, Some(&path)), task.caller, target)?;
         let plan = union::create(changing.name(&path)?)?;
         let make = |dir: &OwnedFd, name: &[u8]| {
             let inherits = self.rights == Rights::Acls && has_default_acl(dir)?;
@@ -111,6 +113,9 @@ impl Media {
         };
         changing.carry_out(plan, Materials { make: Some(&make), copies: Copies::default() })?;
         if let Some(stat) = self.home.stat(&path)? {
+            if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+                self.usage.add(scope, disk_bytes(&stat));
+            }
             // The number of a file that was removed behind the mount may come back with a new one.
             let mut nodes = self.nodes.lock();
             if let Some((node, _)) = nodes.elsewhere(FileId::of(&stat), &path) {
@@ -160,10 +165,13 @@ impl Media {
             let from = nodes.path(node)?.ok_or(Error::answer(Errno::NOENT))?;
             Ok([from, nodes.below(dir, name)?])
         };
+        // A second name would outlive what is known of the first, and through it the file could be changed.
+        self.may_change(node, task.caller)?;
         let copies = self.copies(task, &paths, |visible, [from, to]| visible.plan_link(task, from, to))?;
         let (changing, [from, to]) =
             self.change(task, paths, |[from, to]| vec![names_beside(from), names_beside(to)])?;
         let plan = changing.plan_link(task, &from, &to)?;
+        let _room = self.may_take((self.scopes.of(to.in_docroot())?, Some(&to)), task.caller, 0)?;
         changing.carry_out(plan, Materials::of_copies(copies))?;
         changing.made(&to)
     }
@@ -243,12 +251,8 @@ impl Visible<'_> {
         self.must_have_dir(to)?;
         self.same_scope(from, to)?;
         self.media.may_make(to, task.caller)?;
-        let source = self.name(from)?;
-        if matches!(source.layers.shown(), union::Shown::Lower(_)) {
-            // It is copied up, and through its new name it could then be changed.
-            self.media.may_make(from, task.caller)?;
-        }
-        union::link(source, self.name(to)?)
+        self.media.may_make(from, task.caller)?;
+        union::link(self.name(from)?, self.name(to)?)
     }
 
     /// What was made at a path.
@@ -305,6 +309,10 @@ impl Changing<'_> {
             Step::Whiteout(path) => self.media.home.stat(path)?.is_none(),
             _ => false,
         };
+        let replaces = match step {
+            Step::Rename(_, path, Onto::Replace) => self.media.home.stat(path)?.is_some(),
+            _ => false,
+        };
         let announced = self.media.nodes.lock().begin_step(step);
         // What was announced ends, whatever comes: else nobody could change those names any more.
         let (result, outcome) = match catch_unwind(AssertUnwindSafe(work)) {
@@ -313,12 +321,28 @@ impl Changing<'_> {
             Ok(Err(error)) => (Ok(Err(error)), StepOutcome::Failed),
             Err(panic) => (Err(panic), StepOutcome::Failed),
         };
+        match step {
+            _ if result.is_err() => {}
+            Step::Place(path) | Step::CopyUp(path) | Step::Whiteout(path) | Step::Link(_, path) => {
+                self.count_names(path, 1);
+            }
+            Step::Unlink(path) | Step::Rmdir(path) | Step::Unhide(path) => self.count_names(path, -1),
+            Step::Rename(_, path, _) if replaces => self.count_names(path, -1),
+            Step::Rename(..) | Step::MakeDirs(_) => {}
+        }
         let gone = self.media.nodes.lock().end_step(announced, outcome);
         self.media.noted.notify_all();
         if let (Some(orphan), Step::Unlink(path) | Step::Rename(_, path, _)) = (gone, step) {
             self.media.let_go(self.media.scopes.of(path.in_docroot())?, &orphan);
         }
         result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Names of the writable layer were made, or removed; those above a scope are nobody's.
+    fn count_names(&self, path: &LayerPath, names: i64) {
+        if let Ok(scope) = self.media.scopes.of(path.in_docroot()) {
+            self.media.usage.add_names(scope, names);
+        }
     }
 
     fn make_dirs(&self, path: &LayerPath) -> Result<()> {
@@ -334,6 +358,7 @@ impl Changing<'_> {
             let lower = self.look(&dir)?.lower;
             let like = lower.as_ref().map(|lower| &lower.node).filter(|node| node.kind == Kind::Dir);
             home.make_dir(&dir, like)?;
+            self.count_names(&dir, 1);
         }
         Ok(())
     }
@@ -345,13 +370,14 @@ impl Changing<'_> {
         let copy = match copies.take(path, lower.node.nodeid) {
             // What shows there is another file than was copied: now this one is.
             None if lower.node.kind == Kind::File => {
-                Some(self.media.copy(self.task, Some(path), &lower.release, lower.index, None)?)
+                let scope = self.media.scopes.of(path.in_docroot())?;
+                Some(self.media.copy(self.task, (scope, Some(path)), &lower.release, lower.index, None)?)
             }
             copy => copy,
         };
         self.take_step(&step, || {
             match copy {
-                Some(copy) => copy.place(path)?,
+                Some(made) => made.copy.place(path)?,
                 None if lower.node.kind == Kind::Symlink => {
                     let mut node = lower.node;
                     node.mtime = self.epoch.mtime(&node).as_nanos();

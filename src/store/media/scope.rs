@@ -139,6 +139,11 @@ impl TryFrom<String> for Mode {
 }
 
 impl Deny {
+    /// Whether nothing is denied.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+
     /// Whether a name is denied.
     pub fn denies(&self, name: &[u8]) -> bool {
         self.set.is_match(std::ffi::OsStr::from_bytes(name))

@@ -35,7 +35,7 @@ use std::sync::Arc;
 const COUNTERS: usize = 4096;
 /// How many moves of directories are remembered for the looks that they overlap.
 const MOVES: usize = 64;
-/// How many names a node loses at a time when it is let go of: there may be thousands, and requests wait.
+/// How many names of a node are looked at or let go of at a time: there may be thousands, and requests wait.
 const NAMES: usize = 64;
 
 /// When a look at the names of a directory began: how many steps there, and how many moves of directories, had ended.
@@ -108,6 +108,17 @@ impl Nodes {
     /// The path of a name in a directory.
     pub(in crate::fs::media) fn below(&self, dir: NodeId, name: &[u8]) -> Result<LayerPath> {
         Ok(self.dir_path(dir)?.join(name))
+    }
+
+    /// The path of a name of a node for which something holds, among the first of them.
+    pub(in crate::fs::media) fn find_name(
+        &self,
+        node: NodeId,
+        holds: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<LayerPath>> {
+        let held = self.nodes.peek(&node).ok_or(Error::answer(Errno::STALE))?;
+        let named = |place: &&PlaceId| self.places.name(**place).is_some_and(&holds);
+        held.names.iter().take(NAMES).find(named).map_or(Ok(None), |place| self.places.path(*place))
     }
 
     /// A node as it is now, and where.

@@ -162,6 +162,11 @@ impl Places {
         }
     }
 
+    /// Its last name.
+    pub(super) fn name(&self, place: PlaceId) -> Option<&[u8]> {
+        Some(&self.places.get(place.0)?.name)
+    }
+
     /// Whether no other place lies in it.
     pub(super) fn is_last(&self, place: PlaceId) -> bool {
         self.places.get(place.0).is_some_and(|place| place.inside == 0)

@@ -6,6 +6,7 @@
 
 mod content;
 mod mtimes;
+mod numbers;
 mod scopes;
 mod staging;
 mod stat_cache;
@@ -113,9 +114,11 @@ fn publish(store: &Store, name: &ReleaseName, walk: Walk, staging: &Staging, sum
     // One publisher at a time: the mtimes of a release depend on all the others.
     let _publish = Lock::take(&store.root().join("tmp"), Hold::Exclusive)?;
     let mut builder = builder(walk);
-    mtimes::settle(store, &mut builder)?;
+    let earlier = earlier(store)?;
+    mtimes::settle(&earlier, &mut builder)?;
     let bytes = builder.encode(crate::store::now())?;
     let made = Manifest::from_bytes(bytes, &store.manifest_path(name))?;
+    earlier.iter().try_for_each(|earlier| numbers::check(&made, earlier))?;
     (summary.files, summary.bytes) = (made.files(), made.content_bytes());
     if look::is_there(&store.manifest_path(name))? {
         let there = store.manifest(name)?;
@@ -136,6 +139,20 @@ fn publish(store: &Store, name: &ReleaseName, walk: Walk, staging: &Staging, sum
     let mut line = Line::done("add", Asker::this_process());
     line.to = Some(name.to_string());
     store.write_journal(&line)
+}
+
+/// The releases of the store, the newest first.
+fn earlier(store: &Store) -> Result<Vec<Manifest>> {
+    let mut earlier = Vec::new();
+    for name in store.releases()? {
+        match store.manifest(&name) {
+            Ok(manifest) => earlier.push(manifest),
+            // A damaged release cannot be switched to either, so nothing will disagree with it.
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+    earlier.sort_by_key(|manifest| std::cmp::Reverse(manifest.added()));
+    Ok(earlier)
 }
 
 /// The real directory behind SOURCE, if it can be a source at all.

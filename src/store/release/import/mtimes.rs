@@ -5,28 +5,17 @@
 
 use crate::error::Result;
 use crate::store::release::manifest::{BuildNode, Builder, Manifest};
-use crate::store::{Store, since_epoch};
+use crate::store::since_epoch;
 use crate::tree::{Kind, Node, Tree, path_in};
 use rayon::prelude::*;
 
-/// Settles the mtimes of all nodes against all releases of the store.
-pub(super) fn settle(store: &Store, builder: &mut Builder) -> Result<()> {
-    let mut earlier = Vec::new();
-    for name in store.releases()? {
-        match store.manifest(&name) {
-            Ok(manifest) => earlier.push(manifest),
-            // A damaged release cannot be switched to either, so nothing will disagree with it.
-            Err(error) => log::warn!("{error}"),
-        }
-    }
-    // The newest first: there most is the same.
-    earlier.sort_by_key(|manifest| std::cmp::Reverse(manifest.added()));
-
+/// Settles the mtimes of all nodes against the releases of the store, the newest first: there most is the same.
+pub(super) fn settle(earlier: &[Manifest], builder: &mut Builder) -> Result<()> {
     let now = i64::try_from(since_epoch().as_nanos()).unwrap_or(i64::MAX);
     let nodes = &builder.nodes;
     let settled: Vec<(u32, i64)> = directories(builder)
         .into_par_iter()
-        .map(|(dir, path)| settle_in(&earlier, nodes, dir, &path))
+        .map(|(dir, path)| settle_in(earlier, nodes, dir, &path))
         .collect::<Result<Vec<_>>>()?
         .concat();
     for node in &mut builder.nodes {

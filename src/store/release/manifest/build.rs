@@ -81,7 +81,7 @@ impl Builder {
         }
         let (order, levels) = self.breadth_first();
         let (records, mut tables) = self.records(&order)?;
-        let index = index(&records)?;
+        let index = self.index(&order, &records)?;
         let digests = self.digests(&order, &levels, &records, &tables);
 
         let files = || self.nodes.iter().filter(|node| node.kind == Kind::File);
@@ -200,6 +200,32 @@ impl Builder {
         Ok((records, tables))
     }
 
+    /// Node numbers sorted by nodeid. Two nodes with one nodeid are refused: the kernel would take them for one.
+    fn index(&self, order: &[u32], records: &[NodeRecord]) -> Result<Vec<U32>> {
+        let mut index: Vec<(u64, u32)> =
+            records.iter().zip(0..).map(|(record, number)| (record.nodeid.get(), number)).collect();
+        index.par_sort_unstable();
+        if let Some(pair) = index.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let [one, other] = [pair[0].1, pair[1].1].map(|at| self.shown(order, records, at));
+            return Err(Error::refused(format!(
+                "{one} and {other} have the same number, and the kernel would take one for the other; rename or change \
+                 one of them, and add again"
+            )));
+        }
+        Ok(index.into_iter().map(|(_, number)| U32::new(number)).collect())
+    }
+
+    /// The path of a node, by its place in the manifest, for a message.
+    fn shown(&self, order: &[u32], records: &[NodeRecord], mut at: u32) -> String {
+        let mut names = Vec::new();
+        while at != 0 {
+            names.push(&self.nodes[order[at as usize] as usize].name[..]);
+            at = records[at as usize].parent.get();
+        }
+        names.reverse();
+        String::from_utf8_lossy(&names.join(&b'/')).escape_debug().to_string()
+    }
+
     /// From the last level to the root: a directory's entries stand on the level behind it.
     fn digests(&self, order: &[u32], levels: &[usize], records: &[NodeRecord], tables: &Tables) -> Vec<[u8; 32]> {
         let mut digests = vec![[0; 32]; records.len()];
@@ -302,17 +328,6 @@ impl Tables {
         self.xattr_list.push(set.clone());
         Ok(number)
     }
-}
-
-/// Node numbers sorted by nodeid. Two nodes with one nodeid are refused: the kernel would take them for one.
-fn index(records: &[NodeRecord]) -> Result<Vec<U32>> {
-    let mut index: Vec<(u64, u32)> =
-        records.iter().zip(0..).map(|(record, number)| (record.nodeid.get(), number)).collect();
-    index.par_sort_unstable();
-    if index.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-        return Err(Error::failed("two nodes of the release have the same nodeid; change any one file and add again"));
-    }
-    Ok(index.into_iter().map(|(_, number)| U32::new(number)).collect())
 }
 
 /// What a directory's digest covers of an entry: everything but its mtime, because a checkout gives every

@@ -113,9 +113,7 @@ impl Content {
         let from = u64::try_from(offset).ok().filter(|from| *from < self.len).ok_or(Errno::NXIO)?;
         match (self.as_file(), whence) {
             (Some(file), _) => seek(file, from, whence),
-            (None, libc::SEEK_DATA) => Ok(offset),
-            (None, libc::SEEK_HOLE) => Ok(self.len as i64),
-            (None, _) => Err(Errno::INVAL),
+            (None, _) => seek_in_data(self.len, offset, whence),
         }
     }
 }
@@ -129,8 +127,19 @@ pub fn let_go(file: &File, offset: u64, len: usize) {
     }
 }
 
+/// SEEK_DATA and SEEK_HOLE in a content of this length that has no holes, or none that are known: the offset itself,
+/// and the end. ENXIO at the end and past it, as lseek(2) says.
+pub fn seek_in_data(len: u64, offset: i64, whence: i32) -> rustix::io::Result<i64> {
+    u64::try_from(offset).ok().filter(|from| *from < len).ok_or(Errno::NXIO)?;
+    match whence {
+        libc::SEEK_DATA => Ok(offset),
+        libc::SEEK_HOLE => Ok(len as i64),
+        _ => Err(Errno::INVAL),
+    }
+}
+
 /// SEEK_DATA and SEEK_HOLE in a plain file.
-pub fn seek(file: &File, from: u64, whence: i32) -> rustix::io::Result<i64> {
+fn seek(file: &File, from: u64, whence: i32) -> rustix::io::Result<i64> {
     let to = match whence {
         libc::SEEK_DATA => SeekFrom::Data(from),
         libc::SEEK_HOLE => SeekFrom::Hole(from),

@@ -6,7 +6,7 @@
 mod content;
 mod pack;
 
-pub use content::{Content, LARGE, let_go, seek};
+pub use content::{Content, LARGE, let_go, seek_in_data};
 pub use pack::{Extent, Pack, PackWriter};
 
 use crate::error::{Context, Error, OnDisk, Result};
