@@ -380,8 +380,8 @@ fn names_and_attributes_count_to_the_limit_and_are_given_back() {
     if skip_mounted() {
         return;
     }
-    type Way = fn(&Path) -> std::io::Result<()>;
-    let ways: [(&str, Way); 4] = [
+    type Make = fn(&Path) -> std::io::Result<()>;
+    let ways: [(&str, Make); 4] = [
         ("mkdir", |path| fs::create_dir(path)),
         ("symlink", |path| std::os::unix::fs::symlink("target", path)),
         ("link", |path| fs::hard_link("one", path)),
@@ -483,8 +483,8 @@ fn a_mode_that_a_change_of_the_content_cleared_is_shown_at_once() {
     };
     let allocate = |file: &File| rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, 1 << 16);
     let copy = |file: &File| rustix::fs::copy_file_range(File::open("../page").unwrap(), None, file, None, 100);
-    type Way<'a> = &'a (dyn Fn(&mut File) + Sync);
-    let ways: [(&str, Way<'_>); 5] = [
+    type Change<'a> = &'a (dyn Fn(&mut File) + Sync);
+    let ways: [(&str, Change<'_>); 5] = [
         ("write", &|file| file.write_all(b"y").unwrap()),
         ("truncate", &|file| file.set_len(3).unwrap()),
         ("fallocate", &|file| allocate(file).unwrap()),

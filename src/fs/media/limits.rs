@@ -10,6 +10,7 @@ use super::scopes::{ScopeId, Scopes};
 use super::{Caller, Media};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fs::refused::Why;
+use crate::store::media::scope::NAME;
 use crate::tree::{LayerPath, NodeId};
 use parking_lot::Mutex;
 use rustix::fs::{FileType, SeekFrom, Stat};
@@ -19,9 +20,6 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// What a name counts, in bytes, beside the blocks of its file: a directory takes a block of most disks, and the inode
-/// of any other name with its share of the directory no more.
-pub(super) const NAME: u64 = 4096;
 /// The disk gives room in blocks of this many bytes, mostly (stat(2), st_blksize).
 const BLOCK: u64 = 4096;
 
@@ -40,11 +38,20 @@ struct Used {
     bytes: i64,
     /// Changes of ours since the measurement that is under way began.
     since: i64,
+    /// What names take that were made since the last measurement, which counts none, less those that were removed:
+    /// never less than nothing, or who removes old names could take more than they gave.
+    names: u64,
     /// Kept free for changes under way.
     reserved: u64,
     measured: Option<Instant>,
     /// Whether something did not fit since.
     full: bool,
+}
+
+impl Used {
+    fn in_all(&self) -> u64 {
+        (self.bytes.max(0) as u64).saturating_add(self.names)
+    }
 }
 
 /// Bytes that a file takes on disk.
@@ -57,7 +64,7 @@ impl Usage {
     fn reserve(&self, scope: ScopeId, limit: u64, more: u64) -> Option<Reserved<'_>> {
         let mut all = self.0.lock();
         let used = all.entry(scope).or_default();
-        let wanted = (used.bytes.max(0) as u64).saturating_add(used.reserved).saturating_add(more);
+        let wanted = used.in_all().saturating_add(used.reserved).saturating_add(more);
         if more > 0 && used.measured.is_some() && wanted > limit {
             return None;
         }
@@ -72,7 +79,9 @@ impl Usage {
 
     /// So many names were made, or removed.
     pub(super) fn add_names(&self, scope: ScopeId, names: i64) {
-        self.add(scope, names * NAME as i64);
+        let mut all = self.0.lock();
+        let used = all.entry(scope).or_default();
+        used.names = used.names.saturating_add_signed(names * NAME as i64);
     }
 
     /// A change of ours took so many bytes, or gave them back.
@@ -86,7 +95,7 @@ impl Usage {
     /// Bytes that a scope takes, if they were measured.
     pub(super) fn bytes(&self, scope: ScopeId) -> Option<u64> {
         let all = self.0.lock();
-        all.get(&scope).filter(|used| used.measured.is_some()).map(|used| used.bytes.max(0) as u64)
+        all.get(&scope).filter(|used| used.measured.is_some()).map(Used::in_all)
     }
 
     /// Measures the scopes that have a limit and are due.
@@ -107,6 +116,7 @@ impl Usage {
                     let used = all.entry(scope).or_default();
                     // A change in between may count twice, until the next measurement.
                     used.bytes = bytes as i64 + used.since;
+                    used.names = 0;
                     used.measured = Some(Instant::now());
                 }
                 Err(error) => log::error!("measuring the scope {}: {error}", scopes.path(scope).escape_ascii()),
@@ -243,4 +253,35 @@ impl Media {
 fn first_hole(file: &File, from: u64) -> u64 {
     // Past the end there is nothing but a hole.
     rustix::fs::seek(file, SeekFrom::Hole(from)).unwrap_or(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::media::scope::Scope;
+
+    #[test]
+    fn changes_beside_each_other_do_not_pass_a_limit_together() {
+        let scopes = Scopes::new(&[Scope::new("media", false, "")]);
+        let scope = scopes.ids().next().expect("a scope");
+        let usage = Usage::default();
+        let fits = |more| usage.reserve(scope, 1000, more);
+        assert!(fits(5000).is_some(), "until it was measured all fits");
+        usage.0.lock().get_mut(&scope).expect("known").measured = Some(Instant::now());
+        let first = fits(600).expect("room");
+        assert!(fits(600).is_none());
+        assert!(fits(400).is_some());
+        usage.add(scope, 300);
+        drop(first);
+        assert!(fits(701).is_none() && fits(700).is_some());
+        usage.add(scope, 1000);
+        assert!(fits(1).is_none() && fits(0).is_some(), "what adds nothing goes on");
+        usage.add(scope, -1300);
+        usage.add_names(scope, -1);
+        assert!(fits(1001).is_none(), "an old name gives nothing");
+        usage.add_names(scope, 1);
+        assert_eq!(usage.bytes(scope), Some(NAME));
+        usage.add_names(scope, -1);
+        assert_eq!(usage.bytes(scope), Some(0));
+    }
 }

@@ -9,6 +9,10 @@ use serde::Deserialize;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+/// What each name counts to the limit of its scope, in bytes, beside the blocks of its file: a directory takes a block
+/// of most disks, and the inode of any other name with its share of the directory no more.
+pub const NAME: u64 = 4096;
+
 /// A path of the docroot that may be written to.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
