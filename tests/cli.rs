@@ -17,6 +17,8 @@ mod media;
 mod namespace;
 #[path = "cli/releases.rs"]
 mod releases;
+#[path = "cli/store.rs"]
+mod store;
 mod support;
 #[path = "cli/switching.rs"]
 mod switching;

@@ -10,6 +10,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::chance::Chance;
 use support::{Rig, skip_mounted};
+use verfs::store::Store;
+use verfs::store::active::stamps::Stamp;
+use verfs::tree::NodeId;
 
 /// Writes a small release: with a large file of its own, and with small ones enough for a pack, half of them its own.
 fn source(rig: &Rig, release: &str) -> std::path::PathBuf {
@@ -180,6 +183,88 @@ fn remove_stopped_at_any_point_leaves_the_release_or_not() {
 #[test]
 fn gc_stopped_at_any_point_frees_nothing_that_is_needed() {
     stop_at_every_point("gc");
+}
+
+/// A crash point as the environment has it: what is written after `active` is the second that is replaced.
+fn at(verb: &str, point: &str) -> String {
+    let second = if verb == "compaction" && point.starts_with("atomic.") { ":2" } else { "" };
+    format!("crash:{point}{second}")
+}
+
+#[test]
+fn compaction_of_the_stamps_stopped_at_any_point_leaves_the_old_or_the_new_file() {
+    let stamp = |node: u64, second| (NodeId(node + 100), Stamp { second, nanos: 1 });
+    for point in points(&Rig::new(), "compaction") {
+        let rig = prepared();
+        let store = Store::open(&rig.store).unwrap();
+        let mut active = store.active().unwrap().unwrap();
+        for second in 0..60 {
+            let batch: Vec<_> = (0..1000).map(|node| stamp(node, second)).collect();
+            active.stamps_len = store.append_stamps(active.stamps_len, &batch).unwrap();
+        }
+        store.set_active(&active).unwrap();
+        let stopped = rig.run(&["switch", "a"], &[("VERFS_FAULT", &at("compaction", &point))]);
+        assert_ne!(stopped.code, 0, "{point}: {}", stopped.stdout);
+        assert!(stopped.stderr.contains(&point), "{point}: {}", stopped.stderr);
+        let is_compacted = fs::metadata(rig.store.join("stamps")).unwrap().len() < 100_000;
+        assert_eq!(is_compacted, point == "stamps.compacted", "{point}");
+        assert_eq!(state(&rig).0, "a", "{point}: the switch had happened");
+        rig.ok(&["verify"]);
+        rig.ok(&["switch", "b"]);
+        assert!(fs::metadata(rig.store.join("stamps")).unwrap().len() < 100_000, "{point}: the next switch compacts");
+        let stamps = store.read_stamps(store.active().unwrap().unwrap().stamps_len).unwrap();
+        assert!((0..1000).all(|node| stamps.get(NodeId(node + 100), 9) == Some(stamp(node, 59).1)), "{point}");
+        rig.ok(&["gc"]);
+        rig.ok(&["verify"]);
+        assert_no_litter(&rig);
+        assert_journal_is_whole(&rig);
+    }
+}
+
+#[test]
+fn conversion_of_a_store_of_0_1_stopped_at_any_point_leaves_a_store_that_opens() {
+    for point in points(&Rig::new(), "conversion") {
+        let rig = prepared();
+        // A store of format 1 differs in `active`, and in the digit.
+        let (toml, active) = (rig.store.join("verfs.toml"), rig.store.join("active"));
+        let text = fs::read_to_string(&toml).unwrap().replace("format = 2", "format = 1");
+        fs::write(&toml, text).unwrap();
+        let text = fs::read_to_string(&active).unwrap();
+        fs::write(&active, text[..text.find(",\"checksum\"").unwrap()].to_owned() + "}\n").unwrap();
+        let stopped = rig.run(&["switch", "a"], &[("VERFS_FAULT", &at("conversion", &point))]);
+        assert!(stopped.stderr.contains(&point), "{point}: {}", stopped.stderr);
+        let is_new = fs::read_to_string(&toml).unwrap().contains("\nformat = 2\n");
+        let has_checksum = fs::read_to_string(&active).unwrap().contains("checksum");
+        assert_eq!((has_checksum, is_new), (point != "atomic.synced", point == "format.raised"), "{point}");
+        rig.ok(&["verify"]);
+        assert_serves_whole_release(&rig);
+        rig.ok(&["switch", "a"]);
+        rig.ok(&["switch", "b"]);
+        assert!(fs::read_to_string(&toml).unwrap().contains("\nformat = 2\n"), "{point}");
+        rig.ok(&["verify"]);
+        assert_journal_is_whole(&rig);
+    }
+}
+
+#[test]
+fn a_journal_that_is_put_aside_loses_no_line_when_it_is_stopped() {
+    for point in points(&Rig::new(), "rotation") {
+        let rig = prepared();
+        let journal = rig.store.join("journal.jsonl");
+        let refused = "{\"time\":\"2026-11-26T16:02:13Z\",\"uid\":0,\"action\":\"gc\",\"from\":null,\"to\":null,\
+                       \"message\":null,\"ok\":true}\n";
+        let text = fs::read_to_string(&journal).unwrap() + &refused.repeat((1 << 20) / refused.len() + 1);
+        fs::write(&journal, text).unwrap();
+        let lines = rig.json(&["log"]).as_array().unwrap().len();
+        let stopped = rig.run(&["switch", "a"], &[("VERFS_FAULT", &at("rotation", &point))]);
+        assert!(stopped.stderr.contains(&point), "{point}: {}", stopped.stderr);
+        assert!(!journal.exists(), "{point}");
+        assert_eq!(rig.json(&["log"]).as_array().unwrap().len(), lines, "{point}");
+        rig.ok(&["switch", "b"]);
+        assert_eq!(rig.json(&["log"]).as_array().unwrap().len(), lines + 2, "{point}");
+        assert_journal_is_whole(&rig);
+        rig.ok(&["verify"]);
+    }
 }
 
 #[test]

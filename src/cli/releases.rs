@@ -10,6 +10,7 @@ use crate::protocol::{
 };
 use crate::store::Store;
 use crate::store::active::Active;
+use crate::store::journal::Journal;
 use crate::store::release::manifest::Manifest;
 use crate::tree::{ChangedEntry, Kind, ReleaseName, Side, Tree, change_set};
 use crate::worker::unmounted;
@@ -181,7 +182,8 @@ fn list_row(release: &Listed) -> Vec<String> {
 }
 
 pub(super) fn log(verb: &Log, store: Option<&Path>, output: Output) -> Result<()> {
-    let mut lines = which::store(store)?.journal()?;
+    let Journal { mut lines, damaged } = which::store(store)?.journal()?;
+    damaged.iter().for_each(|damaged| log::warn!("{damaged}"));
     if let Some(most) = verb.lines {
         lines.drain(..lines.len().saturating_sub(most));
     }

@@ -1,13 +1,33 @@
-//! The journal: one line of JSON per add, switch, rollback, remove and gc.
+//! The journal: one line of JSON per add, switch, rollback, remove and gc, each with a checksum (see sealed.rs).
+//!
+//! ```text
+//! journal.jsonl      the newest lines, up to 1 MiB
+//! journal.jsonl.N    older ones; the higher N, the newer. 16 are kept
+//! ```
+//!
+//! Any process may append at any time, and none waits for another: a line is one write(2) at the end of the file, and
+//! the file is put aside by one rename to a number that is free.
 
-use super::Store;
 use super::durable::with_reserve;
-use crate::error::{Context, Error, Result};
+use super::sealed::{self, Flaw};
+use super::{Store, look, settings};
+use crate::error::{Context, Result};
 use crate::fault;
 use crate::protocol::{LogLine, Time};
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A longer file is put aside, in bytes: about 5000 lines.
+const FULL: u64 = 1 << 20;
+/// How many files that were put aside are kept.
+const KEPT: usize = 16;
+/// What verfs 0.1 wrote into a line.
+const KEYS_OF_0_1: &[&str] = &["time", "uid", "sudo_uid", "action", "from", "to", "message", "ok", "switch", "note"];
 
 /// A line of the journal.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -77,56 +97,153 @@ impl From<Line> for LogLine {
     }
 }
 
+/// What the journal says.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    /// All whole lines, oldest first.
+    pub lines: Vec<Line>,
+    /// The damaged ones, a sentence each.
+    pub damaged: Vec<String>,
+}
+
+impl Journal {
+    /// Adds the lines of a file. One that a crash cut off is left out: what it told of is noted again.
+    fn read(&mut self, path: &Path, file: File) -> Result<()> {
+        for (number, line) in (1..).zip(BufReader::new(file).split(b'\n')) {
+            let line = line.context(|| format!("reading {}", path.display()))?;
+            match sealed::open(&line, KEYS_OF_0_1) {
+                Ok(line) => self.lines.push(line),
+                Err(Flaw::CutOff) => {}
+                Err(flaw) => self.damaged.push(format!(
+                    "line {number} of {} is damaged ({flaw}); the other lines can be read",
+                    path.display()
+                )),
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Store {
+    fn journal_path(&self) -> PathBuf {
+        self.root().join("journal.jsonl")
+    }
+
     /// Adds a line, durably.
     pub fn write_journal(&self, line: &Line) -> Result<()> {
         fault::point("journal.before");
-        let path = self.root().join("journal.jsonl");
-        let mut text = serde_json::to_vec(line).map_err(|error| Error::failed(error.to_string()))?;
-        text.push(b'\n');
+        let text = sealed::seal(line)?;
+        if let Err(error) = self.rotate_journal() {
+            log::warn!("{error}: the journal goes on growing");
+        }
+        let path = self.journal_path();
         with_reserve(self.dir(), || {
             let what = || format!("writing {}", path.display());
             let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path).context(what)?;
-            let before = file.metadata().context(what)?.len();
-            // A line that a crash cut off must not swallow this one.
-            let bytes = if ends_in_newline(&mut file, before).context(what)? {
-                text.clone()
-            } else {
-                [b"\n", &text[..]].concat()
-            };
-            let written = file.write_all(&bytes).and_then(|()| file.sync_data());
-            if written.is_err() {
-                let _ = file.set_len(before);
-            }
-            written.context(what)
+            // A line that was cut off must not swallow this one.
+            let bytes = if ends_in_newline(&mut file).context(what)? { text.clone() } else { [b"\n", &*text].concat() };
+            file.write_all(&bytes).and_then(|()| file.sync_data()).context(what)
         })?;
         fault::point("journal.after");
         Ok(())
     }
 
-    /// All lines, oldest first. One that cannot be read (a crash cut it off) is left out.
-    pub fn journal(&self) -> Result<Vec<Line>> {
-        let path = self.root().join("journal.jsonl");
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).context(|| format!("reading {}", path.display())),
+    /// Puts a full journal aside, and removes the oldest that was. verfs 0.1 knows of one file only.
+    fn rotate_journal(&self) -> Result<()> {
+        let path = self.journal_path();
+        let what = || format!("putting {} aside", path.display());
+        let len = match fs::metadata(&path) {
+            Ok(meta) => meta.len(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).context(what),
         };
-        let mut lines = Vec::new();
-        for line in BufReader::new(file).split(b'\n') {
-            let line = line.context(|| format!("reading {}", path.display()))?;
-            if let Ok(line) = serde_json::from_slice(&line) {
-                lines.push(line);
+        if len < FULL || self.settings().format() < settings::SEALED {
+            return Ok(());
+        }
+        let mut aside = self.old_journals()?;
+        let number = aside.last().map_or(0, |(number, _)| *number).saturating_add(1);
+        let to = self.root().join(format!("journal.jsonl.{number}"));
+        match rustix::fs::renameat_with(CWD, &path, CWD, &to, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            // Another process was faster.
+            Err(Errno::NOENT | Errno::EXIST) => return Ok(()),
+            Err(error) => return Err(error).context(what),
+        }
+        self.dir().sync()?;
+        fault::point("journal.rotated");
+        aside.push((number, to));
+        for (_, oldest) in &aside[..aside.len().saturating_sub(KEPT)] {
+            match fs::remove_file(oldest) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).context(|| format!("removing {}", oldest.display()));
+                }
+                _ => log::info!("removed {}, the oldest of the journal", oldest.display()),
             }
         }
-        Ok(lines)
+        Ok(())
+    }
+
+    /// The files that were put aside, oldest first.
+    fn old_journals(&self) -> Result<Vec<(u64, PathBuf)>> {
+        let numbered = |path: PathBuf| {
+            let number = path.file_name()?.to_str()?.strip_prefix("journal.jsonl.")?.parse().ok()?;
+            Some((number, path))
+        };
+        let mut found: Vec<_> =
+            look::entries(self.root())?.unwrap_or_default().into_iter().filter_map(numbered).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// The files of the journal, open, oldest first.
+    fn journal_files(&self) -> Result<Vec<(PathBuf, File)>> {
+        let open = |path: PathBuf| match File::open(&path) {
+            Ok(file) => Ok(Some((path, file))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(|| format!("reading {}", path.display())),
+        };
+        // The newest first: if another process puts it aside meanwhile, it is among those that were put aside.
+        let newest = open(self.journal_path())?;
+        let is_newest = |file: &File| match &newest {
+            Some((_, newest)) => Ok::<_, std::io::Error>(file.metadata()?.ino() == newest.metadata()?.ino()),
+            None => Ok(false),
+        };
+        let mut files = Vec::new();
+        for (_, path) in self.old_journals()? {
+            let Some((path, file)) = open(path)? else { continue };
+            if !is_newest(&file).context(|| format!("looking at {}", path.display()))? {
+                files.push((path, file));
+            }
+        }
+        files.extend(newest);
+        Ok(files)
+    }
+
+    /// All that the journal says, with the files that were put aside.
+    pub(crate) fn journal(&self) -> Result<Journal> {
+        let mut journal = Journal::default();
+        for (path, file) in self.journal_files()? {
+            journal.read(&path, file)?;
+        }
+        Ok(journal)
+    }
+
+    /// The number of the last switch that the journal knows. It reads no further back than it must.
+    fn last_noted(&self) -> Result<u32> {
+        for (path, file) in self.journal_files()?.into_iter().rev() {
+            let mut journal = Journal::default();
+            journal.read(&path, file)?;
+            if let Some(last) = journal.lines.iter().filter_map(|line| line.switch).max() {
+                return Ok(last);
+            }
+        }
+        Ok(0)
     }
 
     /// Writes the line of a switch that was done and then cut off before it could be noted.
     pub fn mend_journal(&self) -> Result<()> {
         let Some(active) = self.active()? else { return Ok(()) };
-        let noted = self.journal()?.iter().filter_map(|line| line.switch).max().unwrap_or(0);
-        if noted >= active.switch {
+        if self.last_noted()? >= active.switch {
             return Ok(());
         }
         let mut line = Line::done(if active.rolled_back { "rollback" } else { "switch" }, Asker::default());
@@ -139,7 +256,8 @@ impl Store {
     }
 }
 
-fn ends_in_newline(file: &mut File, len: u64) -> std::io::Result<bool> {
+fn ends_in_newline(file: &mut File) -> std::io::Result<bool> {
+    let len = file.metadata()?.len();
     if len == 0 {
         return Ok(true);
     }

@@ -7,8 +7,8 @@
 //!   objects/packs/… many small contents in one file (see objects/pack.rs)
 //!   releases/NAME   a manifest; the release exists if and only if this file does
 //!   active          the active release, the switch number, its second, how much of `stamps` counts
-//!   stamps          append-only: which switch last changed which node
-//!   journal.jsonl   one line per add, switch, rollback, remove, gc
+//!   stamps          which switch last changed which node: appended to, and compacted
+//!   journal.jsonl   one line per add, switch, rollback, remove, gc; journal.jsonl.1 … are older, the oldest first
 //!   stat-cache      how the files of the last add looked (see import/stat_cache.rs)
 //!   reserve         room that is given up so that a rollback works on a full disk
 //!   media/ whiteouts/ own/ orphans/ tmp/     the writable layer (see media/layout.rs); tmp/add-… are imports
@@ -24,17 +24,19 @@ pub(crate) mod lock;
 pub(crate) mod look;
 pub mod media;
 pub mod release;
+mod sealed;
 pub mod settings;
 
 use crate::error::{Context, Error, Result};
+use crate::fault;
 use crate::tree::ReleaseName;
 use durable::Dir;
 use lock::{Hold, Lock};
 use release::manifest::Manifest;
 use settings::Settings;
-use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -113,6 +115,33 @@ impl Store {
     /// The directory, for durable writes.
     pub fn dir(&self) -> &Dir {
         &self.dir
+    }
+
+    /// Notes in verfs.toml that an older verfs must not use the store any more. One digit is written where it stands:
+    /// a crash leaves the old or the new one, and the file stays its owner's. `active` has its checksum by then.
+    fn raise_format(&self) -> Result<()> {
+        if self.settings.format() >= settings::FORMAT {
+            return Ok(());
+        }
+        let path = self.root.join("verfs.toml");
+        let what = || format!("writing format = {} into {}", settings::FORMAT, path.display());
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).context(what)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).context(what)?;
+        if Settings::parse(&text).is_ok_and(|settings| settings.format() >= settings::FORMAT) {
+            return Ok(());
+        }
+        let at = Settings::digit_of_format_1(&text).ok_or_else(|| {
+            Error::failed(format!(
+                "{} does not say its format in a line of its own, so it cannot be raised; write format = {} there",
+                path.display(),
+                settings::FORMAT
+            ))
+        })?;
+        file.write_all_at(settings::FORMAT.to_string().as_bytes(), at as u64).context(what)?;
+        file.sync_all().context(what)?;
+        fault::point("format.raised");
+        Ok(())
     }
 
     /// Where the manifest of a release lies.

@@ -6,8 +6,10 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The store format that this verfs writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+/// The store format that this verfs writes, and the newest that it reads. 1: verfs 0.1.
+pub const FORMAT: u32 = 2;
+/// The first format in which `active` has a checksum, `stamps` may be compacted, and the journal has older files.
+pub(crate) const SEALED: u32 = 2;
 
 /// What verfs.toml says.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -119,6 +121,9 @@ impl Settings {
                 "the store has format {format}, and this verfs reads up to {FORMAT}: use the newer verfs"
             )));
         }
+        if format == 0 {
+            return Err(Error::request("format = 0 is none: a store has format 1 or 2"));
+        }
         let settings: Self = toml::from_str(text).map_err(wrong)?;
         let range = |key: &str, value: u64, from: u64, to: u64| {
             if (from..=to).contains(&value) {
@@ -143,6 +148,26 @@ impl Settings {
             }
         }
         Ok(settings)
+    }
+
+    /// The format of the store.
+    pub(crate) fn format(&self) -> u32 {
+        self.format
+    }
+
+    /// Where in the text of verfs.toml the one digit of format 1 stands; `None` if it stands there otherwise.
+    pub(crate) fn digit_of_format_1(text: &str) -> Option<usize> {
+        let mut at = 0;
+        for line in text.split_inclusive('\n').take_while(|line| !line.trim_start().starts_with('[')) {
+            if let Some((key, value)) = line.split_once('=')
+                && key.trim() == "format"
+            {
+                let is_one = value.split('#').next()?.trim() == "1";
+                return is_one.then(|| at + key.len() + 1 + value.len() - value.trim_start().len());
+            }
+            at += line.len();
+        }
+        None
     }
 
     /// The text of verfs.toml for a new store.
@@ -233,11 +258,28 @@ mod tests {
     }
 
     #[test]
+    fn the_digit_of_format_1_is_found_where_it_stands_alone() {
+        let table = [
+            ("format = 1\n", Some(9)),
+            ("# format = 1\n\n  format=1 # the store's\n", Some(23)),
+            ("media = \"/m\"\nformat =   1", Some(24)),
+            ("format = 2\n", None),
+            ("format = 0x1\n", None),
+            ("[switch]\nformat = 1\n", None),
+        ];
+        for (text, at) in table {
+            assert_eq!(Settings::digit_of_format_1(text), at, "{text:?}");
+            assert!(at.is_none_or(|at| &text[at..=at] == "1"), "{text:?}");
+        }
+    }
+
+    #[test]
     fn wrong_settings_are_refused_with_the_reason() {
         let table = [
             ("", "format"),
-            ("format = 2", "newer verfs"),
-            ("format = 2\nnew_key = 1", "newer verfs"),
+            ("format = 0", "format 1 or 2"),
+            ("format = 3", "newer verfs"),
+            ("format = 3\nnew_key = 1", "newer verfs"),
             ("format = 1\ntypo = 1", "typo"),
             ("format = 1\n[switch]\nlimit = 3", "limit"),
             ("format = 1\n[switch]\nlimit_ms = 1", "limit_ms"),

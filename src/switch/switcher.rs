@@ -16,6 +16,7 @@ use crate::fs::media::Scopes;
 use crate::fs::{Epoch, Fs, Release};
 use crate::store::Store;
 use crate::store::active::Active;
+use crate::store::active::stamps::Stamps;
 use crate::store::journal::Asker;
 use crate::store::lock::Lock;
 use crate::store::release::manifest::{BuildNode, Builder, Manifest};
@@ -171,6 +172,7 @@ impl Switcher {
         let settings = self.settings().switch;
         let (plan, shadowed) = self.plan(turn, name, rollback)?;
         let (changed, warnings) = (plan.changed(), plan.warnings.clone());
+        let stamps = plan.before.as_ref().map(|before| before.epoch.stamps.clone());
         let prepared = plan.prepare(&self.store)?;
         showing.stage(Stage::Second);
         let waiting = Instant::now();
@@ -178,13 +180,15 @@ impl Switcher {
         let waited = waiting.elapsed();
         let stamped = prepared.stamp(&self.store, moment)?;
         let (swap, tidy) = self.commit(turn, stamped, &settings, &showing)?;
+        let call = begun.elapsed().saturating_sub(waited);
+        self.tidy_store(turn, stamps.as_deref());
         Ok(Switched {
             from,
             to: name.to_string(),
             number: moment.switch,
             changed,
             shadowed,
-            call: begun.elapsed().saturating_sub(waited),
+            call,
             swap,
             waited,
             second: moment.second,
@@ -192,6 +196,15 @@ impl Switcher {
             mounted: self.served.is_some(),
             warnings,
         })
+    }
+
+    /// The switch has happened, and no visitor waits for this.
+    fn tidy_store(&self, turn: &Turn, stamps: Option<&Stamps>) {
+        if let (Some(active), Some(stamps)) = (&turn.active, stamps)
+            && let Err(error) = self.store.tidy_active(active, stamps)
+        {
+            log::warn!("{error}; the next switch tries again");
+        }
     }
 
     fn nothing_to_do(&self, active: &Active, begun: Instant) -> Switched {

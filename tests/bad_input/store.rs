@@ -65,10 +65,10 @@ fn a_store_of_a_newer_format_is_left_to_the_newer_verfs() {
     rig.add("01", &Tree::new().file("index.html", "one"));
     let settings = rig.store.join("verfs.toml");
     let text = fs::read_to_string(&settings).unwrap();
-    let newer = text.replace("format = 1", "format = 2") + "\n[later]\nkey = true\n";
+    let newer = text.replace("format = 2", "format = 3") + "\n[later]\nkey = true\n";
     fs::write(&settings, newer).unwrap();
     for verb in VERBS {
-        refused(&rig, &typed(&rig, verb), 2, &[arg(&settings), "format 2", "newer verfs"]);
+        refused(&rig, &typed(&rig, verb), 2, &[arg(&settings), "format 3", "newer verfs"]);
     }
     fs::write(&settings, text).unwrap();
     assert_eq!(rig.json(&["list"])[0]["name"], "01");

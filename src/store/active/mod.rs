@@ -1,15 +1,25 @@
-//! What is active: one small file, replaced as a whole.
+//! What is active: one small file, replaced as a whole. It is a line with a checksum (see sealed.rs).
+//!
+//! A store of format 1 has one without, until its first switch by this verfs: that writes the checksum, and then the
+//! format. From then on `active` counts only with its checksum.
 
 pub mod stamps;
+mod stamps_file;
 
 use crate::error::{Context, Error, Result};
 use crate::protocol::{EncodedPath, Faults, Refused, StoreStatus, Tidy, Time};
 use crate::store::Store;
 use crate::store::durable::with_reserve;
+use crate::store::sealed;
+use crate::store::settings;
 use crate::tree::ReleaseName;
 use serde::{Deserialize, Serialize};
+use stamps::Stamps;
 use std::collections::BTreeMap;
 use std::fs;
+
+/// What verfs 0.1 wrote into `active`.
+const KEYS_OF_0_1: &[&str] = &["release", "previous", "rolled_back", "switch", "second", "since", "stamps_len"];
 
 /// The content of the file `active`, as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -26,7 +36,8 @@ pub struct Active {
     pub second: i64,
     /// When the last switch was, in seconds since 1970.
     pub since: i64,
-    /// How many bytes of `stamps` count; what lies behind them belongs to a switch that was not finished.
+    /// How many bytes of stamps were ever written and count: a position in `stamps` (see stamps_file.rs). What lies
+    /// behind it belongs to a switch that was not finished.
     pub stamps_len: u64,
 }
 
@@ -48,13 +59,16 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).context(|| format!("reading {}", path.display())),
         };
-        let active = serde_json::from_slice(&text).map_err(|error| {
+        let damaged = |why: &str| {
             Error::damaged(format!(
-                "{} is damaged ({error}); write the right release with `verfs switch` after moving the file away",
+                "{} is damaged ({why}); write the right release with `verfs switch` after moving the file away",
                 path.display()
             ))
-        })?;
-        Ok(Some(active))
+        };
+        if self.settings().format() >= settings::SEALED && !sealed::is_sealed(&text) {
+            return Err(damaged("its checksum is missing"));
+        }
+        sealed::open(&text, KEYS_OF_0_1).map(Some).map_err(|flaw| damaged(&flaw.to_string()))
     }
 
     /// The status of the store with this release active, as long as it is not mounted; a mount adds what it knows.
@@ -82,8 +96,14 @@ impl Store {
 
     /// Makes a release the active one, durably. This is the instant of a switch on disk.
     pub fn set_active(&self, active: &Active) -> Result<()> {
-        let mut bytes = serde_json::to_vec_pretty(active).map_err(|error| Error::failed(error.to_string()))?;
-        bytes.push(b'\n');
+        let bytes = sealed::seal(active)?;
         with_reserve(self.dir(), || self.dir().replace("active", &bytes, 0o644))
+    }
+
+    /// What a switch leaves for when it has happened and nobody waits: the format of an older store, and the room of
+    /// stamps that others replaced. `stamps` are those of `active`, and whoever calls keeps other switches out.
+    pub fn tidy_active(&self, active: &Active, stamps: &Stamps) -> Result<()> {
+        self.raise_format()?;
+        self.compact_stamps(active.stamps_len, stamps)
     }
 }

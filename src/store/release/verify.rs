@@ -9,6 +9,9 @@ use crate::tree::{Digest, Kind, ReleaseName, Tree};
 use rayon::prelude::*;
 use std::collections::HashMap;
 
+/// How often `active` and `stamps` are read while switches go on: a switch takes longer than that.
+const READS: usize = 3;
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -26,6 +29,9 @@ pub(crate) struct Report {
 pub(crate) fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
     let _objects = store.lock_objects(Hold::Shared, "verify")?;
     let mut report = Report::default();
+    if only.is_none() {
+        report.damaged.extend(verify_state(store));
+    }
     let names = match only {
         Some(name) => vec![name.clone()],
         None => store.releases()?,
@@ -76,6 +82,30 @@ pub(crate) fn verify(store: &Store, only: Option<&ReleaseName>, progress: &(dyn 
     damaged.sort();
     report.damaged.extend(damaged);
     Ok(report)
+}
+
+/// Checks what says what is served, and what was done. A switch may go on meanwhile: what was read of its two files
+/// counts if they belong together.
+fn verify_state(store: &Store) -> Vec<String> {
+    let mut damaged = store.journal().map_or_else(|error| vec![error.to_string()], |journal| journal.damaged);
+    for _ in 0..READS {
+        let state = store.active().and_then(|active| {
+            let stamps = active.as_ref().map_or(Ok(()), |active| store.read_stamps(active.stamps_len).map(drop));
+            Ok((stamps, store.active()? == active))
+        });
+        match state {
+            Ok((stamps, true)) => {
+                damaged.extend(stamps.err().map(|error| error.to_string()));
+                break;
+            }
+            Ok((_, false)) => {}
+            Err(error) => {
+                damaged.push(error.to_string());
+                break;
+            }
+        }
+    }
+    damaged
 }
 
 fn needs(manifest: &Manifest, name: &ReleaseName, contents: &mut HashMap<Digest, (u64, String)>) -> Result<()> {

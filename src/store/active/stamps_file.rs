@@ -1,0 +1,300 @@
+//! The file `stamps`: the stamps of all switches, appended switch by switch, and compacted when most are replaced.
+//!
+//! ```text
+//! stamps: a head if it was compacted, then batches, one per switch that changed something
+//!   head:   0 magic "VSTAMPS2"  8 position u64  16 takes u64  24 BLAKE3 of the bytes before, first 8 bytes
+//!   batch:  0 magic "VSTP"      4 count u32      8 BLAKE3 of the records, first 8 bytes
+//!   record: 0 nodeid u64        8 second i64    16 nanoseconds u32       20 bytes, little-endian
+//! ```
+//!
+//! `active` says how much counts: a *position*, the number of bytes that were ever appended. The first `takes` bytes of
+//! a compacted file stand for all up to `position`, and what is appended follows. So a compacted file replaces another
+//! while `active` stays as it is, and a crash leaves one of the two. What lies behind the position of `active` belongs
+//! to a switch that was never finished and is cut off by the next one.
+
+use super::stamps::{Stamp, Stamps};
+use crate::error::{Context, Error, Result};
+use crate::fault;
+use crate::store::Store;
+use crate::store::durable::with_reserve;
+use crate::tree::NodeId;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+const HEAD_MAGIC: &[u8; 8] = b"VSTAMPS2";
+const HEAD: usize = 32;
+const BATCH_MAGIC: &[u8; 4] = b"VSTP";
+const BATCH_HEAD: usize = 16;
+const RECORD: usize = 20;
+
+/// A file of fewer bytes stays as it is: 52,000 stamps.
+const FLOOR: u64 = 1 << 20;
+/// Stamps in one batch of a compacted file: 1 MB.
+const TOGETHER: usize = 50_000;
+
+/// Why stamps cannot be used.
+enum Bad {
+    /// They were not read.
+    Unread(io::Error),
+    /// They are not what was written; this says what is wrong.
+    Damaged(String),
+}
+
+impl From<io::Error> for Bad {
+    fn from(error: io::Error) -> Self {
+        Self::Unread(error)
+    }
+}
+
+/// What the beginning of the file stands for: nothing, if it was never compacted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Head {
+    position: u64,
+    takes: u64,
+}
+
+impl Head {
+    fn encode(self) -> [u8; HEAD] {
+        let mut bytes = [0; HEAD];
+        bytes[..8].copy_from_slice(HEAD_MAGIC);
+        bytes[8..16].copy_from_slice(&self.position.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.takes.to_le_bytes());
+        let hash = blake3::hash(&bytes[..24]);
+        bytes[24..].copy_from_slice(&hash.as_bytes()[..8]);
+        bytes
+    }
+
+    fn decode(bytes: &[u8; HEAD]) -> Option<Self> {
+        let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let head = Self { position: number(8)?, takes: number(16)? };
+        (head.encode() == *bytes).then_some(head)
+    }
+
+    /// Of a file that has stamps.
+    fn read(file: &File) -> std::result::Result<Self, Bad> {
+        let mut magic = [0; BATCH_MAGIC.len()];
+        file.read_exact_at(&mut magic, 0).map_err(cut_off)?;
+        if magic == *BATCH_MAGIC {
+            return Ok(Self::default());
+        }
+        let mut bytes = [0; HEAD];
+        file.read_exact_at(&mut bytes, 0).map_err(cut_off)?;
+        Self::decode(&bytes).ok_or_else(|| Bad::Damaged("at byte 0".to_owned()))
+    }
+
+    /// Where the stamps up to a position end in the file.
+    fn end(self, position: u64) -> std::result::Result<u64, Bad> {
+        let behind = position.checked_sub(self.position).and_then(|behind| behind.checked_add(self.takes));
+        behind.ok_or_else(|| Bad::Damaged("it is of a later switch than `active`".to_owned()))
+    }
+}
+
+fn cut_off(error: io::Error) -> Bad {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Bad::Damaged("it is cut off".to_owned()),
+        _ => Bad::Unread(error),
+    }
+}
+
+/// Where the stamps up to a position, not the first, end in the file, and where the batches begin.
+fn extent(file: &File, position: u64) -> std::result::Result<(u64, u64), Bad> {
+    let head = Head::read(file)?;
+    let (begin, end) = (if head == Head::default() { 0 } else { HEAD as u64 }, head.end(position)?);
+    let len = file.metadata()?.len();
+    match len < end {
+        true => Err(Bad::Damaged(format!("it has {len} bytes of {end}"))),
+        false => Ok((begin, end)),
+    }
+}
+
+/// A batch as it lies in the file; nothing for no stamps.
+fn encode(batch: &[(NodeId, Stamp)]) -> Vec<u8> {
+    if batch.is_empty() {
+        return Vec::new();
+    }
+    let mut records = Vec::with_capacity(batch.len() * RECORD);
+    for (node, stamp) in batch {
+        records.extend(node.0.to_le_bytes());
+        records.extend(stamp.second.to_le_bytes());
+        records.extend(stamp.nanos.to_le_bytes());
+    }
+    let hash = blake3::hash(&records);
+    [BATCH_MAGIC, &(batch.len() as u32).to_le_bytes()[..], &hash.as_bytes()[..8], &records].concat()
+}
+
+/// Reads the batches from one byte of a file to another. It takes memory for one batch, and never more than there is
+/// to read.
+fn decode(
+    file: &mut impl Read,
+    begin: u64,
+    end: u64,
+    mut each: impl FnMut(NodeId, Stamp),
+) -> std::result::Result<(), Bad> {
+    let (mut at, mut records) = (begin, Vec::new());
+    while at < end {
+        let damaged = || Bad::Damaged(format!("at byte {at}"));
+        let mut head = [0; BATCH_HEAD];
+        let left = (end - at).checked_sub(BATCH_HEAD as u64).ok_or_else(damaged)?;
+        file.read_exact(&mut head).map_err(cut_off)?;
+        let [m0, m1, m2, m3, c0, c1, c2, c3, hash @ ..] = head;
+        let len = u64::from(u32::from_le_bytes([c0, c1, c2, c3])) * RECORD as u64;
+        if [m0, m1, m2, m3] != *BATCH_MAGIC || len > left {
+            return Err(damaged());
+        }
+        records.clear();
+        file.by_ref().take(len).read_to_end(&mut records)?;
+        if records.len() as u64 != len || blake3::hash(&records).as_bytes()[..8] != hash {
+            return Err(damaged());
+        }
+        for record in records.chunks_exact(RECORD) {
+            let number = |at: usize| record.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+            let nanos = record.last_chunk().copied().map(u32::from_le_bytes);
+            let (Some(node), Some(second), Some(nanos)) = (number(0), number(8), nanos) else { return Err(damaged()) };
+            let stamp = Stamp { second: i64::from_le_bytes(second), nanos: nanos.min(999_999_999) };
+            each(NodeId(u64::from_le_bytes(node)), stamp);
+        }
+        at += BATCH_HEAD as u64 + len;
+    }
+    Ok(())
+}
+
+impl Store {
+    fn stamps_path(&self) -> PathBuf {
+        self.root().join("stamps")
+    }
+
+    fn bad_stamps(&self, doing: &str, bad: Bad) -> Error {
+        let path = self.stamps_path();
+        match bad {
+            Bad::Unread(error) => Error::io(format!("{doing} {}", path.display()), error),
+            Bad::Damaged(why) => Error::damaged(format!(
+                "{} is damaged ({why}); restore it from a backup: without it files get older mtimes, and caches keep \
+                 what they should not",
+                path.display()
+            )),
+        }
+    }
+
+    /// Reads the stamps up to a position, all of which must be whole.
+    pub fn read_stamps(&self, position: u64) -> Result<Stamps> {
+        let stamps = Stamps::default();
+        if position == 0 {
+            return Ok(stamps);
+        }
+        let path = self.stamps_path();
+        let file = File::open(&path).context(|| format!("reading {}", path.display()))?;
+        let read = extent(&file, position).and_then(|(begin, end)| {
+            let mut file = BufReader::new(&file);
+            file.seek_relative(begin as i64)?;
+            decode(&mut file, begin, end, |node, stamp| stamps.put(&[(node, stamp)], 0))
+        });
+        read.map_err(|bad| self.bad_stamps("reading", bad))?;
+        Ok(stamps)
+    }
+
+    /// Writes the stamps of a switch behind a position, durably, and gives the next one. They count once `active` has
+    /// it.
+    pub fn append_stamps(&self, position: u64, batch: &[(NodeId, Stamp)]) -> Result<u64> {
+        let bytes = encode(batch);
+        with_reserve(self.dir(), || {
+            let path = self.stamps_path();
+            let what = || format!("writing {}", path.display());
+            let mut options = OpenOptions::new();
+            let file = options.create(true).truncate(false).read(true).write(true).open(&path).context(what)?;
+            let end = match position {
+                0 => 0,
+                _ => extent(&file, position).map_err(|bad| self.bad_stamps("writing", bad))?.1,
+            };
+            if file.metadata().context(what)?.len() != end {
+                file.set_len(end).context(what)?;
+            }
+            if bytes.is_empty() {
+                return Ok(position);
+            }
+            let written = file.write_all_at(&bytes, end).and_then(|()| file.sync_all());
+            if written.is_err() {
+                let _ = file.set_len(end);
+            }
+            written.context(what)?;
+            fault::point("stamps.written");
+            Ok(position + bytes.len() as u64)
+        })
+    }
+
+    /// Writes the file anew if more than half of what counts in it was replaced by later switches. `stamps` are those
+    /// up to the position. A mount goes on serving from memory meanwhile.
+    pub(super) fn compact_stamps(&self, position: u64, stamps: &Stamps) -> Result<()> {
+        if position == 0 {
+            return Ok(());
+        }
+        let path = self.stamps_path();
+        let file = File::open(&path).context(|| format!("reading {}", path.display()))?;
+        let (_, end) = extent(&file, position).map_err(|bad| self.bad_stamps("reading", bad))?;
+        let needed = (stamps.len() * RECORD) as u64;
+        if end < FLOOR || needed * 2 > end {
+            return Ok(());
+        }
+        let mut bytes = vec![0; HEAD];
+        let mut batch = Vec::with_capacity(TOGETHER);
+        let mut all = stamps.last().peekable();
+        while all.peek().is_some() {
+            batch.clear();
+            batch.extend(all.by_ref().take(TOGETHER));
+            bytes.extend(encode(&batch));
+        }
+        let head = Head { position, takes: bytes.len() as u64 };
+        bytes[..HEAD].copy_from_slice(&head.encode());
+        self.dir().replace("stamps", &bytes, 0o644)?;
+        fault::point("stamps.compacted");
+        log::info!("compacted {}: {end} bytes became {}", path.display(), bytes.len());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId(100);
+
+    fn stamp(second: i64) -> Stamp {
+        Stamp { second, nanos: 1 }
+    }
+
+    fn decoded(bytes: &[u8]) -> Option<Vec<(NodeId, Stamp)>> {
+        let mut seen = Vec::new();
+        decode(&mut &*bytes, 0, bytes.len() as u64, |node, stamp| seen.push((node, stamp))).ok().map(|()| seen)
+    }
+
+    #[test]
+    fn batches_survive_the_file_and_a_torn_one_is_found() {
+        let batch = [(A, stamp(10)), (NodeId(1), Stamp { second: -5, nanos: 999_999_999 })];
+        let bytes = [encode(&batch), encode(&[(A, stamp(11))])].concat();
+        assert_eq!(decoded(&bytes).as_deref(), Some(&[batch[0], batch[1], (A, stamp(11))][..]));
+        for cut in 1..bytes.len() {
+            let whole = cut == BATCH_HEAD + 2 * RECORD;
+            assert_eq!(decoded(&bytes[..cut]).is_some(), whole, "cut at {cut}");
+        }
+        for flip in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[flip] ^= 1;
+            assert!(decoded(&bad).is_none(), "flipped byte {flip}");
+        }
+    }
+
+    #[test]
+    fn a_head_survives_and_every_flipped_bit_is_seen() {
+        let head = Head { position: 5_000_000, takes: 2_000 };
+        assert_eq!(Head::decode(&head.encode()), Some(head));
+        for bit in 0..HEAD * 8 {
+            let mut bad = head.encode();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Head::decode(&bad), None, "bit {bit}");
+        }
+        assert_eq!(head.end(5_000_100).ok(), Some(2_100));
+        assert!(head.end(4_999_999).is_err() && head.end(u64::MAX).is_ok());
+        assert!(Head { position: 0, takes: 2_000 }.end(u64::MAX).is_err(), "it does not wrap");
+    }
+}
