@@ -112,6 +112,7 @@ impl Switcher {
     /// For a store that nobody serves; the lock keeps it so.
     pub fn unmounted(store: &Store, _lock: &Lock) -> Result<Self> {
         let store = Arc::new(Store::open(store.root())?);
+        store.recover_active()?;
         store.mend_journal()?;
         let active = store.active()?;
         Ok(Self::new(store, None, active))

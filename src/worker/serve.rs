@@ -112,6 +112,7 @@ fn prepare(store: Store, options: &Options) -> Result<Prepared> {
     for path in import::sweep(&store)? {
         log::info!("removed {}, left by an interrupted command", path.display());
     }
+    store.recover_active()?;
     store.mend_journal()?;
     crate::store::durable::make_reserve(store.dir())?;
 

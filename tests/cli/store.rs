@@ -72,6 +72,51 @@ fn every_flipped_bit_of_active_is_found() {
 }
 
 #[test]
+fn a_lost_active_is_written_anew_and_no_mtime_goes_back() {
+    if support::skip_mounted() {
+        return;
+    }
+    for is_compacted in [false, true] {
+        let mut rig = three_releases();
+        rig.ok(&["rollback"]);
+        rig.ok(&["switch", "03"]);
+        let active = rig.store.join("active");
+        let store = Store::open(&rig.store).unwrap();
+        if is_compacted {
+            let mut before = store.active().unwrap().unwrap();
+            for switch in 0..60 {
+                before.stamps_len = store.append_stamps(before.stamps_len, &batch(switch, 1_000..2_000)).unwrap();
+            }
+            store.set_active(&before).unwrap();
+            store.tidy_active(&before, &store.read_stamps(before.stamps_len).unwrap()).unwrap();
+            assert!(fs::metadata(rig.store.join("stamps")).unwrap().len() < 30_000);
+        }
+        let before = store.active().unwrap().unwrap();
+        rig.mount();
+        let mtime = |rig: &Rig| fs::metadata(rig.mnt.join("a")).unwrap().modified().unwrap();
+        let was = mtime(&rig);
+        rig.umount();
+        fs::remove_file(&active).unwrap();
+        rig.mount();
+        assert_eq!(store.active().unwrap().unwrap(), before, "all of it is known");
+        assert_eq!(fs::read_to_string(rig.mnt.join("a")).unwrap(), "03");
+        assert_eq!(mtime(&rig), was);
+        rig.umount();
+        fs::write(&active, "{").unwrap();
+        assert_eq!(rig.verfs(&["switch", "01"]).code, 1);
+        fs::rename(&active, rig.root().join("away")).unwrap();
+        rig.ok(&["switch", "01"]);
+        rig.mount();
+        assert!(mtime(&rig) > was, "the content is another one");
+        rig.umount();
+        rig.ok(&["verify"]);
+        let log = rig.json(&["log"]);
+        let switches: Vec<_> = log.as_array().unwrap().iter().filter_map(|line| line["switch"].as_u64()).collect();
+        assert_eq!(switches, [1, 2, 3, 4, 5]);
+    }
+}
+
+#[test]
 fn stamps_that_are_damaged_cut_off_or_of_another_length_are_found() {
     let rig = three_releases();
     let stamps = rig.store.join("stamps");

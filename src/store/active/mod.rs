@@ -61,7 +61,8 @@ impl Store {
         };
         let damaged = |why: &str| {
             Error::damaged(format!(
-                "{} is damaged ({why}); write the right release with `verfs switch` after moving the file away",
+                "{} is damaged ({why}); move the file away: then `verfs mount` or `verfs switch` writes it anew, from \
+                 the journal and the stamps",
                 path.display()
             ))
         };
@@ -69,6 +70,38 @@ impl Store {
             return Err(damaged("its checksum is missing"));
         }
         sealed::open(&text, KEYS_OF_0_1).map(Some).map_err(|flaw| damaged(&flaw.to_string()))
+    }
+
+    /// Writes `active` anew if it is lost: the journal has the last switch, and all stamps count. Nobody switches
+    /// meanwhile. A store that never switched has none.
+    pub fn recover_active(&self) -> Result<()> {
+        if self.active()?.is_some() {
+            return Ok(());
+        }
+        let lines = self.journal()?.lines;
+        let Some((switch, line)) = lines.iter().rev().find_map(|line| Some((line.switch.filter(|_| line.ok)?, line)))
+        else {
+            return Ok(());
+        };
+        let (stamps_len, latest) = self.all_stamps()?;
+        let active = Active {
+            release: line.to.clone().unwrap_or_default(),
+            previous: line.from.clone(),
+            rolled_back: line.action == "rollback",
+            switch,
+            second: latest.unwrap_or(line.time.0),
+            since: line.time.0,
+            stamps_len,
+        };
+        active.release()?;
+        self.set_active(&active)?;
+        log::warn!(
+            "{} was lost and is written anew: as the journal says, {} is active since {}",
+            self.root().join("active").display(),
+            active.release,
+            line.time
+        );
+        Ok(())
     }
 
     /// The status of the store with this release active, as long as it is not mounted; a mount adds what it knows.

@@ -15,8 +15,8 @@
 use super::stamps::{Stamp, Stamps};
 use crate::error::{Context, Error, Result};
 use crate::fault;
-use crate::store::Store;
 use crate::store::durable::with_reserve;
+use crate::store::{Store, look};
 use crate::tree::NodeId;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
@@ -160,6 +160,14 @@ fn decode(
     Ok(())
 }
 
+/// Reads all stamps of the file up to a position, not the first.
+fn scan(file: &File, position: u64, each: impl FnMut(NodeId, Stamp)) -> std::result::Result<(), Bad> {
+    let (begin, end) = extent(file, position)?;
+    let mut file = BufReader::new(file);
+    file.seek_relative(begin as i64)?;
+    decode(&mut file, begin, end, each)
+}
+
 impl Store {
     fn stamps_path(&self) -> PathBuf {
         self.root().join("stamps")
@@ -185,13 +193,24 @@ impl Store {
         }
         let path = self.stamps_path();
         let file = File::open(&path).context(|| format!("reading {}", path.display()))?;
-        let read = extent(&file, position).and_then(|(begin, end)| {
-            let mut file = BufReader::new(&file);
-            file.seek_relative(begin as i64)?;
-            decode(&mut file, begin, end, |node, stamp| stamps.put(&[(node, stamp)], 0))
-        });
-        read.map_err(|bad| self.bad_stamps("reading", bad))?;
+        scan(&file, position, |node, stamp| stamps.put(&[(node, stamp)], 0))
+            .map_err(|bad| self.bad_stamps("reading", bad))?;
         Ok(stamps)
+    }
+
+    /// The position behind all stamps, and the latest second among them.
+    pub(super) fn all_stamps(&self) -> Result<(u64, Option<i64>)> {
+        let path = self.stamps_path();
+        let Some(meta) = look::metadata(&path)?.filter(|meta| meta.len() > 0) else { return Ok((0, None)) };
+        let file = File::open(&path).context(|| format!("reading {}", path.display()))?;
+        let mut latest = None;
+        let read = Head::read(&file).and_then(|head| {
+            let position = meta.len().checked_sub(head.takes).and_then(|behind| behind.checked_add(head.position));
+            let position = position.ok_or_else(|| Bad::Damaged("it is cut off".to_owned()))?;
+            scan(&file, position, |_, stamp| latest = latest.max(Some(stamp.second)))?;
+            Ok(position)
+        });
+        Ok((read.map_err(|bad| self.bad_stamps("reading", bad))?, latest))
     }
 
     /// Writes the stamps of a switch behind a position, durably, and gives the next one. They count once `active` has
