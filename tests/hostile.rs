@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use support::seen::{self, Outside, What};
 use support::user::User;
@@ -793,24 +794,136 @@ fn use_up(dir: &OwnedFd) -> rustix::io::Result<()> {
     rustix::fs::chmodat(dir, "linked", Mode::from_raw_mode(0o600), AtFlags::empty())
 }
 
+/// The longest path in the docroot that a new name may have: PATH_MAX without its NUL.
+const LONGEST_PATH: usize = 4095;
+
 #[test]
-fn a_path_longer_than_one_call_takes_works_by_steps() {
+fn a_new_name_whose_path_would_be_too_long_is_refused_as_such() {
     if skip_mounted() {
         return;
     }
-    // PATH_MAX is 4096: the longest path of one call, not the deepest that there can be.
-    const DEEP: usize = 5000;
     let site = Site::new(|_, _| {});
-    let plain = site.rig.root().join("plain");
-    fs::create_dir(&plain).unwrap();
-    let name = OsString::from("d".repeat(200));
-    for dir in [&plain, &site.scope] {
-        let used = dig(dir, &name, DEEP).and_then(|deepest| use_up(&deepest));
-        assert_eq!(used, Ok(()), "in {}", dir.display());
-        fs::remove_dir_all(dir.join(&name)).unwrap();
-        assert_eq!(names_in(dir), BTreeSet::new());
+    const DIRS: usize = 453;
+    let deepest = dig(&site.scope, OsStr::new("eightlet"), DIRS * "/eightlet".len()).unwrap();
+    let left = LONGEST_PATH - "media".len() - DIRS * "/eightlet".len() - "/".len();
+    rustix::fs::openat(&deepest, "a", NEW_FILE, MODE).unwrap();
+    for (what, make) in MAKERS {
+        let from = hold(&site.scope);
+        let made = |len: usize| match *what {
+            "link" => rustix::fs::linkat(&deepest, "a", &deepest, &*"n".repeat(len), AtFlags::empty()),
+            "rename" => rustix::fs::openat(&from, "moved", OFlags::CREATE | OFlags::WRONLY, MODE)
+                .and_then(|_| rustix::fs::renameat(&from, "moved", &deepest, &*"n".repeat(len))),
+            _ => make(&deepest, OsStr::new(&"n".repeat(len))),
+        };
+        assert_eq!(made(left + 1), Err(Errno::NAMETOOLONG), "{what}");
+        assert_eq!(made(left), Ok(()), "{what}");
+        let flag = if *what == "mkdir" { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(&deepest, &*"n".repeat(left), flag).unwrap();
     }
+    let moved = rustix::fs::renameat_with(&deepest, "a", &deepest, &*"n".repeat(left + 1), RenameFlags::NOREPLACE);
+    assert_eq!(moved, Err(Errno::NAMETOOLONG));
+    drop(deepest);
+    fs::remove_dir_all(site.scope.join("eightlet")).unwrap();
+    assert_eq!(names_in(&site.scope), BTreeSet::new());
     site.still_works();
+}
+
+#[test]
+fn what_lies_deeper_than_a_new_name_may_is_read_changed_and_removed() {
+    if skip_mounted() {
+        return;
+    }
+    let site = Site::new(|_, _| {});
+    let name = OsString::from("d".repeat(200));
+    use_up(&dig(&site.behind, &name, 5000).unwrap()).unwrap();
+    eventually("it is seen", || site.scope.join(&name).exists());
+    let mut deepest = hold(&site.scope);
+    while let Ok(next) = rustix::fs::openat(&deepest, &name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+        deepest = next;
+    }
+    let opened = |flags| rustix::fs::openat(&deepest, "renamed", flags, Mode::empty());
+    assert_eq!(read_all(opened(OFlags::RDONLY).unwrap()), Ok(b"text".to_vec()));
+    rustix::io::write(opened(OFlags::WRONLY | OFlags::APPEND).unwrap(), b"+").unwrap();
+    rustix::fs::chmodat(&deepest, "renamed", Mode::from_raw_mode(0o640), AtFlags::empty()).unwrap();
+    assert_eq!(read_all(opened(OFlags::RDONLY).unwrap()), Ok(b"text+".to_vec()));
+    assert_eq!(rustix::fs::mkdirat(&deepest, "new", MODE), Err(Errno::NAMETOOLONG));
+    // Out of there it may be renamed.
+    rustix::fs::renameat(&deepest, "renamed", hold(&site.scope), "saved").unwrap();
+    assert_eq!(fs::read(site.scope.join("saved")).unwrap(), b"text+");
+    drop(deepest);
+    fs::remove_file(site.scope.join("saved")).unwrap();
+    fs::remove_dir_all(site.scope.join(&name)).unwrap();
+    assert_eq!(names_in(&site.scope), BTreeSet::new());
+    site.still_works();
+}
+
+/// Deeper than a process may have descriptors, as a rule (1,024), and than a thread's stack bears.
+const DEPTH: usize = 6000;
+
+#[test]
+fn a_scope_with_a_limit_and_a_long_chain_of_directories_is_measured() {
+    if skip_mounted() {
+        return;
+    }
+    let mut site = Site::new(|_, _| {});
+    site.rig.umount();
+    let settings = site.rig.store.join("verfs.toml");
+    let text = fs::read_to_string(&settings).unwrap();
+    // Of the last scope, which is `second`.
+    fs::write(&settings, text + "limit = \"64 MiB\"\n").unwrap();
+    let behind = site.rig.store.join("media/second");
+    let deepest = dig(&behind, OsStr::new("d"), 2 * DEPTH).unwrap();
+    let file = rustix::fs::openat(&deepest, "file", NEW_FILE, MODE).unwrap();
+    rustix::io::write(&file, &[7; 100_000]).unwrap();
+    drop((file, deepest));
+    site.rig.mount();
+    eventually("it is measured", || {
+        site.rig.json(&["status"])["limits"][0]["used_bytes"].as_u64().is_some_and(|bytes| bytes >= 100_000)
+    });
+    assert_eq!(fs::read(site.rig.mnt.join("code/x")).unwrap(), b"code");
+    site.still_works();
+    // The scratch directory goes by a way that is not made for this.
+    assert!(Command::new("rm").arg("-r").arg(behind.join("d")).status().unwrap().success());
+}
+
+#[test]
+fn a_long_chain_of_directories_in_the_work_space_is_swept_at_the_mount() {
+    if skip_mounted() {
+        return;
+    }
+    let mut site = Site::new(|_, _| {});
+    site.rig.umount();
+    let left = site.rig.store.join("tmp/up-adopt-1");
+    fs::create_dir(&left).unwrap();
+    let deepest = dig(&left, OsStr::new("d"), 2 * DEPTH).unwrap();
+    rustix::fs::symlinkat(&site.outside.dir, &deepest, "link").unwrap();
+    drop(deepest);
+    site.rig.mount();
+    assert!(!left.exists());
+    site.still_works();
+}
+
+#[test]
+fn a_removed_release_takes_a_long_chain_of_directories_of_its_own_along() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.init();
+    let settings = rig.store.join("verfs.toml");
+    let text = fs::read_to_string(&settings).unwrap() + "\n[[scope]]\npath = \"cache\"\nper_release = true\n";
+    fs::write(&settings, text).unwrap();
+    for release in ["1", "2", "3"] {
+        rig.add(release, &support::tree::Tree::new().dir("cache"));
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    dig(&rig.store.join("own/1/media/cache"), OsStr::new("d"), 2 * DEPTH).unwrap();
+    rig.ok(&["switch", "2"]);
+    rig.ok(&["switch", "3"]);
+    rig.ok(&["remove", "1"]);
+    assert!(!rig.store.join("own/1").exists());
+    rig.umount();
 }
 
 #[test]
@@ -820,7 +933,7 @@ fn a_path_of_the_length_that_one_call_takes_works() {
     }
     // As deep as what the docroot's own path leaves of PATH_MAX, which also counts the NUL.
     let site = Site::new(|_, _| {});
-    let room = 4095 - site.scope.as_os_str().len() - "/renamed".len() - 9;
+    let room = LONGEST_PATH - site.scope.as_os_str().len() - "/renamed".len() - 9;
     let deepest = dig(&site.scope, OsStr::new("eightlet"), room - 8).unwrap();
     use_up(&deepest).unwrap();
     let path = fs::read_link(format!("/proc/self/fd/{}", deepest.as_raw_fd())).unwrap();
@@ -832,7 +945,7 @@ fn a_path_of_the_length_that_one_call_takes_works() {
 }
 
 #[test]
-fn a_tree_that_a_rename_moves_too_deep_for_one_call_can_still_be_used_and_removed() {
+fn a_tree_that_a_rename_moves_too_deep_for_a_new_name_can_still_be_read_and_removed() {
     if skip_mounted() {
         return;
     }
@@ -842,9 +955,15 @@ fn a_tree_that_a_rename_moves_too_deep_for_one_call_can_still_be_used_and_remove
     for dir in [&plain, &site.scope] {
         let upper = dig(dir, OsStr::new(&"u".repeat(200)), 3000).unwrap();
         let lower = dig(dir, OsStr::new(&"l".repeat(200)), 3000).unwrap();
+        use_up(&lower).unwrap();
         let top = hold(dir);
         rustix::fs::renameat(&top, "l".repeat(200), &upper, "moved").unwrap();
-        assert_eq!(use_up(&lower), Ok(()), "in {}", dir.display());
+        let read = rustix::fs::openat(&lower, "renamed", OFlags::RDONLY, Mode::empty()).unwrap();
+        assert_eq!(read_all(read), Ok(b"text".to_vec()), "in {}", dir.display());
+        rustix::fs::unlinkat(&lower, "link", AtFlags::empty()).unwrap();
+        let made = rustix::fs::mkdirat(&lower, "new", MODE);
+        let may = if *dir == plain { Ok(()) } else { Err(Errno::NAMETOOLONG) };
+        assert_eq!(made, may, "in {}", dir.display());
         drop((upper, lower));
         fs::remove_dir_all(dir.join("u".repeat(200))).unwrap();
         assert_eq!(names_in(dir), BTreeSet::new());

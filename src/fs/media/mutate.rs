@@ -18,6 +18,10 @@ use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+/// The longest path in the docroot that a new name may have, in bytes: as in a release (PATH_MAX, 4,096, with its NUL).
+/// What lies in a directory that is moved may come to lie deeper.
+const LONGEST_PATH: usize = 4095;
+
 /// What is to be made at a name.
 #[derive(Clone, Copy, Debug)]
 pub enum New<'a> {
@@ -90,7 +94,7 @@ impl Media {
         check_name(name)?;
         let (changing, [path]) =
             self.change(task, |nodes| Ok([nodes.below(dir, name)?]), |[path]| vec![names_beside(path)])?;
-        changing.must_have_dir(&path)?;
+        changing.may_be_new(&path)?;
         self.may_make(&path, task.caller)?;
         let scope = self.scopes.of(path.in_docroot())?;
         let target = if let New::Symlink(target) = new { target.len() as u64 } else { 0 };
@@ -220,18 +224,22 @@ fn check_name(name: &[u8]) -> Result<()> {
 }
 
 impl Visible<'_> {
-    /// What something is to be made in must be there: a directory that only another release has does not come back
-    /// because somebody is still in it.
-    fn must_have_dir(&self, path: &LayerPath) -> Result<()> {
+    /// Whether a new name may have this path. What it is to be made in must be there: a directory that only another
+    /// release has does not come back because somebody is still in it.
+    fn may_be_new(&self, path: &LayerPath) -> Result<()> {
+        if path.in_docroot().len() > LONGEST_PATH {
+            return Err(Error::answer(Errno::NAMETOOLONG));
+        }
         let above = self.look(&path.parent())?.layers.shown();
         if above.is_dir() { Ok(()) } else { Err(Error::answer(Errno::NOENT)) }
     }
 
     fn plan_rename(&self, task: Task<'_>, from: &LayerPath, to: &LayerPath, onto: Onto) -> Result<Plan> {
-        self.must_have_dir(to)?;
+        self.may_be_new(to)?;
         self.same_scope(from, to)?;
         self.media.may_make(to, task.caller)?;
         if onto == Onto::Exchange {
+            self.may_be_new(from)?;
             self.media.may_make(from, task.caller)?;
         }
         let (source, target) = (self.look(from)?, self.look(to)?);
@@ -248,7 +256,7 @@ impl Visible<'_> {
     }
 
     fn plan_link(&self, task: Task<'_>, from: &LayerPath, to: &LayerPath) -> Result<Plan> {
-        self.must_have_dir(to)?;
+        self.may_be_new(to)?;
         self.same_scope(from, to)?;
         self.media.may_make(to, task.caller)?;
         self.media.may_make(from, task.caller)?;

@@ -107,20 +107,25 @@ fn hides(at: Name<'_>) -> Option<How> {
 }
 
 impl Visible<'_> {
-    /// Every hidden name below a directory, those above first.
+    /// Every hidden name below a directory, those above first. Only directories that the release has are gone into: the
+    /// way is no deeper than a release.
     fn shadowed_below(&self, dir: &LayerPath, found: &mut impl FnMut(Name<'_>, How) -> Result<()>) -> Result<()> {
-        if self.name(dir)?.layers.shown() != Shown::Merged {
-            return Ok(());
-        }
         let home = &self.media.home;
-        let mut names: BTreeSet<Vec<u8>> = home.whiteouts_in(dir)?.into_iter().collect();
-        names.extend(home.list(dir)?.into_iter().map(|entry| entry.name));
-        for name in names {
-            let path = dir.join(&name);
-            let place = self.name(&path)?;
-            match hides(place) {
-                Some(how) => found(place, how)?,
-                None => self.shadowed_below(&path, found)?,
+        let mut dirs = vec![dir.clone()];
+        while let Some(dir) = dirs.pop() {
+            if !matches!(self.name(&dir)?.layers.shown(), Shown::Merged | Shown::Lower(Kind::Dir)) {
+                continue;
+            }
+            let mut names: BTreeSet<Vec<u8>> = home.names_in_whiteouts(&dir)?.into_iter().collect();
+            names.extend(home.list(&dir)?.into_iter().map(|entry| entry.name));
+            for name in names {
+                let path = dir.join(&name);
+                let place = self.name(&path)?;
+                match hides(place) {
+                    Some(how) => found(place, how)?,
+                    None if place.layers.lower == Some(Kind::Dir) => dirs.push(path),
+                    None => {}
+                }
             }
         }
         Ok(())

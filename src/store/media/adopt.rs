@@ -4,10 +4,12 @@ use crate::error::{Context, Error, Result};
 use crate::protocol::Way;
 use crate::store::durable::Dir;
 use crate::store::journal::{Asker, Line};
+use crate::store::media::home::remove_all;
 use crate::store::media::scope::Scope;
 use crate::store::{Store, look};
 use rustix::io::Errno;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -69,15 +71,16 @@ pub(crate) fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) ->
 
 /// By cp(1), which knows holes, links, attributes and lists of rights: first without copying a block.
 fn copy(home: &Path, from: &Path, target: &Path, may_copy: bool) -> Result<Way> {
-    let work = home.join("tmp").join(format!("up-adopt-{}", std::process::id()));
+    let (space, name) = (home.join("tmp"), format!("up-adopt-{}", std::process::id()));
+    let work = space.join(&name);
+    let space = OwnedFd::from(File::open(&space).context(|| format!("opening {}", space.display()))?);
+    let discard = || remove_all(&space, name.as_bytes()).context(|| format!("removing {}", work.display()));
     let run = |how: &str| -> Result<bool> {
-        if look::is_there(&work)? {
-            fs::remove_dir_all(&work).context(|| format!("removing {}", work.display()))?;
-        }
+        discard()?;
         let done = Command::new("cp").args(["-a", how, "--"]).args([from, &work]).output().context(|| "running cp")?;
         if !done.status.success() && how == "--reflink=auto" {
             let said = String::from_utf8_lossy(&done.stderr);
-            let _ = fs::remove_dir_all(&work);
+            let _ = discard();
             return Err(Error::failed(format!("copying {}: {}", from.display(), said.trim())));
         }
         Ok(done.status.success())
@@ -87,7 +90,7 @@ fn copy(home: &Path, from: &Path, target: &Path, may_copy: bool) -> Result<Way> 
     } else if may_copy && run("--reflink=auto")? {
         Way::Copied
     } else {
-        let _ = fs::remove_dir_all(&work);
+        let _ = discard();
         return Err(Error::request(format!(
             "{} is on another disk than {} or is a mountpoint, so it cannot be renamed; say --copy to copy it, or let \
              the writable layer lie there (media in verfs.toml)",
@@ -100,7 +103,7 @@ fn copy(home: &Path, from: &Path, target: &Path, may_copy: bool) -> Result<Way> 
             .and_then(rustix::fs::syncfs)
             .and_then(|()| rustix::fs::rename(&work, target));
     if placed.is_err() {
-        let _ = fs::remove_dir_all(&work);
+        let _ = discard();
     }
     placed.context(|| format!("renaming the copy to {}", target.display()))?;
     Ok(way)

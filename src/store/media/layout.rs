@@ -6,13 +6,16 @@
 //!   whiteouts/     what of the release is hidden there: see home/whiteouts.rs
 //!   own/NAME/      media/ and whiteouts/ of release NAME, for scopes that each release has to itself
 //!   tmp/ orphans/  copy-ups in the making; files that were unlinked while open
+//!   tmp/reserve    room for whiteouts on a full disk: see home/reserve.rs
 //! ```
 
 use crate::error::{Context, Error, Result};
+use crate::store::media::home::remove_all;
 use crate::store::media::scope::Scope;
 use crate::store::{Store, look, make_dir};
 use crate::tree::ReleaseName;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -72,7 +75,8 @@ impl Store {
             let Some(name) = name else { continue };
             // Only where it is certain that the release is gone.
             if !look::is_there(&self.manifest_path(&name))? {
-                fs::remove_dir_all(&path).context(|| format!("removing {}", path.display()))?;
+                let dir = OwnedFd::from(File::open(&all).context(|| format!("opening {}", all.display()))?);
+                remove_all(&dir, name.as_str().as_bytes()).context(|| format!("removing {}", path.display()))?;
                 swept.push(path);
             }
         }

@@ -7,6 +7,7 @@
 //! following a symlink (openat2(2), RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS), and the last name
 //! of it by a call that does not follow one.
 
+mod below;
 mod copy;
 mod orphans;
 mod upper;
@@ -14,6 +15,7 @@ mod usage;
 mod whiteouts;
 mod xattrs;
 
+pub(super) use below::remove_all;
 pub use copy::{COPYING, Copy};
 pub use orphans::Orphan;
 pub use upper::{Upper, UpperName, upper_kind};
@@ -412,18 +414,4 @@ fn names(dir: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
         }
     }
     Ok(found)
-}
-
-/// Removes an entry and all below it, never through a symlink.
-fn remove_all(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        other => return other,
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-    for name in names(&inner)? {
-        remove_all(&inner, &name)?;
-    }
-    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
 }

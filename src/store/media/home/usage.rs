@@ -1,9 +1,10 @@
 //! How much files take on disk.
 
+use super::below::{Go, list, walk};
 use super::{Home, In, absent, names, open_below};
 use crate::error::{OnDisk, Result};
 use crate::tree::LayerPath;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags};
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 
@@ -29,23 +30,24 @@ impl Home {
 fn disk_usage_below(root: &OwnedFd, path: &[u8], shown: impl Fn() -> Vec<u8>) -> Result<u64> {
     let top = absent(open_below(root, path, OFlags::RDONLY | OFlags::DIRECTORY));
     let Some(top) = top.on_disk("opening", &shown)? else { return Ok(0) };
-    disk_usage(&top, &mut HashSet::new()).on_disk("measuring what lies below", &shown)
+    disk_usage(&top).on_disk("measuring what lies below", &shown)
 }
 
 /// What files take below a directory; one with several names counts once.
-fn disk_usage(dir: &OwnedFd, linked: &mut HashSet<u64>) -> rustix::io::Result<u64> {
-    let mut bytes = 0;
-    for name in names(dir)? {
+fn disk_usage(top: &OwnedFd) -> rustix::io::Result<u64> {
+    let (mut bytes, mut linked) = (0, HashSet::new());
+    let mut count = |dir: &OwnedFd, name: &[u8]| {
         // Gone meanwhile.
-        let Some(stat) = absent(rustix::fs::statat(dir, &name[..], AtFlags::SYMLINK_NOFOLLOW))? else { continue };
+        let Some(stat) = absent(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW))? else { return Ok(Go::On) };
         if FileType::from_raw_mode(stat.st_mode).is_dir() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            if let Some(inner) = absent(rustix::fs::openat(dir, &name[..], flags, Mode::empty()))? {
-                bytes += disk_usage(&inner, linked)?;
-            }
-        } else if stat.st_nlink == 1 || linked.insert(stat.st_ino) {
+            return Ok(Go::In);
+        }
+        if stat.st_nlink == 1 || linked.insert((stat.st_dev, stat.st_ino)) {
             bytes += stat.st_blocks as u64 * 512;
         }
-    }
+        Ok(Go::On)
+    };
+    let first = list(top, &mut count)?;
+    walk(top, first, count, |_, _| Ok(Go::On))?;
     Ok(bytes)
 }

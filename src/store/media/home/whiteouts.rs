@@ -1,6 +1,6 @@
 //! Whiteouts: an empty file hides the release's entry of its name and all below it.
 
-use super::{Home, In, absent, or_here};
+use super::{Home, In, absent, names, or_here};
 use crate::error::{Errno, OnDisk, Result};
 use crate::fault;
 use crate::tree::LayerPath;
@@ -53,6 +53,15 @@ impl Home {
             }
         }
         Ok(())
+    }
+
+    /// The names under which a directory of the tree of whiteouts has anything: a whiteout, or a directory that leads
+    /// deeper.
+    pub fn names_in_whiteouts(&self, path: &LayerPath) -> Result<Vec<Vec<u8>>> {
+        let shown = || self.show_in(In::Whiteouts, path);
+        let opened = absent(self.open_at(In::Whiteouts, path, OFlags::RDONLY | OFlags::DIRECTORY));
+        let Some(dir) = opened.on_disk("opening", shown)? else { return Ok(Vec::new()) };
+        names(dir).on_disk("listing", shown)
     }
 
     /// Hides the release's entry at a path. What was below in the tree of whiteouts goes in the same instant, by an
