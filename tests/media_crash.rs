@@ -14,7 +14,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use support::chance::Chance;
+use support::disk::SmallDisk;
 use support::seen::{Seen, seen};
+use support::tree::Tree;
 use support::{Rig, deadline, skip_mounted};
 
 /// An entry with what a copy-up could lose beside what [`Seen`] has.
@@ -116,9 +118,15 @@ fn walk(top: &Path, each: &mut impl FnMut(&Path, &fs::Metadata)) {
     }
 }
 
-/// How many entries of the stopped daemon's are in `tmp/` and in `orphans/`.
+/// How many entries of the stopped daemon's are in `tmp/` and in `orphans/`. The reserve stays.
 fn litter(rig: &Rig) -> [usize; 2] {
-    ["tmp", "orphans"].map(|dir| fs::read_dir(rig.store.join(dir)).unwrap().count())
+    let count = |dir: &str| {
+        fs::read_dir(rig.store.join(dir))
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name() != "reserve")
+            .count()
+    };
+    ["tmp", "orphans"].map(count)
 }
 
 /// After a mount: nothing is in the making, nothing lies where nobody looks for it. A file of `media/` shows, and a
@@ -811,4 +819,111 @@ fn killed_at_200_random_moments_of_a_storm_nothing_that_was_answered_is_lost() {
     println!("200 kills in {changes} changes; of the {} that were not answered {done} were done", 200 * WRITERS);
     println!("swept: {} from tmp, {} from orphans", swept[0], swept[1]);
     assert!(swept[1] > 0, "nothing was ever left: the sweep is not tested");
+}
+
+// The machine stops: what was synced is on the disk.
+
+/// What is on a disk now, in an image of its own, as a power cut would leave it.
+fn cut_power(disk: &Path, into: &Path) {
+    assert!(Command::new("cp").arg("--sparse=always").args([disk, into]).status().unwrap().success());
+}
+
+fn sync_dir(dir: &Path) {
+    File::open(dir).unwrap().sync_all().unwrap();
+}
+
+/// A change of names, the directories that are synced then, and whether it is there.
+type Synced = (&'static str, Change, &'static [&'static str], fn(&Path) -> bool);
+
+const SYNCED: &[Synced] = &[
+    (
+        "rm",
+        |top| fs::remove_file(top.join("a/b/removed")),
+        &["a/b"],
+        |top| !top.join("a/b/removed").exists() && top.join("a/b/kept").exists(),
+    ),
+    (
+        "rm of the last of several",
+        |top| fs::remove_dir_all(top.join("tree/sub")),
+        &["tree"],
+        |top| !top.join("tree/sub").exists() && top.join("tree/kept").exists(),
+    ),
+    (
+        "rmdir",
+        |top| fs::remove_dir(top.join("e/f/empty")),
+        &["e/f"],
+        |top| !top.join("e/f/empty").exists() && top.join("e/f/kept").exists(),
+    ),
+    (
+        "mv",
+        |top| fs::rename(top.join("g/h/old"), top.join("i/j/new")),
+        &["g/h", "i/j"],
+        |top| !top.join("g/h/old").exists() && fs::read(top.join("i/j/new")).is_ok_and(|bytes| bytes == b"old"),
+    ),
+    ("mkdir", |top| fs::create_dir(top.join("k/l/new")), &["k/l"], |top| top.join("k/l/new").is_dir()),
+    (
+        "rm of an upload over a release's file",
+        |top| fs::remove_file(top.join("m/n/both")),
+        &["m/n"],
+        |top| !top.join("m/n/both").exists(),
+    ),
+];
+
+fn a_synced_directory_outlives_a_power_cut(kind: &str) {
+    let mut rig = Rig::with_limit(Duration::from_secs(240));
+    rig.init();
+    let text = fs::read_to_string(rig.store.join("verfs.toml")).unwrap();
+    let (image, dir) = (rig.root().join(format!("{kind}.img")), rig.root().join(kind));
+    let text =
+        text.replacen("[switch]", &format!("media = {dir:?}\n\n[switch]"), 1) + "\n[[scope]]\npath = \"media\"\n";
+    fs::write(rig.store.join("verfs.toml"), text).unwrap();
+    let mut tree = Tree::new().dir("media/e/f/empty").file("media/i/j/kept", "").file("media/k/l/kept", "");
+    for file in ["a/b/removed", "a/b/kept", "tree/sub/x/y", "tree/kept", "e/f/kept", "g/h/old", "m/n/both"] {
+        tree = tree.file(format!("media/{file}"), "old");
+    }
+    let disk = SmallDisk::beside(&rig, kind);
+    disk.write_seldom(kind);
+    rig.add("1", &tree);
+    rig.mount();
+    let top = rig.mnt.join("media");
+    fs::write(top.join("m/n/both"), "upload").unwrap();
+    rustix::fs::sync();
+    let mut images = Vec::new();
+    for (number, (what, change, dirs, is_there)) in SYNCED.iter().enumerate() {
+        change(&top).unwrap_or_else(|error| panic!("{kind}: {what}: {error}"));
+        dirs.iter().for_each(|dir| sync_dir(&top.join(dir)));
+        let cut = rig.root().join(format!("cut-{number}.img"));
+        cut_power(&image, &cut);
+        images.push((what, cut, is_there));
+    }
+    rig.umount();
+    drop(disk);
+    for (what, cut, is_there) in images {
+        let disk = SmallDisk::of_image(&cut, &dir);
+        rig.mount();
+        assert!(is_there(&top), "{kind}: {what} was synced, and is not there after the power cut");
+        rig.umount();
+        drop(disk);
+    }
+}
+
+#[test]
+fn what_was_removed_renamed_or_made_in_a_synced_directory_outlives_a_power_cut_on_ext4() {
+    if !skip_mounted() {
+        a_synced_directory_outlives_a_power_cut("ext4");
+    }
+}
+
+#[test]
+fn what_was_removed_renamed_or_made_in_a_synced_directory_outlives_a_power_cut_on_xfs() {
+    if !skip_mounted() {
+        a_synced_directory_outlives_a_power_cut("xfs");
+    }
+}
+
+#[test]
+fn what_was_removed_renamed_or_made_in_a_synced_directory_outlives_a_power_cut_on_btrfs() {
+    if !skip_mounted() {
+        a_synced_directory_outlives_a_power_cut("btrfs");
+    }
 }

@@ -818,6 +818,70 @@ fn media_lies_on_another_disk() {
 }
 
 #[test]
+fn df_in_a_scope_tells_of_the_disk_of_media() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(OWN);
+    let disk = SmallDisk::beside(&rig, "ext4");
+    set_media(&rig, disk.path());
+    add(&rig, "1", &Tree::new().file("media/dir/file", "file").dir("cache").file("code", "code"));
+    rig.mount();
+    let size = |path: &Path| {
+        let room = rustix::fs::statvfs(path).unwrap();
+        room.f_blocks * room.f_frsize
+    };
+    fs::write(rig.mnt.join("media/upload"), "upload").unwrap();
+    for path in ["media", "media/dir", "media/dir/file", "media/upload", "cache"] {
+        assert_eq!(size(&rig.mnt.join(path)), size(disk.path()), "{path}");
+    }
+    for path in ["", "code"] {
+        assert_eq!(size(&rig.mnt.join(path)), size(&rig.store), "{path}");
+    }
+    rig.umount();
+}
+
+#[test]
+fn a_file_with_holes_is_copied_up_with_its_holes() {
+    if skip_mounted() {
+        return;
+    }
+    const MIB: u64 = 1 << 20;
+    let mut rig = store(OWN);
+    // Less room than the file is long, and no way to share blocks with the store.
+    let disk = SmallDisk::beside(&rig, "ext4");
+    set_media(&rig, disk.path());
+    let tree = Tree::new().dir("cache").dir("media");
+    let source = rig.src.join("1");
+    tree.write(&source);
+    for (name, data) in [("begin", 0), ("middle", 700 * MIB + 5), ("end", 1000 * MIB - 5)] {
+        let file = File::create(source.join("media").join(name)).unwrap();
+        file.write_all_at(b"hello", data).unwrap();
+        file.set_len(1000 * MIB).unwrap();
+    }
+    File::create(source.join("media/nothing")).unwrap().set_len(1000 * MIB).unwrap();
+    rig.ok(&["add", "1", source.to_str().unwrap()]);
+    rig.mount();
+    for (name, data) in [("begin", 0), ("middle", 700 * MIB + 5), ("end", 1000 * MIB - 5)] {
+        let path = rig.mnt.join("media").join(name);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let file = File::open(&path).unwrap();
+        let mut read = [1; 15];
+        let from = data.saturating_sub(5).min(1000 * MIB - 15);
+        file.read_exact_at(&mut read, from).unwrap();
+        let at = (data - from) as usize;
+        assert_eq!((&read[at..at + 5], read.iter().filter(|byte| **byte != 0).count()), (&b"hello"[..], 5), "{name}");
+    }
+    fs::set_permissions(rig.mnt.join("media/nothing"), fs::Permissions::from_mode(0o600)).unwrap();
+    for name in ["begin", "middle", "end", "nothing"] {
+        let meta = fs::metadata(disk.path().join("media/media").join(name)).unwrap();
+        assert_eq!(meta.len(), 1000 * MIB, "{name}");
+        assert!(meta.blocks() * 512 <= 2 * MIB, "{name} takes {} bytes", meta.blocks() * 512);
+    }
+    rig.umount();
+}
+
+#[test]
 fn one_media_directory_serves_one_store() {
     if skip_mounted() {
         return;

@@ -201,6 +201,68 @@ fn a_full_disk_is_told_to_the_writer_and_its_reserve_is_left_to_root() {
     drop(disk);
 }
 
+/// Takes the last byte of a disk, and the last block that a directory could have.
+fn fill_up(disk: &Path) {
+    let mut filler = File::create(disk.join("filler")).unwrap();
+    for len in [1 << 20, 1 << 12, 1] {
+        while filler.write_all(&vec![7; len]).is_ok() {}
+    }
+    let filled = (0..10_000).find(|number| fs::create_dir(disk.join(format!("filler-{number}"))).is_err());
+    assert!(filled.is_some(), "the disk takes ever more directories");
+    rustix::fs::sync();
+}
+
+#[test]
+fn what_a_release_has_can_be_removed_on_a_full_disk() {
+    if skip_mounted() {
+        return;
+    }
+    for kind in ["ext4", "xfs"] {
+        let mut rig = Rig::with_limit(Duration::from_secs(120));
+        let disk = SmallDisk::beside(&rig, kind);
+        rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media", "--media", disk.path().to_str().unwrap()]);
+        let source = rig.src.join("1");
+        for dir in 0..20 {
+            fs::create_dir_all(source.join(format!("media/deep/er/{dir}"))).unwrap();
+            fs::write(source.join(format!("media/deep/er/{dir}/f")), "f").unwrap();
+        }
+        rig.ok(&["add", "1", source.to_str().unwrap()]);
+        rig.mount();
+        let scope = rig.mnt.join("media");
+        for round in ["once", "and again"] {
+            fill_up(disk.path());
+            let full =
+                fs::write(disk.path().join("more"), [7; 4096]).and_then(|()| fs::create_dir(disk.path().join("d")));
+            assert_eq!(full.map_err(|error| error.raw_os_error()), Err(Some(libc::ENOSPC)), "{kind}");
+            let half = if round == "once" { 0..10 } else { 10..20 };
+            for dir in half {
+                let removed = fs::remove_dir_all(scope.join(format!("deep/er/{dir}")));
+                removed.unwrap_or_else(|error| panic!("{kind}, {round}: {dir}: {error}"));
+            }
+            // With room again there is a reserve again.
+            for entry in fs::read_dir(disk.path()).unwrap().flatten() {
+                let name = entry.file_name().into_string().unwrap();
+                if name == "filler" || name == "more" {
+                    fs::remove_file(entry.path()).unwrap();
+                } else if name.starts_with("filler-") {
+                    fs::remove_dir(entry.path()).unwrap();
+                }
+            }
+            let reserve = disk.path().join("tmp/reserve");
+            let end = Instant::now() + Duration::from_secs(30);
+            while std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&reserve).unwrap()) < 2048 {
+                assert!(Instant::now() < end, "{kind}: the reserve does not come back");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        assert_eq!(fs::read_dir(scope.join("deep/er")).unwrap().count(), 0);
+        rig.umount();
+        rig.mount();
+        assert_eq!(fs::read_dir(scope.join("deep/er")).unwrap().count(), 0, "{kind}: after a new mount");
+        rig.umount();
+    }
+}
+
 /// A mounted store whose disk is full to the quota: the plain user's file `big` took the last of it.
 fn full_to_the_quota() -> (Rig, SmallDisk) {
     let mut rig = Rig::with_limit(Duration::from_secs(120));

@@ -339,12 +339,15 @@ impl Fs {
         }
     }
 
-    /// Room on the store's disk.
-    pub fn statfs(&self) -> Result<rustix::fs::StatVfs> {
-        self.noted(&Asked::of(Operation::Statfs, NodeId::ROOT), self.room())
+    /// Room on the disk that a node lies on: that of media, or the store's.
+    pub fn statfs(&self, node: NodeId) -> Result<rustix::fs::StatVfs> {
+        self.noted(&Asked::of(Operation::Statfs, node), self.room(node))
     }
 
-    fn room(&self) -> Result<rustix::fs::StatVfs> {
+    fn room(&self, node: NodeId) -> Result<rustix::fs::StatVfs> {
+        if let Some(media) = self.media_of(node) {
+            return media.room();
+        }
         let shown = || self.descriptors.objects().root().as_os_str().as_encoded_bytes();
         rustix::fs::fstatvfs(&self.store).on_disk("asking for the room of", shown)
     }

@@ -41,7 +41,7 @@ impl Fs {
                 self.end_listing(node, LISTING);
                 listed.map(drop)
             }
-            Operation::Statfs => self.room().map(drop),
+            Operation::Statfs => self.room(node).map(drop),
             Operation::Getattr | Operation::Opendir => self.attributes(&epoch, node).map(drop),
             Operation::Read => self.read_one(node, offset),
             // Content as well. A change that failed on the store's disk could not read the release's file that it

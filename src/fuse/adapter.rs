@@ -2,10 +2,10 @@
 //! end.
 
 use super::convert::times;
-use super::lanes::{Class, Lanes};
-use super::requests::{NewEntry, Requests};
-use crate::fault;
-use crate::fs::media::{Caller, Changes, Permissions, Reading, Writing};
+use super::dispatch::{Adapter, caller, own};
+use super::lanes::Class;
+use super::requests::NewEntry;
+use crate::fs::media::{Changes, Permissions, Reading, Writing};
 use crate::fs::{Operation, Position, Turn};
 use crate::sys::caught;
 use crate::tree::NodeId;
@@ -18,69 +18,11 @@ use fuser::{
 };
 use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 /// How many background requests, reads ahead above all, the kernel may have under way.
 const MOST_BACKGROUND: u16 = 4096;
-
-/// The file system as fuser calls it.
-pub(super) struct Adapter {
-    requests: Arc<Requests>,
-    lanes: Arc<Lanes>,
-    acls: bool,
-}
-
-impl Adapter {
-    /// For a session of so many threads.
-    pub(super) fn new(requests: Requests, acls: bool, threads: usize) -> Self {
-        Self { requests: Arc::new(requests), lanes: Arc::new(Lanes::new(threads)), acls }
-    }
-
-    /// Counts a request, and takes it on. If that panics, the request is dropped, which answers it with EIO.
-    fn serve(&self, operation: Operation, take_on: impl FnOnce()) {
-        self.requests.fs.counters.count(operation);
-        caught(|| {
-            fault::point(operation.name());
-            take_on();
-        });
-    }
-
-    /// Runs a look at a node, in the lane of the disk that it may wait for.
-    fn look(&self, node: NodeId, answer: impl FnOnce(&Requests) + Send + 'static) {
-        self.run(self.requests.fs.disk_to_look(node), Class::Look, answer);
-    }
-
-    /// Runs a change of a node, or of a name in it, in the lane of its disk.
-    fn change(&self, node: NodeId, answer: impl FnOnce(&Requests) + Send + 'static) {
-        self.run(self.requests.fs.disk_to_change(node), Class::Change, answer);
-    }
-
-    fn run(&self, disk: Option<u64>, class: Class, answer: impl FnOnce(&Requests) + Send + 'static) {
-        match disk {
-            None => answer(&self.requests),
-            Some(disk) => {
-                let requests = self.requests.clone();
-                self.lanes.run(disk, class, move || answer(&requests));
-            }
-        }
-    }
-
-    fn make(&self, req: &Request, dir: INodeNo, name: &OsStr, new: NewEntry, mode: Permissions, reply: ReplyEntry) {
-        let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
-        self.change(dir, move |requests| requests.make(caller, (dir, &name), &new, mode, reply));
-    }
-}
-
-fn own(name: &OsStr) -> Vec<u8> {
-    name.as_bytes().to_vec()
-}
-
-fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), thread: req.pid() }
-}
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -236,9 +178,12 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
         self.serve(Operation::Statfs, || {
-            self.requests.statfs(reply);
+            let node = NodeId(ino.0);
+            // What a release holds of a scope waits too: the question is about the disk.
+            let disk = self.requests.fs.disk_to_change(node);
+            self.run(disk, Class::Look, move |requests| requests.statfs(node, reply));
         });
     }
 

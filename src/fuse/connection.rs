@@ -5,7 +5,7 @@
 //!   device, mount(2) ──▶ session (INIT is answered) ──▶ kernel (notifications) ──▶ serving (threads)
 //! ```
 
-use super::adapter::Adapter;
+use super::dispatch::Adapter;
 use super::notify::{AttrDropper, Notify, PageDropper, drop_attributes_of, drop_pages_of};
 use super::requests::Requests;
 use crate::error::{Context, Error, Result};

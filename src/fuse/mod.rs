@@ -3,6 +3,7 @@
 mod adapter;
 mod connection;
 mod convert;
+mod dispatch;
 mod lanes;
 mod notify;
 mod requests;

@@ -189,8 +189,8 @@ impl Requests {
         self.fs.answer(|epoch| self.fs.listxattr(epoch, node), |_, names| send_xattr(reply, size, names));
     }
 
-    pub(super) fn statfs(&self, reply: ReplyStatfs) {
-        match self.fs.statfs() {
+    pub(super) fn statfs(&self, node: NodeId, reply: ReplyStatfs) {
+        match self.fs.statfs(node) {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
                 stat.f_bfree,

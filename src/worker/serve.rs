@@ -212,6 +212,7 @@ fn media(store: &Store, release: &Release, refused: Arc<Refused>) -> Result<Opti
     store.make_own_layer(&release.name)?;
     let home = Home::open(store.media_home())?;
     home.sweep()?;
+    home.keep_reserve();
     let rights = if store.settings().serve.acls { Rights::Acls } else { Rights::Modes };
     let media = Media::new(scopes, home, refused, rights);
     media.unreachable(release)?.iter().for_each(|warning| log::warn!("{warning}"));
@@ -241,7 +242,8 @@ fn tend(fs: &Arc<Fs>, pages: PageDropper) -> Result<()> {
     media.on_change_behind(move |node| pages.drop_pages(node));
     reap(fs)?;
     each("verfs-idle", |fs| fs.media.iter().for_each(Media::close_idle))?;
-    each("verfs-usage", |fs| fs.media.iter().for_each(Media::measure))
+    each("verfs-usage", |fs| fs.media.iter().for_each(Media::measure))?;
+    each("verfs-reserve", |fs| fs.media.iter().for_each(Media::keep_reserve))
 }
 
 /// Keeps the names bounded that the kernel knows in scopes. A directory in which something is mounted stays: dropping it
@@ -251,14 +253,15 @@ fn drop_unused(fs: &Arc<Fs>, kernel: &Arc<dyn Kernel>, mountpoint: &Path) -> Res
     let work = move |fs: &Fs| {
         let Some(media) = &fs.media else { return Ok(()) };
         media.drop_unused(|unused| {
-            if let Some(dir) = &unused.dir_at {
+            let mounted = below(&mountpoint)?;
+            let leads_to_a_mount = |dir: &Vec<u8>| {
                 let dir = mountpoint.join(OsStr::from_bytes(dir));
-                if below(&mountpoint)?.iter().any(|mounted| mounted.starts_with(&dir)) {
-                    return Ok(false);
-                }
-            }
-            // One that the kernel does not hold any more is an error, and as good as dropped.
-            Ok(kernel.drop_entry(unused.dir, &unused.name).is_ok())
+                mounted.iter().any(|mounted| mounted.starts_with(&dir))
+            };
+            unused.retain(|name| {
+                !name.dir_at.as_ref().is_some_and(leads_to_a_mount) && kernel.drop_entry(name.dir, &name.name).is_ok()
+            });
+            Ok(())
         })
     };
     now_and_then("verfs-unused", fs, work)

@@ -36,6 +36,20 @@ impl SmallDisk {
         SmallDisk(dir.to_owned())
     }
 
+    /// A disk in this image, at a directory that is there.
+    pub fn of_image(image: &Path, dir: &Path) -> SmallDisk {
+        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(dir));
+        SmallDisk(dir.to_owned())
+    }
+
+    /// Has nothing written by itself for minutes: only what is synced is on the disk.
+    pub fn write_seldom(&self, kind: &str) {
+        // xfs has no such option: its log is written every 30 s (fs.xfs.xfssyncd_centisecs).
+        if kind != "xfs" {
+            run(Command::new("mount").args(["-o", "remount,commit=300"]).arg(&self.0));
+        }
+    }
+
     /// Makes it read-only, or writable again. A file that is still open for writing is waited for.
     pub fn set_read_only(&self, read_only: bool) {
         rustix::fs::sync();

@@ -49,7 +49,7 @@ use node::{Backing, Held};
 use nodes::Nodes;
 use parking_lot::{Condvar, Mutex};
 use reaper::Litter;
-use rustix::fs::Stat;
+use rustix::fs::{Stat, StatVfs};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -236,6 +236,16 @@ impl Media {
             Some(path) => self.refuse(path.in_docroot(), caller, Why::Denied),
             None => Ok(()),
         }
+    }
+
+    /// Room on the disk of media.
+    pub fn room(&self) -> Result<StatVfs> {
+        self.home.room()
+    }
+
+    /// Keeps room for removals, as long as there is any.
+    pub fn keep_reserve(&self) {
+        self.home.keep_reserve();
     }
 
     /// Whether the disk takes changes: makes one that nobody sees.

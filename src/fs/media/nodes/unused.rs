@@ -86,20 +86,18 @@ impl Nodes {
 }
 
 impl Media {
-    /// Drops names at the kernel if too many are known. `drop` says whether it did; it may take its time.
-    pub fn drop_unused(&self, drop: impl Fn(&Unused) -> Result<bool>) -> Result<()> {
-        let names = self.nodes.lock().names();
-        if names <= MOST {
+    /// Drops names at the kernel if too many are known. `drop` leaves those that it dropped; it may take its time.
+    pub fn drop_unused(&self, drop: impl Fn(&mut Vec<Unused>) -> Result<()>) -> Result<()> {
+        let mut left = self.nodes.lock().names();
+        if left <= MOST {
             return Ok(());
         }
-        let mut left = names;
         while left > 0 && self.nodes.lock().names() > FEWER {
             left = left.saturating_sub(AT_A_TIME);
-            let unused = self.nodes.lock().longest_unused(AT_A_TIME);
+            let mut unused = self.nodes.lock().longest_unused(AT_A_TIME);
+            drop(&mut unused)?;
             for name in unused {
-                if drop(&name)? {
-                    self.nodes.lock().dropped(&name);
-                }
+                self.nodes.lock().dropped(&name);
             }
         }
         Ok(())

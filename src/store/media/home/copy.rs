@@ -84,8 +84,29 @@ fn fill(file: &File, object: &Content, len: u64, whole: bool) -> rustix::io::Res
         // Of one that was cut off, the copy would lack what the release has.
         return if rustix::fs::fstat(file)?.st_size as u64 == len { Ok(()) } else { Err(Errno::IO) };
     }
-    let (source, mut from, _) = object.range(0);
-    let mut to = 0;
+    // What is a file of its own may have holes. They stay holes: the copy may lie on a disk without room for them.
+    let Some(source) = object.as_file() else { return copy_piece(file, object, 0, len) };
+    if (rustix::fs::fstat(source)?.st_size as u64) < len {
+        return Err(Errno::IO);
+    }
+    rustix::fs::ftruncate(file, len)?;
+    let mut at = 0;
+    while at < len {
+        let begin = match object.seek(at as i64, libc::SEEK_DATA) {
+            Ok(begin) if (begin as u64) < len => begin,
+            // No data up to the end.
+            Ok(_) | Err(Errno::NXIO) => break,
+            Err(error) => return Err(error),
+        };
+        at = (object.seek(begin, libc::SEEK_HOLE)? as u64).min(len);
+        copy_piece(file, object, begin as u64, at)?;
+    }
+    Ok(())
+}
+
+/// Copies the bytes of an object from `to` on, up to `len`.
+fn copy_piece(file: &File, object: &Content, mut to: u64, len: u64) -> rustix::io::Result<()> {
+    let (source, mut from, _) = object.range(to);
     while to < len {
         let chunk = usize::try_from(len - to).unwrap_or(usize::MAX);
         match rustix::fs::copy_file_range(source, Some(&mut from), file, Some(&mut to), chunk) {

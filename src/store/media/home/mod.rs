@@ -10,6 +10,7 @@
 mod below;
 mod copy;
 mod orphans;
+mod reserve;
 mod upper;
 mod usage;
 mod whiteouts;
@@ -28,13 +29,13 @@ use crate::tree::union::{Onto, Step, UpperKind};
 use crate::tree::{LayerId, LayerPath, Node};
 use copy::dress;
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatVfs};
 use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
@@ -87,6 +88,8 @@ pub struct Home {
     /// Whiteouts of directories that were taken out as a whole: their places in `tmp/`. They may be many, and no change
     /// waits for their removal; what a stopped process leaves goes with the next sweep.
     removed: Mutex<Vec<Vec<u8>>>,
+    /// Whether the reserve is not as it should be.
+    reserve_lacks: AtomicBool,
     device: u64,
     remote: bool,
 }
@@ -132,6 +135,7 @@ impl Home {
             orphans: open("orphans")?,
             serial: AtomicU64::new(0),
             removed: Mutex::default(),
+            reserve_lacks: AtomicBool::new(true),
         })
     }
 
@@ -262,13 +266,36 @@ impl Home {
         }
     }
 
-    /// Makes the names in a directory durable.
+    /// Makes the names in a directory durable, the hidden ones too, and the directories that lead there: a change may
+    /// have just made them. Whiteouts come first: what a name shows is then the old or the new state.
     pub fn sync_dir(&self, path: &LayerPath) -> Result<()> {
-        let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
-        match opened.on_disk("opening", || self.show(path))? {
-            Some(dir) => rustix::fs::fsync(&dir).on_disk("syncing", || self.show(path)),
-            None => Ok(()),
+        for tree in [In::Whiteouts, In::Media] {
+            let shown = || self.show_in(tree, path);
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let opened = absent(self.open_at(tree, path, flags)).on_disk("opening", shown)?;
+            let Some(mut dir) = opened else { continue };
+            for _ in 0..self.levels(path) {
+                rustix::fs::fsync(&dir).on_disk("syncing", shown)?;
+                // Moved meanwhile, it leads elsewhere: whoever moves it syncs that. Removed, it leads nowhere.
+                let above = absent(rustix::fs::openat(&dir, "..", flags | OFlags::CLOEXEC, Mode::empty()));
+                let Some(above) = above.on_disk("opening", shown)? else { break };
+                dir = above;
+            }
+            rustix::fs::fsync(&dir).on_disk("syncing", shown)?;
         }
+        Ok(())
+    }
+
+    /// How many directories a path lies below the directory of its layer that is always there.
+    fn levels(&self, path: &LayerPath) -> usize {
+        let own = if *path.layer() == LayerId::Shared { 0 } else { 2 };
+        let names = path.in_docroot().split(|b| *b == b'/').filter(|name| !name.is_empty());
+        own + names.count()
+    }
+
+    /// Room on the disk.
+    pub fn room(&self) -> Result<StatVfs> {
+        rustix::fs::fstatvfs(&self.media).on_disk("asking for the room of", || self.path.as_os_str().as_bytes())
     }
 
     /// The directory of a new entry, for the call that makes it.

@@ -6,6 +6,7 @@ use crate::fault;
 use crate::tree::LayerPath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 
 /// What hides the release's entry at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,8 @@ impl Home {
     /// Hides the release's entry at a path. What was below in the tree of whiteouts goes in the same instant, by an
     /// exchange: a name that it hid must not come back for a moment.
     pub(super) fn put_whiteout(&self, path: &LayerPath) -> Result<()> {
-        self.make_whiteout(path).on_disk("hiding the release's entry by", || self.show_in(In::Whiteouts, path))
+        self.with_reserve(|| self.make_whiteout(path))
+            .on_disk("hiding the release's entry by", || self.show_in(In::Whiteouts, path))
     }
 
     fn make_whiteout(&self, path: &LayerPath) -> rustix::io::Result<()> {
@@ -92,18 +94,27 @@ impl Home {
         }
         let temporary = self.temporary();
         rustix::fs::openat(&self.tmp, &temporary[..], flags, Mode::from_raw_mode(0o644))?;
-        match rustix::fs::renameat_with(&self.tmp, &temporary[..], &dir, name, RenameFlags::EXCHANGE) {
+        let exchanged = self.exchange_whiteout(&temporary, &dir, name);
+        if exchanged.is_err() {
+            let _ = rustix::fs::unlinkat(&self.tmp, &temporary[..], AtFlags::empty());
+        }
+        exchanged
+    }
+
+    /// Gives a whiteout in the work space the place of a directory of whiteouts.
+    fn exchange_whiteout(&self, temporary: &[u8], dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+        match rustix::fs::renameat_with(&self.tmp, temporary, dir, name, RenameFlags::EXCHANGE) {
             // NFS: stopped between the two, what was hidden below shows again.
             Err(Errno::INVAL) => {
                 let aside = self.temporary();
-                rustix::fs::renameat(&dir, name, &self.tmp, &aside[..])?;
-                rustix::fs::renameat(&self.tmp, &temporary[..], &dir, name)?;
+                rustix::fs::renameat(dir, name, &self.tmp, &aside[..])?;
+                rustix::fs::renameat(&self.tmp, temporary, dir, name)?;
                 self.removed.lock().push(aside);
             }
             exchanged => {
                 exchanged?;
                 fault::point("upper.exchanged");
-                self.removed.lock().push(temporary);
+                self.removed.lock().push(temporary.to_vec());
             }
         }
         Ok(())
