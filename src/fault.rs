@@ -2,7 +2,8 @@
 //!
 //! Compiled in only with the feature `faults`; without it every call is nothing. `VERFS_FAULT` holds one of
 //! the names of [`Skip`], or `crash:POINT` or `crash:POINT:N`, which aborts the process at the Nth passing of
-//! that point, or `panic:POINT`, which panics at each passing. A simulation sets a fault for what one thread does instead: [`with`].
+//! that point, or `panic:POINT`, which panics at each passing. A simulation sets a fault for what one thread does
+//! instead: [`with`].
 
 /// A step of the switch, or a safeguard, that a test leaves out, to see that somebody notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,12 +4,12 @@
 /// Places from which threads take memory (arenas): each keeps some of what it got back.
 #[cfg(target_env = "gnu")]
 const ARENAS: libc::c_int = 4;
-/// Freed bytes that an arena keeps. As the allocator sets it by itself, it follows the largest block that was ever freed:
-/// listings of large directories would leave some MiB with each thread.
+/// Freed bytes that an arena keeps. As the allocator sets it by itself, it follows the largest block that was ever
+/// freed: listings of large directories would leave some MiB with each thread.
 #[cfg(target_env = "gnu")]
 const KEPT: libc::c_int = 1 << 20;
-/// From this size on a block is given back at once: above what one request reads or writes (1 MiB), which is wanted again
-/// in a moment.
+/// From this size on a block is given back at once: above what one request reads or writes (1 MiB), which is wanted
+/// again in a moment.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 4 << 20;
 

@@ -246,8 +246,8 @@ fn tend(fs: &Arc<Fs>, pages: PageDropper) -> Result<()> {
     each("verfs-reserve", |fs| fs.media.iter().for_each(Media::keep_reserve))
 }
 
-/// Keeps the names bounded that the kernel knows in scopes. A directory in which something is mounted stays: dropping it
-/// would unmount that.
+/// Keeps the names bounded that the kernel knows in scopes. A directory in which something is mounted stays: dropping
+/// it would unmount that.
 fn drop_unused(fs: &Arc<Fs>, kernel: &Arc<dyn Kernel>, mountpoint: &Path) -> Result<()> {
     let (fs, kernel, mountpoint) = (Arc::downgrade(fs), kernel.clone(), mountpoint.to_owned());
     let work = move |fs: &Fs| {

@@ -146,8 +146,8 @@ enum Layer {
 }
 
 impl Visible<'_> {
-    /// The next visible names of a directory. Names that come or go meanwhile may be in it or not; of all others none is
-    /// missing: the layers are read in the order in which no step moves a name past the reader.
+    /// The next visible names of a directory. Names that come or go meanwhile may be in it or not. Of all others none
+    /// is missing: the layers are read in the order in which no step moves a name past the reader.
     pub(super) fn window(&self, path: &LayerPath, after: u64) -> Result<Window> {
         self.window_of(path, after, WINDOW)
     }
@@ -259,7 +259,8 @@ mod tests {
             names in prop::collection::hash_set("[a-z]{1,3}", 0..200),
             most in 1..20usize,
         ) {
-            let mut all: Vec<_> = names.iter().map(|name| (cookie(name.as_bytes()), name.clone().into_bytes())).collect();
+            let with_cookie = |name: &String| (cookie(name.as_bytes()), name.clone().into_bytes());
+            let mut all: Vec<_> = names.iter().map(with_cookie).collect();
             all.sort();
             let (mut after, mut seen) = (0, Vec::new());
             loop {
