@@ -100,8 +100,19 @@ fn scope_for<'a>(verb: &Adopt, store: &'a Store) -> Result<&'a Scope> {
 
 fn restore(verb: &Restore, store: &Store, output: Output) -> Result<()> {
     let path = docroot_path(&verb.path, store)?;
-    let restored = restored(store, &path)?;
     let mut line = Line::done("restore", Asker::this_process());
+    let restored = match restored(store, &path) {
+        Ok(restored) => restored,
+        Err(error) => {
+            // Refused, it did nothing. Else some uploads may be given up.
+            if !error.is_request() {
+                (line.ok, line.note) = (false, Some(format!("{}: {error}", show_path(&path))));
+                let unnoted = |why: &Error| log::warn!("the journal has no line of this: {why}");
+                store.write_journal(&line).unwrap_or_else(|why| unnoted(&why));
+            }
+            return Err(error);
+        }
+    };
     line.note = Some(format!("{} ({} names)", show_path(&path), restored.count));
     if restored.count > 0 {
         store.write_journal(&line)?;

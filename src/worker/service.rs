@@ -146,11 +146,12 @@ impl Service {
         let media = self.fs.media.as_ref().ok_or_else(|| Error::request("the store has no scopes"))?;
         let epoch = self.fs.epochs.load();
         let task = Task { epoch: &epoch, contents: &self.fs.descriptors, caller: Caller::ROOT };
-        let restored = media.restore(task, &path.decode())?;
-        for Restored { dir, name, .. } in &restored {
+        let done = media.restore(task, &path.decode())?;
+        for Restored { dir, name, .. } in &done.restored {
             self.kernel.drop_entry(*dir, name)?;
             self.kernel.drop_attributes(*dir)?;
         }
+        let restored = done.whole()?;
         let count = restored.len() as u64;
         let names = restored.iter().map(|restored| EncodedPath::from(&restored.path[..]));
         let names = names.filter(|name| fitting(std::slice::from_ref(name), PAGE) == 1).collect();

@@ -44,5 +44,5 @@ pub(crate) fn restore(store: &Store, path: &[u8]) -> Result<Vec<Vec<u8>>> {
     store.make_own_layer(&epoch.release.name)?;
     let contents = Contents::new(Objects::of(store.root())?, 16);
     let task = Task { epoch: &epoch, contents: &contents, caller: Caller::ROOT };
-    Ok(media.restore(task, path)?.into_iter().map(|restored| restored.path).collect())
+    Ok(media.restore(task, path)?.whole()?.into_iter().map(|restored| restored.path).collect())
 }

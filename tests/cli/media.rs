@@ -2,12 +2,13 @@
 
 use super::support::disk::SmallDisk;
 use super::support::tree::Tree;
-use super::support::{Rig, skip_mounted};
+use super::support::{Rig, seen, skip_mounted};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A store with these shared scopes, and a release with files in `media`; not mounted.
 fn store(scopes: &[&str]) -> Rig {
@@ -167,6 +168,163 @@ fn what_hides_the_release_is_listed_and_given_up_with_a_mount_and_without() {
         assert!(rig.ok(&["media", "restore", "media/logo"]).contains("nothing to do"));
         let actions = rig.json(&["log"]);
         assert_eq!(actions.to_string().matches("\"restore\"").count(), 3, "{actions}");
+    }
+}
+
+/// A mounted store with one release, whose directory `media/seo` was removed and made anew, with some names of the
+/// release's. What of it is looked up is believed for ever.
+fn replaced() -> Rig {
+    let mut rig = Rig::new();
+    rig.init();
+    let settings = rig.store.join("verfs.toml");
+    let text = fs::read_to_string(&settings).unwrap() + "\n[[scope]]\npath = \"media\"\nttl = \"forever\"\n";
+    fs::write(&settings, text).unwrap();
+    let mut tree = Tree::new();
+    for name in ["main", "lib", "sub/deep/x", "sub/y", "gone/z", "leaf"] {
+        tree = tree.file(format!("media/seo/{name}"), "release");
+    }
+    rig.add("1", &tree);
+    rig.mount();
+    let seo = rig.mnt.join("media/seo");
+    fs::remove_dir_all(&seo).unwrap();
+    fs::create_dir_all(seo.join("sub/deep")).unwrap();
+    // A directory of the release's where a file is now.
+    for name in ["main", "own", "sub/y", "sub/deep/own", "gone"] {
+        fs::write(seo.join(name), "upload").unwrap();
+    }
+    for name in ["lib", "sub/deep/x", "leaf"] {
+        assert!(!seo.join(name).exists(), "{name}");
+    }
+    rig
+}
+
+#[test]
+fn a_restored_directory_shows_all_that_the_release_has_and_keeps_what_is_its_own() {
+    if skip_mounted() {
+        return;
+    }
+    for mounted in [true, false] {
+        let mut rig = replaced();
+        let seo = rig.mnt.join("media/seo");
+        assert_eq!(shadowed(&rig), [("replaced".to_owned(), "media/seo".to_owned())]);
+        if !mounted {
+            rig.umount();
+        }
+        rig.ok(&["media", "restore", "media/seo"]);
+        assert_eq!(shadowed(&rig), [], "mounted: {mounted}");
+        if !mounted {
+            rig.mount();
+        }
+        for name in ["main", "lib", "sub/deep/x", "sub/y", "gone/z", "leaf"] {
+            assert_eq!(fs::read_to_string(seo.join(name)).unwrap(), "release", "{name}, mounted: {mounted}");
+        }
+        for name in ["own", "sub/deep/own"] {
+            assert_eq!(fs::read_to_string(seo.join(name)).unwrap(), "upload", "{name}, mounted: {mounted}");
+        }
+        let mut names: Vec<_> = fs::read_dir(&seo).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["gone", "leaf", "lib", "main", "own", "sub"]);
+    }
+}
+
+#[test]
+fn a_restore_that_something_is_in_the_way_of_changes_nothing() {
+    if skip_mounted() {
+        return;
+    }
+    for mounted in [true, false] {
+        let mut rig = replaced();
+        let seo = rig.mnt.join("media/seo");
+        fs::create_dir(seo.join("leaf")).unwrap();
+        fs::write(seo.join("leaf/own"), "own").unwrap();
+        let (before, log) = (seen::tree(&rig.store.join("media")), rig.json(&["log"]));
+        if !mounted {
+            rig.umount();
+        }
+        for path in ["media/seo", "media"] {
+            let outcome = rig.verfs(&["media", "restore", path]);
+            assert_eq!(outcome.code, 2, "{outcome:?}");
+            for says in ["media/seo/leaf", "files of its own", "remove it first", "nothing was changed"] {
+                assert!(outcome.stderr.contains(says), "{says:?} is not said: {outcome:?}");
+            }
+        }
+        assert!(before == seen::tree(&rig.store.join("media")), "mounted: {mounted}: something was given up");
+        assert_eq!(rig.json(&["log"]), log, "mounted: {mounted}");
+        if !mounted {
+            rig.mount();
+        }
+        fs::remove_dir_all(seo.join("leaf")).unwrap();
+        rig.ok(&["media", "restore", "media"]);
+        assert_eq!(fs::read_to_string(seo.join("leaf")).unwrap(), "release");
+        assert_eq!(shadowed(&rig), []);
+    }
+}
+
+#[test]
+fn what_was_removed_where_nothing_was_written_is_listed_and_given_up() {
+    if skip_mounted() {
+        return;
+    }
+    for mounted in [true, false] {
+        let mut rig = store(&["media"]);
+        rig.add("2", &Tree::new().file("media/a/b/c/removed", "r").file("media/a/b/kept", "k"));
+        rig.ok(&["switch", "2"]);
+        rig.mount();
+        let removed = rig.mnt.join("media/a/b/c/removed");
+        fs::remove_file(&removed).unwrap();
+        if !mounted {
+            rig.umount();
+        }
+        assert_eq!(shadowed(&rig), [("removed".to_owned(), "media/a/b/c/removed".to_owned())]);
+        assert_eq!(rig.json(&["media", "restore", "media/a"])["restored"], json!(["media/a/b/c/removed"]));
+        assert_eq!(shadowed(&rig), []);
+        if !mounted {
+            rig.mount();
+        }
+        let end = Instant::now() + Duration::from_secs(20);
+        while fs::read(&removed).is_err() {
+            assert!(Instant::now() < end, "mounted: {mounted}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_restore_that_the_disk_fails_is_told_and_noted() {
+    if skip_mounted() {
+        return;
+    }
+    for mounted in [true, false] {
+        let mut rig = Rig::new();
+        let disk = SmallDisk::beside(&rig, "ext4");
+        rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media", "--media", disk.path().to_str().unwrap()]);
+        rig.add("1", &Tree::new().file("media/a", "a").file("media/b", "b"));
+        rig.mount();
+        fs::remove_file(rig.mnt.join("media/a")).unwrap();
+        fs::write(rig.mnt.join("media/b"), "upload").unwrap();
+        // Nobody may remove it, not even root: the first name is restored, the second is not.
+        let upload = disk.path().join("media/media/b");
+        let immutable = |how: &str| assert!(Command::new("chattr").arg(how).arg(&upload).status().unwrap().success());
+        immutable("+i");
+        if !mounted {
+            rig.umount();
+        }
+        let outcome = rig.verfs(&["media", "restore", "media"]);
+        assert_eq!(outcome.code, 1, "{outcome:?}");
+        for says in ["1 names show the release's again", "media/media/b", "restore again"] {
+            assert!(outcome.stderr.contains(says), "{says:?} is not said: {outcome:?}");
+        }
+        let log = rig.json(&["log"]);
+        let last = log.as_array().unwrap().last().unwrap();
+        assert_eq!((&last["action"], &last["ok"]), (&json!("restore"), &json!(false)), "{last}");
+        immutable("-i");
+        assert_eq!(shadowed(&rig), [("replaced".to_owned(), "media/b".to_owned())]);
+        rig.ok(&["media", "restore", "media"]);
+        assert_eq!(shadowed(&rig), []);
+        if mounted {
+            rig.umount();
+        }
+        drop(disk);
     }
 }
 

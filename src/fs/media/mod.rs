@@ -29,7 +29,7 @@ pub(crate) use entries::Window;
 pub use mutate::{New, Permissions};
 pub use nodes::Unused;
 pub use scopes::{ScopeId, Scopes};
-pub use shadow::{How, Restored};
+pub use shadow::{How, Restoration, Restored};
 
 use super::attr::{Attr, Entry, Ttl};
 use super::contents::Contents;
