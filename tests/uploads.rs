@@ -404,6 +404,28 @@ fn is_full<T>(done: Result<T, impl Into<std::io::Error>>, what: &str) {
 }
 
 #[test]
+fn names_count_after_a_new_mount_too() {
+    if skip_mounted() {
+        return;
+    }
+    const NAMES: u64 = 100;
+    let mut rig = limited();
+    let before = used(&rig).unwrap();
+    for number in 0..NAMES {
+        fs::create_dir(rig.mnt.join(format!("media/{number}"))).unwrap();
+    }
+    assert_eq!(used(&rig).unwrap() - before, NAMES * 4096);
+    rig.umount();
+    rig.mount();
+    let end = Instant::now() + Duration::from_secs(30);
+    while used(&rig).is_none() {
+        assert!(Instant::now() < end, "it is not measured");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(used(&rig).unwrap() - before, NAMES * 4096);
+}
+
+#[test]
 fn a_limit_holds_for_holes_mappings_and_copies_too() {
     if skip_mounted() {
         return;

@@ -38,9 +38,6 @@ struct Used {
     bytes: i64,
     /// Changes of ours since the measurement that is under way began.
     since: i64,
-    /// What names take that were made since the last measurement, which counts none, less those that were removed:
-    /// never less than nothing, or who removes old names could take more than they gave.
-    names: u64,
     /// Kept free for changes under way.
     reserved: u64,
     measured: Option<Instant>,
@@ -50,7 +47,7 @@ struct Used {
 
 impl Used {
     fn in_all(&self) -> u64 {
-        (self.bytes.max(0) as u64).saturating_add(self.names)
+        self.bytes.max(0) as u64
     }
 }
 
@@ -79,9 +76,7 @@ impl Usage {
 
     /// So many names were made, or removed.
     pub(super) fn add_names(&self, scope: ScopeId, names: i64) {
-        let mut all = self.0.lock();
-        let used = all.entry(scope).or_default();
-        used.names = used.names.saturating_add_signed(names * NAME as i64);
+        self.add(scope, names * NAME as i64);
     }
 
     /// A change of ours took so many bytes, or gave them back.
@@ -116,7 +111,6 @@ impl Usage {
                     let used = all.entry(scope).or_default();
                     // A change in between may count twice, until the next measurement.
                     used.bytes = bytes as i64 + used.since;
-                    used.names = 0;
                     used.measured = Some(Instant::now());
                 }
                 Err(error) => log::error!("measuring the scope {}: {error}", scopes.path(scope).escape_ascii()),
@@ -277,8 +271,6 @@ mod tests {
         usage.add(scope, 1000);
         assert!(fits(1).is_none() && fits(0).is_some(), "what adds nothing goes on");
         usage.add(scope, -1300);
-        usage.add_names(scope, -1);
-        assert!(fits(1001).is_none(), "an old name gives nothing");
         usage.add_names(scope, 1);
         assert_eq!(usage.bytes(scope), Some(NAME));
         usage.add_names(scope, -1);
