@@ -9,7 +9,7 @@ use crate::fs::attr::{Attr, Ttl};
 use crate::store::media::home::{is_acl, set_xattr, xattrs};
 use crate::sys::AsCaller;
 use crate::tree::NodeId;
-use rustix::fs::{AtFlags, Gid, Mode, Timestamps, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timestamps, Uid};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// What setattr changes.
@@ -36,6 +36,7 @@ impl Media {
             (Backing::Dir, _, Some(path)) => self.home.open_dir_path(path),
             _ => Err(Error::answer(Errno::STALE)),
         })
+        .or_else(|error| self.open_moved(node, OFlags::PATH, error).map(OwnedFd::from))
     }
 
     /// chmod, chown, truncate, utimens. The kernel has checked that the caller may.

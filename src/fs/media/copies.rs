@@ -9,7 +9,7 @@ use super::scopes::ScopeId;
 use super::{Media, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
-use crate::store::media::home::{COPYING, Copy, FileId};
+use crate::store::media::home::{COPYING, Copy, Leaf};
 use crate::tree::union::{self, Plan, Step};
 use crate::tree::{Kind, LayerPath, NodeId, Tree};
 
@@ -147,14 +147,14 @@ impl Media {
     fn bring_up_nameless(&self, node: NodeId, held: &Held, made: Option<Made<'_>>) -> Result<()> {
         let made = made.ok_or(Error::answer(Errno::STALE))?;
         let orphan = made.copy.orphan()?;
-        let stat = self.home.stat_orphan(&orphan)?;
+        let Leaf { id, stat } = self.home.leaf_of_orphan(&orphan)?;
         self.usage.add(held.scope, disk_bytes(&stat));
         let mut nodes = self.nodes.lock();
         // Two writers of one nameless file: the first copy counts.
         let second = match nodes.get_mut(node) {
             Some(held) if held.orphan.is_none() => {
                 held.orphan = Some(orphan);
-                nodes.copied_up(node, FileId::of(&stat), stat.st_dev);
+                nodes.copied_up(node, id, stat.st_dev);
                 None
             }
             _ => Some(orphan),

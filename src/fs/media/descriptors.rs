@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How many are kept open.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// How long an idle one is kept: a file that is open for writing cannot be executed (ETXTBSY).
+/// How long an idle one is kept that somebody may be in want of: a file that is open for writing cannot be executed
+/// (ETXTBSY), and the disk of one cannot be unmounted, if it is another than that of the writable layer.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// What a descriptor is open for.
@@ -29,6 +30,17 @@ pub(super) enum Access {
 struct Open {
     file: Arc<File>,
     used: Instant,
+    kept: Kept,
+}
+
+/// How long a descriptor is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Until it is idle for a moment.
+    Briefly,
+    /// Until so many others were wanted later, or the kernel forgets the node: so an open file can be read that was
+    /// removed behind the mount.
+    Long,
 }
 
 /// The descriptors, by node. The lock is a leaf; what falls out is closed by the caller, with no lock held, since
@@ -56,8 +68,8 @@ impl Descriptors {
         Some(open.file.clone())
     }
 
-    fn keep(&self, node: NodeId, access: Access, file: Arc<File>) -> Closing {
-        let open = Open { file, used: Instant::now() };
+    fn keep(&self, node: NodeId, access: Access, file: Arc<File>, kept: Kept) -> Closing {
+        let open = Open { file, used: Instant::now(), kept };
         Closing(self.0.lock().push((node, access), open).into_iter().map(|(_, open)| open.file).collect())
     }
 
@@ -71,9 +83,18 @@ impl Descriptors {
     /// Takes out those that nobody used for a while.
     fn take_idle(&self) -> Closing {
         let mut all = self.0.lock();
-        let idle: Vec<_> = all.iter().filter(|(_, open)| open.used.elapsed() > IDLE).map(|(key, _)| *key).collect();
+        let idle: Vec<_> = all
+            .iter()
+            .filter(|(_, open)| open.kept == Kept::Briefly && open.used.elapsed() > IDLE)
+            .map(|(key, _)| *key)
+            .collect();
         Closing(idle.iter().filter_map(|key| all.pop(key)).map(|open| open.file).collect())
     }
+}
+
+/// Whether a name led to another file, or to none.
+pub(super) fn is_lost(error: &Error) -> bool {
+    matches!(error.errno(), Errno::NOENT | Errno::STALE | Errno::NOTDIR)
 }
 
 impl Media {
@@ -101,9 +122,23 @@ impl Media {
             (Backing::Upper(id), None, Some(path)) => self.home.open_file(path, *id, flags),
             _ => Err(Error::answer(Errno::STALE)),
         };
-        let file = Arc::new(self.by_name(node, open)?);
-        drop(self.descriptors.keep(node, access, file.clone()));
+        let file = self.by_name(node, open).or_else(|error| self.open_moved(node, flags, error))?;
+        let file = Arc::new(file);
+        let kept = match access {
+            Access::Read if self.disk_of(node) == self.home.device() => Kept::Long,
+            Access::Read | Access::Write => Kept::Briefly,
+        };
+        drop(self.descriptors.keep(node, access, file.clone(), kept));
         Ok(file)
+    }
+
+    /// Opens the file of a node that none of its names leads to any more: it was moved behind the mount, or one of the
+    /// directories above it was. `error`: what its names led to.
+    pub(super) fn open_moved(&self, node: NodeId, flags: OFlags, error: Error) -> Result<File> {
+        match self.node(node)?.backing {
+            Backing::Upper(id) if is_lost(&error) => self.home.open_moved(id, flags).map_err(|_| error),
+            _ => Err(error),
+        }
     }
 
     /// Takes out the descriptors of a node whose file is another one from now on.

@@ -8,7 +8,7 @@ use super::listing::cookie;
 use super::lookup::Visible;
 use crate::error::Result;
 use crate::fs::attr::Type;
-use crate::store::media::home::{FileId, Whiteout};
+use crate::store::media::home::{Inode, Whiteout};
 use crate::tree::{Kind, LayerPath, Node, NodeId, Tree};
 use rustix::fs::FileType;
 use std::collections::{BTreeMap, BinaryHeap, HashSet};
@@ -142,7 +142,7 @@ impl<T> First<T> {
 #[derive(Clone, Copy)]
 enum Layer {
     Lower(Node),
-    Upper(FileId, FileType),
+    Upper(Inode, FileType),
 }
 
 impl Visible<'_> {

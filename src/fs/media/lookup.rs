@@ -6,15 +6,15 @@
 use super::node::{Backing, Held, Look};
 use super::nodes::{Nodes, Seen};
 use super::{Layered, Lower, Media};
-use crate::error::{Errno, Error, Result};
+use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fs::attr::{Attr, Entry, Ttl, Type};
 use crate::fs::epoch::{Epoch, Release};
 use crate::fs::mount::LookupRef;
 use crate::store::active::stamps::Stamp;
-use crate::store::media::home::{FileId, Upper, Whiteout, upper_kind};
+use crate::store::media::home::{FileId, Inode, Leaf, Upper, Whiteout, upper_kind};
 use crate::tree::union::{Layers, Name, Shown, UpperKind};
 use crate::tree::{Kind, LayerId, LayerPath, NodeId, Owner, Tree};
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, OFlags, Stat};
 use std::sync::Arc;
 
 /// The visible tree of the scopes, as of an epoch.
@@ -42,10 +42,11 @@ impl Visible<'_> {
             },
             None => None,
         };
-        let (stat, beneath_leaf) = match self.media.home.find(path)? {
-            Upper::Here(stat) => (Some(stat), false),
-            Upper::None => (None, false),
-            Upper::BeneathLeaf => (None, true),
+        let (stat, id, beneath_leaf) = match self.media.home.find(path)? {
+            Upper::Dir(stat) => (Some(stat), None, false),
+            Upper::Leaf(Leaf { id, stat }) => (Some(stat), Some(id), false),
+            Upper::None => (None, None, false),
+            Upper::BeneathLeaf => (None, None, true),
         };
         // It can hide only what the release has.
         let whiteout = if lower.is_some() { self.media.home.whiteout(path)? } else { Whiteout::None };
@@ -55,7 +56,7 @@ impl Visible<'_> {
             whiteout: whiteout == Whiteout::Here,
             lower: lower.as_ref().map(|lower| lower.node.kind),
         };
-        Ok(Layered { layers, stat, lower })
+        Ok(Layered { layers, stat, id, lower })
     }
 
     /// The release that shows through at a path: the active one, or the one whose own layer it is.
@@ -134,10 +135,9 @@ impl Visible<'_> {
 
     fn resolve_once(&self, path: &LayerPath, seen: &Seen) -> Result<Attempt> {
         let mut layered = self.look(path)?;
-        let backing = match (layered.layers.shown(), &layered.stat, &layered.lower) {
+        let backing = match (layered.layers.shown(), layered.stat.as_ref().zip(layered.id), &layered.lower) {
             (Shown::Nothing, ..) => return self.nothing_at(seen),
-            (Shown::Upper(UpperKind::Leaf), Some(stat), _) => {
-                let id = FileId::of(stat);
+            (Shown::Upper(UpperKind::Leaf), Some((stat, id)), _) => {
                 if !self.check_names(path, id, stat, seen)? {
                     return Ok(Attempt::Outran);
                 }
@@ -203,14 +203,20 @@ impl Visible<'_> {
                     Some(name) => (node, name),
                     None if nodes.outran(seen) => return Ok(false),
                     None => {
-                        if !is_kept && !was.is_some_and(|was| was.same_content(stat)) {
+                        let same = was.is_some_and(|was| was.same_content(stat));
+                        if !is_kept && !same && !id.is_sure() {
                             nodes.lose_file(node);
+                        }
+                        drop(nodes);
+                        // It was moved behind the mount, and may have been changed there.
+                        if !same {
+                            self.media.changed_behind(node);
                         }
                         return Ok(true);
                     }
                 }
             };
-            if self.media.home.stat(&name)?.is_some_and(|stat| FileId::of(&stat) == id) {
+            if self.media.home.leaf(&name)?.is_some_and(|leaf| leaf.id == id) {
                 return Ok(true);
             }
             let mut nodes = self.media.nodes.lock();
@@ -252,7 +258,12 @@ impl Visible<'_> {
 
     /// The attributes of a node, wherever it is now.
     pub(super) fn attr_of(&self, node: NodeId) -> Result<Attr> {
-        self.media.by_name(node, |held| self.attr_of_held(node, held))
+        let moved = |error| {
+            let file = self.media.open_moved(node, OFlags::PATH, error)?;
+            let stat = rustix::fs::fstat(&file).on_disk("looking at", || self.media.shown(node))?;
+            Ok(attr_of_stat(node, &stat))
+        };
+        self.media.by_name(node, |held| self.attr_of_held(node, held)).or_else(moved)
     }
 
     fn attr_of_held(&self, node: NodeId, held: &Held) -> Result<Attr> {
@@ -265,12 +276,12 @@ impl Visible<'_> {
             (Backing::Dir, None, _) => Err(Error::answer(Errno::NOENT)),
             (Backing::Lower { release, index, .. }, ..) => Ok(Attr { node, ..self.lower_attr(release, *index)? }),
             (Backing::Upper(_), _, Some(orphan)) => Ok(attr_of_stat(node, &self.media.home.stat_orphan(orphan)?)),
-            (Backing::Upper(id), Some(path), None) => match self.media.home.stat(path)? {
-                Some(stat) if FileId::of(&stat) == *id => {
-                    self.media.notice(node, path, &stat);
-                    Ok(attr_of_stat(node, &stat))
+            (Backing::Upper(id), Some(path), None) => match self.media.home.leaf(path)? {
+                Some(leaf) if leaf.id == *id => {
+                    self.media.notice(node, path, &leaf.stat);
+                    Ok(attr_of_stat(node, &leaf.stat))
                 }
-                // Replaced or removed behind the mount.
+                // Replaced, moved or removed behind the mount.
                 _ => Err(Error::answer(Errno::STALE)),
             },
             (Backing::Upper(_), None, None) | (Backing::Gone, ..) => Err(Error::answer(Errno::STALE)),
@@ -304,7 +315,7 @@ impl Media {
         };
         // That look may be older than our last change. This one is not, if no change of ours begins beside it.
         let Ok(Some(now)) = self.home.stat(path) else { return };
-        if FileId::of(&now) != FileId::of(stat) {
+        if Inode::of(&now) != Inode::of(stat) {
             return;
         }
         let mut nodes = self.nodes.lock();

@@ -37,11 +37,11 @@ use super::epoch::{Epoch, Release};
 use super::mount::Mount;
 use super::refused::{Refused, Why};
 use crate::error::{Errno, Error, OnDisk, Result};
-use crate::store::media::home::Home;
+use crate::store::media::home::{FileId, Home};
 use crate::store::media::scope::Scope;
 use crate::tree::union::{Layers, Name};
 use crate::tree::{Kind, LayerPath, Node, NodeId, Tree, split};
-use descriptors::Descriptors;
+use descriptors::{Descriptors, is_lost};
 use limits::Usage;
 use lookup::Visible;
 use namespace::Namespace;
@@ -130,6 +130,8 @@ impl std::fmt::Debug for Media {
 struct Layered {
     layers: Layers,
     stat: Option<Stat>,
+    /// Of an upper leaf.
+    id: Option<FileId>,
     lower: Option<Lower>,
 }
 
@@ -283,7 +285,7 @@ impl Media {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            if !matches!(error.errno(), Errno::NOENT | Errno::STALE | Errno::NOTDIR) {
+            if !is_lost(&error) {
                 return Err(error);
             }
             let mut nodes = self.nodes.lock();

@@ -9,7 +9,7 @@ use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
-use crate::store::media::home::{FileId, Orphan, has_default_acl};
+use crate::store::media::home::{Inode, Leaf, Orphan, has_default_acl};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
 use crate::tree::{EntryName, Kind, LayerPath, NodeId};
@@ -116,13 +116,11 @@ impl Media {
             }
         };
         changing.carry_out(plan, Materials { make: Some(&make), copies: Copies::default() })?;
-        if let Some(stat) = self.home.stat(&path)? {
-            if !FileType::from_raw_mode(stat.st_mode).is_dir() {
-                self.usage.add(scope, disk_bytes(&stat));
-            }
+        if let Some(Leaf { id, stat }) = self.home.leaf(&path)? {
+            self.usage.add(scope, disk_bytes(&stat));
             // The number of a file that was removed behind the mount may come back with a new one.
             let mut nodes = self.nodes.lock();
-            if let Some((node, _)) = nodes.elsewhere(FileId::of(&stat), &path) {
+            if let Some((node, _)) = nodes.elsewhere(id, &path) {
                 nodes.lose_file(node);
             }
         }
@@ -244,7 +242,7 @@ impl Visible<'_> {
         }
         let (source, target) = (self.look(from)?, self.look(to)?);
         let same_file = match (&source.stat, &target.stat) {
-            (Some(a), Some(b)) => FileId::of(a) == FileId::of(b),
+            (Some(a), Some(b)) => Inode::of(a) == Inode::of(b),
             _ => false,
         };
         // Two names of one file: rename(2) does nothing.
@@ -400,11 +398,11 @@ impl Changing<'_> {
     }
 
     fn note_copy(&self, path: &LayerPath) -> Result<()> {
-        let stat = self.media.home.stat(path)?.ok_or(Error::answer(Errno::NOENT))?;
+        let Leaf { id, stat } = self.media.home.leaf(path)?.ok_or(Error::answer(Errno::NOENT))?;
         self.media.usage.add(self.media.scopes.of(path.in_docroot())?, disk_bytes(&stat));
         let mut nodes = self.media.nodes.lock();
         let closed = nodes.at(path).map(|node| {
-            nodes.copied_up(node, FileId::of(&stat), stat.st_dev);
+            nodes.copied_up(node, id, stat.st_dev);
             self.media.close(node)
         });
         drop(nodes);

@@ -3,7 +3,7 @@
 use super::nodes::PlaceId;
 use super::scopes::ScopeId;
 use crate::fs::epoch::Release;
-use crate::store::media::home::{FileId, Orphan};
+use crate::store::media::home::{FileId, Inode, Orphan};
 use crate::tree::{LayerPath, NodeId};
 use rustix::fs::Stat;
 use std::sync::Arc;
@@ -111,6 +111,6 @@ impl Held {
 }
 
 /// The number of an upper file, where nothing else is known of it.
-pub(super) fn pure_of_file(id: FileId) -> NodeId {
-    NodeId(id.hash()).scoped()
+pub(super) fn pure_of_file(inode: Inode) -> NodeId {
+    NodeId(inode.hash()).scoped()
 }

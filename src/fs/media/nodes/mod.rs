@@ -23,7 +23,7 @@ use super::scopes::ScopeId;
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
 use crate::fs::mount::{LookupRef, Mount};
-use crate::store::media::home::{FileId, Orphan};
+use crate::store::media::home::{FileId, Inode, Orphan};
 use crate::tree::{LayerPath, Node, NodeId};
 use lru::LruCache;
 use places::Places;
@@ -54,7 +54,7 @@ pub(in crate::fs::media) struct Nodes {
     nodes: LruCache<NodeId, MediaNode>,
     /// Where they lie. The node of a place has the place among its names, and the other way round.
     places: Places,
-    by_file: HashMap<FileId, NodeId>,
+    by_file: HashMap<Inode, NodeId>,
     serial: u64,
     /// How many steps ended, by directory; seeded, so that no user can choose whose looks are done again.
     ended: Box<[u64; COUNTERS]>,
@@ -154,13 +154,19 @@ impl Nodes {
     }
 
     /// The number under which an upper file is shown in a listing.
-    pub(in crate::fs::media) fn number_of_file(&self, id: FileId) -> NodeId {
-        self.by_file.get(&id).copied().unwrap_or_else(|| pure_of_file(id))
+    pub(in crate::fs::media) fn number_of_file(&self, inode: Inode) -> NodeId {
+        self.by_file.get(&inode).copied().unwrap_or_else(|| pure_of_file(inode))
+    }
+
+    /// The node of this very file.
+    fn of_file(&self, id: FileId) -> Option<NodeId> {
+        let node = *self.by_file.get(&id.inode())?;
+        matches!(self.nodes.peek(&node)?.backing, Backing::Upper(known) if known == id).then_some(node)
     }
 
     /// The node of this file if it is known, and known under other names only.
     pub(in crate::fs::media) fn elsewhere(&self, id: FileId, path: &LayerPath) -> Option<(NodeId, &MediaNode)> {
-        let node = *self.by_file.get(&id)?;
+        let node = self.of_file(id)?;
         let held = self.nodes.peek(&node)?;
         (self.at(path) != Some(node)).then_some((node, held))
     }
@@ -197,19 +203,22 @@ impl Nodes {
     /// Says what is behind a node: the index of files follows.
     fn set_backing(&mut self, node: NodeId, backing: Backing) {
         let Some(held) = self.nodes.peek_mut(&node) else { return };
-        let now = match &backing {
-            Backing::Upper(id) => Some(*id),
+        let inode = |backing: &Backing| match backing {
+            Backing::Upper(id) => Some(id.inode()),
             _ => None,
         };
-        let was = std::mem::replace(&mut held.backing, backing);
-        if let Backing::Upper(id) = was
-            && now != Some(id)
-            && self.by_file.get(&id) == Some(&node)
-        {
-            self.by_file.remove(&id);
+        let now = inode(&backing);
+        let was = inode(&std::mem::replace(&mut held.backing, backing));
+        if let Some(inode) = was.filter(|was| Some(*was) != now && self.by_file.get(was) == Some(&node)) {
+            self.by_file.remove(&inode);
         }
-        if let Some(id) = now {
-            self.by_file.insert(id, node);
+        let Some(before) = now.and_then(|inode| self.by_file.insert(inode, node)).filter(|before| *before != node)
+        else {
+            return;
+        };
+        // The number was another file's, which is removed by now.
+        if let Some(held) = self.nodes.peek_mut(&before) {
+            held.backing = Backing::Gone;
         }
     }
 
@@ -223,7 +232,7 @@ impl Nodes {
         backing: Backing,
     ) -> (NodeId, LookupRef) {
         let known = match &backing {
-            Backing::Upper(id) => self.by_file.get(id).copied(),
+            Backing::Upper(id) => self.of_file(*id),
             _ => self.at(path).filter(|node| self.nodes.get(node).is_some_and(|held| held.backing.same(&backing))),
         };
         let is_moving = |node: &NodeId| self.nodes.peek(node).is_some_and(|held| held.moving > 0);
@@ -249,7 +258,7 @@ impl Nodes {
     fn insert(&mut self, path: &LayerPath, scope: ScopeId, disk: u64, backing: Backing) -> NodeId {
         let mut number = match &backing {
             Backing::Dir => path.dir_node(),
-            Backing::Upper(id) => pure_of_file(*id),
+            Backing::Upper(id) => pure_of_file(id.inode()),
             Backing::Lower { node, .. } => node.scoped(),
             Backing::Gone => NodeId::ROOT.scoped(),
         };

@@ -4,9 +4,10 @@ use super::super::node::Backing;
 use super::super::scopes::{ScopeId, Scopes};
 use super::{Nodes, StepOutcome};
 use crate::fs::epoch::Release;
-use crate::store::media::home::{FileId, Orphan};
+use crate::store::media::home::{FileId, Inode, Orphan};
 use crate::store::media::scope::Scope;
 use crate::store::release::manifest::{BuildNode, Builder, Manifest};
+use crate::sys::Handle;
 use crate::tree::union::{Onto, Step};
 use crate::tree::{Kind, LayerPath, NodeId, Tree};
 use std::path::Path;
@@ -24,8 +25,12 @@ fn at(path: &str) -> LayerPath {
     LayerPath::shared(path)
 }
 
+fn id(number: u64) -> FileId {
+    FileId::new(Inode::listed(DISK, number), Handle::default())
+}
+
 fn upper(number: u64) -> Backing {
-    Backing::Upper(FileId::listed(DISK, number))
+    Backing::Upper(id(number))
 }
 
 fn lower() -> Backing {
@@ -57,7 +62,7 @@ fn a_copy_that_a_look_meets_before_it_is_noted_is_the_file_that_is_copied_up() {
     let announced = nodes.begin_step(&step);
     // The copy has its name on the disk. One look meets it, and one that began before does not.
     assert_eq!(look(&mut nodes, scope, &path, upper(7)), file);
-    nodes.copied_up(file, FileId::listed(DISK, 7), DISK);
+    nodes.copied_up(file, id(7), DISK);
     assert_eq!(look(&mut nodes, scope, &path, lower()), file);
     assert!(nodes.end_step(announced, StepOutcome::Done(None)).is_none());
     assert!(matches!(nodes.get(file).expect("held").backing, Backing::Upper(_)));

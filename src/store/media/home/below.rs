@@ -6,7 +6,7 @@
 //! below its top, and no symlink is followed. (Hoisting directories into the work space, the other way to remove a
 //! deep tree, needs room for their new names: a full disk could not be swept.)
 
-use super::{FileId, absent};
+use super::{Inode, absent};
 use crate::error::Errno;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Result;
@@ -27,7 +27,7 @@ pub(super) enum Go {
 /// A directory on the way from the top to where a walk is.
 struct Level {
     name: Vec<u8>,
-    id: FileId,
+    id: Inode,
     /// Names of directories in it that are still to be gone into.
     inner: Vec<Vec<u8>>,
 }
@@ -37,8 +37,8 @@ fn open_dir(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
-fn id_of(dir: &OwnedFd) -> Result<FileId> {
-    Ok(FileId::of(&rustix::fs::fstat(dir)?))
+fn id_of(dir: &OwnedFd) -> Result<Inode> {
+    Ok(Inode::of(&rustix::fs::fstat(dir)?))
 }
 
 /// Calls `meet` for each name in a directory; those that it wants to go into.

@@ -9,6 +9,7 @@
 
 mod below;
 mod copy;
+mod identity;
 mod orphans;
 mod reserve;
 mod upper;
@@ -18,6 +19,7 @@ mod xattrs;
 
 pub(super) use below::remove_all;
 pub use copy::{COPYING, Copy};
+pub use identity::{FileId, Inode, Leaf};
 pub use orphans::Orphan;
 pub use upper::{Upper, UpperName, upper_kind};
 pub use whiteouts::Whiteout;
@@ -45,34 +47,6 @@ const LONGEST_PATH: usize = 4000;
 /// File systems of other machines, by the number that statfs(2) gives: NFS, SMB 1 and 2, Ceph, 9P, and whatever FUSE
 /// serves.
 const REMOTE: [u32; 6] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0102_1997, 0x6573_5546];
-
-/// What a file is known by on its disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FileId {
-    dev: u64,
-    ino: u64,
-}
-
-impl FileId {
-    /// That of a file that was looked at.
-    pub fn of(stat: &Stat) -> Self {
-        Self { dev: stat.st_dev, ino: stat.st_ino }
-    }
-
-    /// That of an entry of a listing, in a directory on this device.
-    pub fn listed(dev: u64, ino: u64) -> Self {
-        Self { dev, ino }
-    }
-
-    /// 62 bits that no other file is likely to have.
-    pub fn hash(self) -> u64 {
-        let mut bytes = [0; 8];
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.dev.to_le_bytes()).update(&self.ino.to_le_bytes());
-        hasher.finalize_xof().fill(&mut bytes);
-        u64::from_le_bytes(bytes) >> 2
-    }
-}
 
 /// The directories of the writable layer.
 #[derive(Debug)]
@@ -259,7 +233,7 @@ impl Home {
     }
 
     fn same(&self, path: &LayerPath, file: OwnedFd, id: FileId) -> Result<File> {
-        match FileId::of(&rustix::fs::fstat(&file).on_disk("looking at", || self.show(path))?) == id {
+        match Leaf::of(&file).on_disk("looking at", || self.show(path))?.id == id {
             true => Ok(File::from(file)),
             // Somebody put another file there behind the mount: what was opened is gone.
             false => Err(Error::answer(Errno::STALE)),

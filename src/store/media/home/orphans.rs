@@ -1,7 +1,7 @@
 //! Leaves that lost their last name and may be open: kept by a name in `orphans/`, or where the disk has no room for
 //! one by a descriptor.
 
-use super::Home;
+use super::{Home, Leaf};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::tree::LayerPath;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
@@ -48,6 +48,13 @@ impl Home {
             Orphan::Open(file) => rustix::fs::fstat(file).on_disk("looking at", || "an unlinked file"),
             Orphan::Gone => Err(Error::answer(Errno::STALE)),
         }
+    }
+
+    /// What an orphan is, and how it looks.
+    pub fn leaf_of_orphan(&self, orphan: &Orphan) -> Result<Leaf> {
+        let file = self.open_orphan_path(orphan)?;
+        let leaf = Leaf::of(&file).on_disk("looking at", || "an unlinked file")?;
+        Ok(Leaf { stat: self.stat_orphan(orphan)?, ..leaf })
     }
 
     /// As [`Home::open_path`], of an orphan.

@@ -1,19 +1,23 @@
 //! What the upper layer has at a path, and in a directory.
 
-use super::{FileId, Home, In, absent, or_here};
+use super::{FileId, Home, In, Inode, Leaf, absent, or_here};
 use crate::error::{Errno, OnDisk, Result};
+use crate::sys::Handle;
 use crate::tree::LayerPath;
 use crate::tree::union::UpperKind;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 
 /// What the upper layer has at a path.
 #[derive(Clone, Copy, Debug)]
 pub enum Upper {
     /// Nothing.
     None,
-    /// This entry.
-    Here(Stat),
+    /// A directory.
+    Dir(Stat),
+    /// Anything else.
+    Leaf(Leaf),
     /// Nothing: an entry above it is no directory, and hides all below.
     BeneathLeaf,
 }
@@ -24,7 +28,7 @@ pub struct UpperName {
     /// The name.
     pub name: Vec<u8>,
     /// What it stands for.
-    pub id: FileId,
+    pub inode: Inode,
     /// Of what type that is.
     pub kind: FileType,
 }
@@ -33,18 +37,25 @@ impl Home {
     /// The upper entry at a path; `None` if there is none.
     pub fn stat(&self, path: &LayerPath) -> Result<Option<Stat>> {
         Ok(match self.find(path)? {
-            Upper::Here(stat) => Some(stat),
+            Upper::Dir(stat) | Upper::Leaf(Leaf { stat, .. }) => Some(stat),
             Upper::None | Upper::BeneathLeaf => None,
         })
     }
 
     /// What the upper layer has at a path.
     pub fn find(&self, path: &LayerPath) -> Result<Upper> {
-        let found = self
-            .dir_above(In::Media, path)
-            .and_then(|dir| rustix::fs::statat(&dir, or_here(path.name()), AtFlags::SYMLINK_NOFOLLOW));
+        let found = self.dir_above(In::Media, path).and_then(|dir| {
+            let stat = rustix::fs::statat(&dir, or_here(path.name()), AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(match upper_kind(&stat) {
+                UpperKind::Dir => Upper::Dir(stat),
+                UpperKind::Leaf => {
+                    let handle = Handle::of(dir.as_fd(), path.name())?;
+                    Upper::Leaf(Leaf { id: FileId::new(Inode::of(&stat), handle), stat })
+                }
+            })
+        });
         match found {
-            Ok(stat) => Ok(Upper::Here(stat)),
+            Ok(found) => Ok(found),
             Err(Errno::NOTDIR | Errno::LOOP) => Ok(Upper::BeneathLeaf),
             Err(Errno::NOENT | Errno::XDEV) => Ok(Upper::None),
             Err(error) => Err(error).on_disk("looking at", || self.show(path)),
@@ -54,8 +65,8 @@ impl Home {
     /// The names in a directory of the upper layer; none if it is not there.
     pub fn list(&self, path: &LayerPath) -> Result<Vec<UpperName>> {
         let mut found = Vec::new();
-        self.each(path, |name, id, kind| {
-            found.push(UpperName { name: name.to_vec(), id, kind });
+        self.each(path, |name, inode, kind| {
+            found.push(UpperName { name: name.to_vec(), inode, kind });
             ControlFlow::Continue(())
         })?;
         Ok(found)
@@ -65,7 +76,7 @@ impl Home {
     pub fn each(
         &self,
         path: &LayerPath,
-        mut take: impl FnMut(&[u8], FileId, FileType) -> ControlFlow<()>,
+        mut take: impl FnMut(&[u8], Inode, FileType) -> ControlFlow<()>,
     ) -> Result<()> {
         let shown = || self.show(path);
         let opened = absent(self.open_at(In::Media, path, OFlags::RDONLY | OFlags::DIRECTORY));
@@ -75,7 +86,7 @@ impl Home {
             let entry = entry.on_disk("listing", shown)?;
             let name = entry.file_name().to_bytes();
             if !matches!(name, b"." | b"..")
-                && take(name, FileId::listed(device, entry.ino()), entry.file_type()).is_break()
+                && take(name, Inode::listed(device, entry.ino()), entry.file_type()).is_break()
             {
                 break;
             }
