@@ -1,7 +1,7 @@
 //! Descriptors of media files, kept open for a moment.
 
 use super::Media;
-use super::node::{Backing, Held};
+use super::node::{Backing, Held, MediaNode};
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
 use lru::LruCache;
@@ -101,6 +101,16 @@ impl Media {
     /// The descriptor of a node's file in the upper layer, if it is open.
     pub(super) fn opened(&self, node: NodeId, access: Access) -> Option<Arc<File>> {
         self.descriptors.get(node, access)
+    }
+
+    /// Opens the file of a node that is looked up: it may be opened now, which nobody is told, and replaced behind the
+    /// mount before it is read.
+    pub(super) fn hold(&self, node: NodeId) {
+        let is_upper = |held: &MediaNode| matches!(held.backing, Backing::Upper(_));
+        if self.nodes.lock().get(node).is_some_and(is_upper) && self.opened(node, Access::Read).is_none() {
+            // Whoever reads it gets the error, if it is one still.
+            let _ = self.open_anew(node, Access::Read);
+        }
     }
 
     /// Opens a node's file in the upper layer.

@@ -31,7 +31,7 @@ pub use nodes::Unused;
 pub use scopes::{ScopeId, Scopes};
 pub use shadow::{How, Restoration, Restored};
 
-use super::attr::{Attr, Entry, Ttl};
+use super::attr::{Attr, Entry, Ttl, Type};
 use super::contents::Contents;
 use super::epoch::{Epoch, Release};
 use super::mount::Mount;
@@ -324,7 +324,11 @@ impl Media {
 
     /// What a name in a directory of a scope stands for.
     pub fn lookup(&self, epoch: &Epoch, dir: NodeId, name: &[u8]) -> Result<Entry> {
-        Visible { media: self, epoch }.entry_in(dir, name)
+        let entry = Visible { media: self, epoch }.entry_in(dir, name)?;
+        if let Some(attr) = entry.attr.filter(|attr| attr.kind == Type::File) {
+            self.hold(attr.node);
+        }
+        Ok(entry)
     }
 
     /// The top of a scope.
