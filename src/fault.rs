@@ -2,8 +2,8 @@
 //!
 //! Compiled in only with the feature `faults`; without it every call is nothing. `VERFS_FAULT` holds one of
 //! the names of [`Skip`], or `crash:POINT` or `crash:POINT:N`, which aborts the process at the Nth passing of
-//! that point, or `panic:POINT`, which panics at each passing. A simulation sets a fault for what one thread does
-//! instead: [`with`].
+//! that point, or `panic:POINT`, which panics at each passing. `hold:POINT:FILE` makes FILE at that point and waits
+//! until it is gone. A simulation sets a fault for what one thread does instead: [`with`].
 
 /// A step of the switch, or a safeguard, that a test leaves out, to see that somebody notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,7 @@ mod compiled {
         Skip(Skip),
         Crash { point: String, after: u64, seen: AtomicU64 },
         Panic { point: String },
+        Hold { point: String, file: String },
     }
 
     fn fault() -> &'static Fault {
@@ -114,6 +115,9 @@ mod compiled {
                     seen: AtomicU64::new(0),
                 },
                 (Some("panic"), Some(point)) => Fault::Panic { point: point.to_owned() },
+                (Some("hold"), Some(point)) => {
+                    Fault::Hold { point: point.to_owned(), file: parts.next().map(str::to_owned).unwrap_or_default() }
+                }
                 // A misspelt fault must not look like a test that passed.
                 _ => panic!("VERFS_FAULT={text} names no fault"),
             }
@@ -145,6 +149,18 @@ mod compiled {
     }
 
     pub(super) fn point(name: &str) {
+        if let Fault::Hold { point, file } = fault()
+            && point == name
+            && std::fs::write(file, "").is_ok()
+        {
+            // The test has a deadline; a process that it forgot ends here.
+            for _ in 0..12_000 {
+                if !std::path::Path::new(file).exists() {
+                    return;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        }
         if let Fault::Crash { point, after, seen } = fault()
             && point == name
             && seen.fetch_add(1, Ordering::Relaxed) + 1 == *after

@@ -5,6 +5,7 @@ use env_logger::{Builder, Target};
 use log::{Level, LevelFilter};
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
@@ -27,6 +28,8 @@ pub(super) fn to_file(path: &Path, verbose: u8) -> Result<()> {
     let file = OpenOptions::new()
         .create(true)
         .append(true)
+        // In a store, what its group may write is not believed.
+        .mode(0o644)
         .open(path)
         .context(|| format!("opening the log {}", path.display()))?;
     let mut builder = builder(verbose.max(1));

@@ -6,9 +6,11 @@
 //! ```
 
 use super::dispatch::Adapter;
+use super::mountpoint::Mountpoint;
 use super::notify::{AttrDropper, Notify, PageDropper, drop_attributes_of, drop_pages_of};
 use super::requests::Requests;
 use crate::error::{Context, Error, Result};
+use crate::fault;
 use crate::fs::Fs;
 use crate::switch::Kernel;
 use fuser::{Config, SessionACL};
@@ -17,7 +19,6 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How a store is mounted. nosuid, nodev, default_permissions and allow_other always.
@@ -49,10 +50,12 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     /// Mounts, and answers the kernel's first request.
-    pub(crate) fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &MountOptions) -> Result<Self> {
-        let what = || format!("mounting {}", mountpoint.display());
+    pub(crate) fn mount(fs: Arc<Fs>, mountpoint: Arc<Mountpoint>, options: &MountOptions) -> Result<Self> {
+        fault::point("mount.checked");
+        let path = mountpoint.path().to_owned();
+        let what = || format!("mounting {}", path.display());
         let device = open_device()?;
-        let mounted = Mounted::new(&device, mountpoint, options).context(what)?;
+        let mounted = Mounted::new(&device, mountpoint, options)?;
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(options.threads);
@@ -108,26 +111,27 @@ fn open_device() -> Result<OwnedFd> {
 struct Mounted {
     /// A duplicate of the connection's descriptor: it tells whether the mount is there.
     device: OwnedFd,
-    mountpoint: PathBuf,
+    mountpoint: Arc<Mountpoint>,
 }
 
 impl Mounted {
-    fn new(device: &OwnedFd, mountpoint: &Path, options: &MountOptions) -> rustix::io::Result<Self> {
-        let mode = rustix::fs::stat(mountpoint)?.st_mode;
+    fn new(device: &OwnedFd, mountpoint: Arc<Mountpoint>, options: &MountOptions) -> Result<Self> {
+        let what = || format!("mounting {}", mountpoint.path().display());
+        let mode = mountpoint.mode().context(what)?;
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         // fuse_parse_param in the kernel's fs/fuse/inode.c; the file system type "fuse.verfs" comes from the subtype.
         let data = format!(
             "fd={},rootmode={mode:o},user_id={uid},group_id={gid},default_permissions,allow_other",
             device.as_raw_fd()
         );
-        let data = CString::new(data).map_err(|_| rustix::io::Errno::INVAL)?;
+        let data = CString::new(data).map_err(|_| rustix::io::Errno::INVAL).context(what)?;
         let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
         if options.noexec {
             flags |= MountFlags::NOEXEC;
         }
-        let own = rustix::io::fcntl_dupfd_cloexec(device, 0)?;
-        rustix::mount::mount(&*options.source, mountpoint, "fuse.verfs", flags, Some(&*data))?;
-        Ok(Self { device: own, mountpoint: mountpoint.to_owned() })
+        let own = rustix::io::fcntl_dupfd_cloexec(device, 0).context(what)?;
+        mountpoint.mount(&options.source, flags, &data)?;
+        Ok(Self { device: own, mountpoint })
     }
 
     /// Whether the connection has ended: by an unmount, or by its last user after a lazy one (fuse_dev_poll).
@@ -143,8 +147,8 @@ impl Drop for Mounted {
         if self.is_gone() {
             return;
         }
-        if let Err(error) = rustix::mount::unmount(&self.mountpoint, UnmountFlags::NOFOLLOW) {
-            log::warn!("unmounting {}: {error}", self.mountpoint.display());
+        if let Err(error) = self.mountpoint.unmount(UnmountFlags::empty()) {
+            log::warn!("unmounting {}: {error}", self.mountpoint.path().display());
         }
     }
 }

@@ -5,8 +5,10 @@ mod connection;
 mod convert;
 mod dispatch;
 mod lanes;
+mod mountpoint;
 mod notify;
 mod requests;
 
 pub(crate) use connection::{Connection, MountOptions};
+pub(crate) use mountpoint::Mountpoint;
 pub(crate) use notify::PageDropper;

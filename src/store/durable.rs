@@ -2,17 +2,18 @@
 
 use crate::error::{Context, Result};
 use crate::fault;
-use crate::store::look;
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
+use crate::store::{look, trust};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, Stat};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Room kept for a rollback on a full disk: the `active` file, a journal line, 40,000 stamps.
 const RESERVE: u64 = 1 << 20;
 const RESERVE_NAME: &str = "reserve";
 
-/// A directory whose files are replaced durably.
+/// A directory whose files are replaced durably. None of them is reached through a symlink.
 #[derive(Debug)]
 pub struct Dir {
     file: File,
@@ -20,15 +21,59 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// Opens a directory.
+    /// Opens a directory at a path that has no symlink in it.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).context(|| format!("opening {}", path.display()))?;
-        Ok(Self { file, path: path.to_owned() })
+        let dir = trust::open_dir(path).context(|| format!("opening {}", path.display()))?;
+        Ok(Self::of(dir, path))
+    }
+
+    /// One that is open.
+    pub(crate) fn of(dir: OwnedFd, path: &Path) -> Self {
+        Self { file: dir.into(), path: path.to_owned() }
     }
 
     /// Its path, for messages.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How the directory looks.
+    pub(crate) fn stat(&self) -> Result<Stat> {
+        rustix::fs::fstat(&self.file).context(|| format!("looking at {}", self.path.display()))
+    }
+
+    /// Opens a file in it; see [`trust::open_file_in`].
+    pub(crate) fn open_file(&self, name: &str, flags: OFlags) -> Result<File> {
+        match trust::open_file_in(&self.file, name, flags) {
+            Err(rustix::io::Errno::LOOP) => Err(trust::swapped(&self.path.join(name))),
+            opened => opened.context(|| format!("opening {}", self.path.join(name).display())),
+        }
+    }
+
+    /// What a file in it holds; `None` if it is not there.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let mut file = match self.open_file(name, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            opened => opened?,
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).context(|| format!("reading {}", self.path.join(name).display()))?;
+        Ok(Some(bytes))
+    }
+
+    /// The names in it that are UTF-8, as all names of verfs's are.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let listed = rustix::fs::Dir::read_from(&self.file).and_then(|all| {
+            all.map(|entry| Ok(entry?.file_name().to_str().ok().map(str::to_owned)))
+                .collect::<rustix::io::Result<Vec<_>>>()
+        });
+        let names = listed.context(|| format!("reading {}", self.path.display()))?;
+        Ok(names.into_iter().flatten().collect())
+    }
+
+    /// Refuses a name in it that is somebody else's, that others may write, or that is a symlink.
+    pub(crate) fn check(&self, name: &str) -> Result<()> {
+        trust::check_in(&self.file, name, &self.path.join(name))
     }
 
     /// Replaces a file: after a crash it holds the old bytes or the new ones.
@@ -73,6 +118,12 @@ impl Dir {
     /// Makes everything that was written to the directory's file system durable.
     pub fn sync_file_system(&self) -> Result<()> {
         rustix::fs::syncfs(&self.file).context(|| format!("syncing the file system of {}", self.path.display()))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

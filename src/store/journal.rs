@@ -10,15 +10,15 @@
 
 use super::durable::with_reserve;
 use super::sealed::{self, Flaw};
-use super::{Store, look, settings};
+use super::{Store, settings};
 use crate::error::{Context, Result};
 use crate::fault;
 use crate::protocol::{LogLine, Time};
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{AtFlags, OFlags, RenameFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +28,14 @@ const FULL: u64 = 1 << 20;
 const KEPT: usize = 16;
 /// What verfs 0.1 wrote into a line.
 const KEYS_OF_0_1: &[&str] = &["time", "uid", "sudo_uid", "action", "from", "to", "message", "ok", "switch", "note"];
+
+const NAME: &str = "journal.jsonl";
+const ASIDE: &str = "journal.jsonl.";
+
+/// The number of a file that was put aside, by its name.
+pub(super) fn number_aside(name: &str) -> Option<u64> {
+    name.strip_prefix(ASIDE)?.parse().ok()
+}
 
 /// A line of the journal.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -125,8 +133,8 @@ impl Journal {
 }
 
 impl Store {
-    fn journal_path(&self) -> PathBuf {
-        self.root().join("journal.jsonl")
+    fn journal_path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
     }
 
     /// Adds a line, durably.
@@ -136,10 +144,9 @@ impl Store {
         if let Err(error) = self.rotate_journal() {
             log::warn!("{error}: the journal goes on growing");
         }
-        let path = self.journal_path();
         with_reserve(self.dir(), || {
-            let what = || format!("writing {}", path.display());
-            let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path).context(what)?;
+            let what = || format!("writing {}", self.journal_path(NAME).display());
+            let mut file = self.dir().open_file(NAME, OFlags::RDWR | OFlags::CREATE | OFlags::APPEND)?;
             // A line that was cut off must not swallow this one.
             let bytes = if ends_in_newline(&mut file).context(what)? { text.clone() } else { [b"\n", &*text].concat() };
             file.write_all(&bytes).and_then(|()| file.sync_data()).context(what)
@@ -150,11 +157,10 @@ impl Store {
 
     /// Puts a full journal aside, and removes the oldest that was. verfs 0.1 knows of one file only.
     fn rotate_journal(&self) -> Result<()> {
-        let path = self.journal_path();
-        let what = || format!("putting {} aside", path.display());
-        let len = match fs::metadata(&path) {
-            Ok(meta) => meta.len(),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        let what = || format!("putting {} aside", self.journal_path(NAME).display());
+        let len = match rustix::fs::statat(self.dir(), NAME, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat.st_size as u64,
+            Err(Errno::NOENT) => return Ok(()),
             Err(error) => return Err(error).context(what),
         };
         if len < FULL || self.settings().format() < settings::SEALED {
@@ -162,8 +168,8 @@ impl Store {
         }
         let mut aside = self.old_journals()?;
         let number = aside.last().map_or(0, |(number, _)| *number).saturating_add(1);
-        let to = self.root().join(format!("journal.jsonl.{number}"));
-        match rustix::fs::renameat_with(CWD, &path, CWD, &to, RenameFlags::NOREPLACE) {
+        let to = format!("{ASIDE}{number}");
+        match rustix::fs::renameat_with(self.dir(), NAME, self.dir(), &to, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             // Another process was faster.
             Err(Errno::NOENT | Errno::EXIST) => return Ok(()),
@@ -173,44 +179,38 @@ impl Store {
         fault::point("journal.rotated");
         aside.push((number, to));
         for (_, oldest) in &aside[..aside.len().saturating_sub(KEPT)] {
-            match fs::remove_file(oldest) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).context(|| format!("removing {}", oldest.display()));
-                }
-                _ => log::info!("removed {}, the oldest of the journal", oldest.display()),
+            let shown = self.journal_path(oldest);
+            match rustix::fs::unlinkat(self.dir(), oldest, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => log::info!("removed {}, the oldest of the journal", shown.display()),
+                Err(error) => return Err(error).context(|| format!("removing {}", shown.display())),
             }
         }
         Ok(())
     }
 
     /// The files that were put aside, oldest first.
-    fn old_journals(&self) -> Result<Vec<(u64, PathBuf)>> {
-        let numbered = |path: PathBuf| {
-            let number = path.file_name()?.to_str()?.strip_prefix("journal.jsonl.")?.parse().ok()?;
-            Some((number, path))
-        };
-        let mut found: Vec<_> =
-            look::entries(self.root())?.unwrap_or_default().into_iter().filter_map(numbered).collect();
+    fn old_journals(&self) -> Result<Vec<(u64, String)>> {
+        let numbered = |name: String| Some((number_aside(&name)?, name));
+        let mut found: Vec<_> = self.dir().names()?.into_iter().filter_map(numbered).collect();
         found.sort();
         Ok(found)
     }
 
     /// The files of the journal, open, oldest first.
     fn journal_files(&self) -> Result<Vec<(PathBuf, File)>> {
-        let open = |path: PathBuf| match File::open(&path) {
-            Ok(file) => Ok(Some((path, file))),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context(|| format!("reading {}", path.display())),
+        let open = |name: &str| match self.dir().open_file(name, OFlags::RDONLY) {
+            Err(error) if error.is_not_found() => Ok(None),
+            opened => opened.map(|file| Some((self.journal_path(name), file))),
         };
         // The newest first: if another process puts it aside meanwhile, it is among those that were put aside.
-        let newest = open(self.journal_path())?;
+        let newest = open(NAME)?;
         let is_newest = |file: &File| match &newest {
             Some((_, newest)) => Ok::<_, std::io::Error>(file.metadata()?.ino() == newest.metadata()?.ino()),
             None => Ok(false),
         };
         let mut files = Vec::new();
-        for (_, path) in self.old_journals()? {
-            let Some((path, file)) = open(path)? else { continue };
+        for (_, name) in self.old_journals()? {
+            let Some((path, file)) = open(&name)? else { continue };
             if !is_newest(&file).context(|| format!("looking at {}", path.display()))? {
                 files.push((path, file));
             }

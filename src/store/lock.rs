@@ -1,8 +1,9 @@
 //! Locks between processes: flock(2) on a directory of the store, so that nothing is left behind by a crash.
 
 use crate::error::{Context, Result};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Whether others may hold the lock beside us.
@@ -32,7 +33,14 @@ impl Lock {
 
     /// Takes the lock on a directory; `None` if another process has it.
     pub fn try_take(dir: &Path, hold: Hold) -> Result<Option<Self>> {
-        let file = File::open(dir).context(|| format!("opening {}", dir.display()))?;
+        Self::try_take_in(rustix::fs::CWD, dir, hold, dir)
+    }
+
+    /// The same of a directory by its path below an open one: `.` is that one itself. `shown` is for messages.
+    pub(crate) fn try_take_in(dir: impl AsFd, path: &Path, hold: Hold, shown: &Path) -> Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, path, flags, Mode::empty());
+        let file = File::from(file.context(|| format!("opening {}", shown.display()))?);
         let operation = match hold {
             Hold::Shared => FlockOperation::NonBlockingLockShared,
             Hold::Exclusive => FlockOperation::NonBlockingLockExclusive,
@@ -40,7 +48,7 @@ impl Lock {
         match flock(&file, operation) {
             Ok(()) => Ok(Some(Self(file))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error).context(|| format!("locking {}", dir.display())),
+            Err(error) => Err(error).context(|| format!("locking {}", shown.display())),
         }
     }
 }

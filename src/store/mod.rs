@@ -15,7 +15,8 @@
 //!   run/            control.sock while mounted
 //! ```
 //!
-//! `objects` and `releases` are 0700: modes inside a release must mean something.
+//! `objects` and `releases` are 0700: modes inside a release must mean something. All of it is believed only if it is
+//! root's or the caller's: see trust.rs.
 
 pub mod active;
 pub(crate) mod durable;
@@ -26,6 +27,7 @@ pub mod media;
 pub mod release;
 mod sealed;
 pub mod settings;
+pub(crate) mod trust;
 
 use crate::error::{Context, Error, Result};
 use crate::fault;
@@ -33,15 +35,20 @@ use crate::tree::ReleaseName;
 use durable::Dir;
 use lock::{Hold, Lock};
 use release::manifest::Manifest;
+use rustix::fs::OFlags;
 use settings::Settings;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fmt::Display;
+use std::fs::{self, DirBuilder};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The directories of a store, and their modes.
 const LAYOUT: &[(&str, u32)] = &[("objects", 0o700), ("releases", 0o700), ("tmp", 0o700), ("run", 0o750)];
+
+/// What else lies in a store, if it is there.
+const FILES: &[&str] = &["verfs.toml", "active", "stamps", "journal.jsonl", "stat-cache", "reserve", "verfs.log"];
 
 /// An open store.
 #[derive(Debug)]
@@ -55,6 +62,7 @@ impl Store {
     /// Makes a store in a directory that is empty or not there.
     pub fn init(root: &Path, settings: &str) -> Result<Self> {
         let parsed = Settings::parse(settings)?;
+        trust::check_place(root)?;
         match fs::metadata(root) {
             Ok(meta) if !meta.is_dir() => {
                 return Err(Error::request(format!("{} cannot be a store: it is not a directory", root.display())));
@@ -66,14 +74,17 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => make_dir(root, 0o755)?,
             Err(error) => return Err(Error::request(format!("{} cannot be a store: {error}", root.display()))),
         }
+        let root = &fs::canonicalize(root).context(|| format!("looking at {}", root.display()))?;
+        let dir = Dir::open(root)?;
         for (name, mode) in LAYOUT {
             make_dir(&root.join(name), *mode)?;
+            dir.check(name)?;
         }
         // The owners of the scopes' tops are looked up before anything depends on them.
-        let made = Self { root: root.to_owned(), dir: Dir::open(root)?, settings: parsed };
+        let made = Self { root: root.clone(), dir, settings: parsed };
         made.make_layer()?;
-        let dir = Dir::open(root)?;
-        durable::make_reserve(&dir)?;
+        let dir = made.dir();
+        durable::make_reserve(dir)?;
         // The settings come last: a store without them is none.
         dir.replace("verfs.toml", settings.as_bytes(), 0o644)?;
         Self::open(root)
@@ -86,20 +97,19 @@ impl Store {
             _ => Error::io(format!("reading {}", path.display()), error),
         };
         let real = fs::canonicalize(root).map_err(|error| or_no_store(root, error))?;
+        let opened = trust::open_dir(&real).map_err(|error| or_no_store(&real, error.into()))?;
+        let dir = Dir::of(opened, &real);
+        let text = dir.read("verfs.toml")?.ok_or_else(|| no_store(root))?;
+        trust::check_above(&real)?;
+        trust::check(&dir.stat()?, &real)?;
+        FILES.iter().chain(LAYOUT.iter().map(|(name, _)| name)).try_for_each(|name| dir.check(name))?;
+        let aside = dir.names()?;
+        aside.iter().filter(|name| journal::number_aside(name).is_some()).try_for_each(|name| dir.check(name))?;
         let path = real.join("verfs.toml");
-        let text = fs::read_to_string(&path).map_err(|error| or_no_store(&path, error))?;
-        let root = real;
-        let meta = fs::metadata(&path).context(|| format!("reading {}", path.display()))?;
-        if meta.mode() & 0o022 != 0 {
-            return Err(Error::failed(format!(
-                "{} may be written by others than its owner; run: chmod go-w {0}",
-                path.display()
-            )));
-        }
-        let settings =
-            Settings::parse(&text).map_err(|error| Error::request(format!("{}: {error}", path.display())))?;
-        let dir = Dir::open(&root)?;
-        Ok(Self { root, dir, settings })
+        let wrong = |error: &dyn Display| Error::request(format!("{}: {error}", path.display()));
+        let text = String::from_utf8(text).map_err(|error| wrong(&error))?;
+        let settings = Settings::parse(&text).map_err(|error| wrong(&error))?;
+        Ok(Self { root: real, dir, settings })
     }
 
     /// The directory of the store, without symlinks in it.
@@ -125,7 +135,7 @@ impl Store {
         }
         let path = self.root.join("verfs.toml");
         let what = || format!("writing format = {} into {}", settings::FORMAT, path.display());
-        let mut file = OpenOptions::new().read(true).write(true).open(&path).context(what)?;
+        let mut file = self.dir.open_file("verfs.toml", OFlags::RDWR)?;
         let mut text = String::new();
         file.read_to_string(&mut text).context(what)?;
         if Settings::parse(&text).is_ok_and(|settings| settings.format() >= settings::FORMAT) {

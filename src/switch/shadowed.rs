@@ -19,8 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The writable layer of a store that nobody serves.
 pub fn media_of(store: &Store) -> Result<Media> {
-    let home = Home::open(store.media_home())?;
-    Ok(Media::new(&store.settings().scopes, home, Arc::new(Refused::default()), Rights::Modes))
+    let scopes = &store.settings().scopes;
+    let home = Home::open(store.media_home(), scopes)?;
+    Ok(Media::new(scopes, home, Arc::new(Refused::default()), Rights::Modes))
 }
 
 /// The disk of the writable layer.
@@ -55,10 +56,11 @@ impl MediaDisk {
         self.wanted.lock().insert(next.clone());
         let (fs, store, wanted) = (fs.clone(), self.store.clone(), self.wanted.clone());
         self.look(move || {
-            make_own_layers(&store, &wanted)?;
-            let shadowed = fs.media.as_ref().map_or(Ok(0), |media| count(media, &paths));
+            let Some(media) = &fs.media else { return Ok(Ok(0)) };
+            make_own_layers(media, &store, &wanted)?;
+            let shadowed = count(media, &paths);
             // Another switch may have asked while the disk stood still.
-            make_own_layers(&store, &wanted)?;
+            make_own_layers(media, &store, &wanted)?;
             Ok(shadowed)
         })
     }
@@ -97,11 +99,11 @@ fn count(media: &Media, paths: &[Vec<u8>]) -> Result<usize> {
 }
 
 /// Makes all that are wanted. One that fails is no longer wanted: its release does not become active.
-fn make_own_layers(store: &Store, wanted: &Mutex<BTreeSet<ReleaseName>>) -> Result<()> {
+fn make_own_layers(media: &Media, store: &Store, wanted: &Mutex<BTreeSet<ReleaseName>>) -> Result<()> {
     loop {
         let Some(release) = wanted.lock().pop_first() else { return Ok(()) };
-        store
-            .make_own_layer(&release)
+        media
+            .make_own_layer(&release, &store.settings().scopes)
             .map_err(|error| Error::failed(format!("the own layer of {release} cannot be made: {error}")))?;
     }
 }

@@ -8,10 +8,10 @@ use crate::error::{Context, Error, Result};
 use crate::fs::media::Rights;
 use crate::fs::refused::Refused;
 use crate::fs::{Epoch, Fs, Media, Release};
-use crate::fuse::{Connection, MountOptions, PageDropper};
+use crate::fuse::{Connection, MountOptions, Mountpoint, PageDropper};
 use crate::protocol::request;
 use crate::store::active::Active;
-use crate::store::lock::{Hold, Lock};
+use crate::store::lock::Lock;
 use crate::store::media::home::Home;
 use crate::store::release::import;
 use crate::store::release::objects::Objects;
@@ -26,6 +26,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -73,7 +74,7 @@ pub(crate) fn serve(store: Store, options: &Options, ready: impl FnOnce(&Ready))
     let prepared = prepare(store, options)?;
     let group = group_id(&prepared.store.settings().access.group)?;
     let listener = Listener::bind(&prepared.store.socket_path(), group)?;
-    let connection = Connection::mount(prepared.fs.clone(), &prepared.mountpoint, &prepared.how)?;
+    let connection = Connection::mount(prepared.fs.clone(), prepared.mountpoint.clone(), &prepared.how)?;
     let running = run(prepared, connection, listener)?;
     ready(&running.ready);
     wait_for_end(&running.coming, &running.service);
@@ -88,7 +89,7 @@ struct Prepared {
     active: Active,
     /// If no release was ever active.
     first: Option<First>,
-    mountpoint: PathBuf,
+    mountpoint: Arc<Mountpoint>,
     how: MountOptions,
     locks: Locks,
 }
@@ -105,7 +106,8 @@ fn prepare(store: Store, options: &Options) -> Result<Prepared> {
     }
     let store_lock = take_lock(&store)?;
     let mountpoint = check_mountpoint(&store, options)?;
-    let locks = Locks { _store: store_lock, _media: lock_media(&store)? };
+    let home = writable_layer(&store)?;
+    let locks = Locks { _store: store_lock, _media: lock_media(&store, home.as_ref())? };
     if !look::is_there(Path::new("/dev/fuse"))? {
         return Err(Error::failed("there is no /dev/fuse; load it with `modprobe fuse`, or give it to the container"));
     }
@@ -124,7 +126,7 @@ fn prepare(store: Store, options: &Options) -> Result<Prepared> {
     let epoch = Epoch::first(&store, &active)?;
     let name = epoch.release.name.clone();
     let refused = Arc::new(Refused::default());
-    let media = media(&store, &epoch.release, refused.clone())?;
+    let media = home.map(|home| media(&store, home, &epoch.release, refused.clone())).transpose()?.flatten();
     let settings = &store.settings().serve;
     let objects = Objects::of(store.root())?;
     let descriptors = room_for_descriptors(settings.descriptors, objects.packs().len() as u64);
@@ -155,7 +157,7 @@ fn run(prepared: Prepared, connection: Connection, listener: Listener) -> Result
     let Prepared { store, fs, name, active, first, mountpoint, locks, .. } = prepared;
     let (kernel, pages) = (connection.kernel(), connection.pages());
     let serving = connection.serve()?;
-    if let Err(error) = set_read_ahead(&mountpoint, READ_AHEAD) {
+    if let Err(error) = mountpoint.device().and_then(|device| set_read_ahead(device, READ_AHEAD)) {
         log::debug!("large files are read in smaller pieces: {error}");
     }
     if let Some(first) = first {
@@ -163,8 +165,8 @@ fn run(prepared: Prepared, connection: Connection, listener: Listener) -> Result
         first.commit(&store)?;
     }
     tend(&fs, pages)?;
-    drop_unused(&fs, &kernel, &mountpoint)?;
-    let mount = Mount { fs: fs.clone(), kernel: kernel.clone(), mountpoint: mountpoint.clone() };
+    drop_unused(&fs, &kernel, mountpoint.path())?;
+    let mount = Mount { fs: fs.clone(), kernel: kernel.clone(), mountpoint: mountpoint.path().to_owned() };
     let switcher = Switcher::mounted(store, mount, active);
     let service = Arc::new(Service::new(switcher, fs, kernel, mountpoint.clone()));
     let server = Server::start(listener, Limits::default(), service.clone())?;
@@ -179,8 +181,8 @@ fn run(prepared: Prepared, connection: Connection, listener: Listener) -> Result
             end
         })
         .context(|| "starting a thread")?;
-    log::info!("serving {name} on {}", mountpoint.display());
-    let ready = Ready { release: name.to_string(), mountpoint };
+    log::info!("serving {name} on {}", mountpoint.path().display());
+    let ready = Ready { release: name.to_string(), mountpoint: mountpoint.path().to_owned() };
     Ok(Running { service, server, session, coming, ready, locks })
 }
 
@@ -198,19 +200,25 @@ fn end(running: Running) -> Result<()> {
     end
 }
 
+/// The directories of the writable layer, if the store has scopes or names a place for it.
+fn writable_layer(store: &Store) -> Result<Option<Home>> {
+    if store.settings().scopes.is_empty() && store.settings().media.is_none() {
+        return Ok(None);
+    }
+    // Modes come from the kernel with the caller's umask taken off.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    store.make_layer().map(Some)
+}
+
 /// The writable layer, if the store has scopes.
-fn media(store: &Store, release: &Release, refused: Arc<Refused>) -> Result<Option<Media>> {
+fn media(store: &Store, home: Home, release: &Release, refused: Arc<Refused>) -> Result<Option<Media>> {
     let scopes = &store.settings().scopes;
     if scopes.is_empty() {
         return Ok(None);
     }
     // With it every writer through the mount would get the disk's reserve for root (setfsuid(2) leaves it in place).
     drop_capability(CapabilitySet::SYS_RESOURCE)?;
-    // Modes come from the kernel with the caller's umask taken off.
-    rustix::process::umask(rustix::fs::Mode::empty());
-    store.make_layer()?;
-    store.make_own_layer(&release.name)?;
-    let home = Home::open(store.media_home())?;
+    home.make_own_layer(&release.name, scopes)?;
     home.sweep()?;
     home.keep_reserve();
     let rights = if store.settings().serve.acls { Rights::Acls } else { Rights::Modes };
@@ -386,48 +394,44 @@ fn server_pid(store: &Store) -> Result<Option<i32>> {
 }
 
 /// One daemon per writable layer: two stores may name the same directory for theirs.
-fn lock_media(store: &Store) -> Result<Option<Lock>> {
-    let home = store.media_home();
-    if home == store.root() {
-        return Ok(None);
-    }
-    store.make_layer()?;
-    match Lock::try_take(&home.join("orphans"), Hold::Exclusive)? {
+fn lock_media(store: &Store, home: Option<&Home>) -> Result<Option<Lock>> {
+    let Some(home) = home.filter(|_| store.media_home() != store.root()) else { return Ok(None) };
+    match home.lock()? {
         Some(lock) => Ok(Some(lock)),
         None => Err(Error::busy(format!(
             "{} is in use as the writable layer of another store; name another directory in verfs.toml (media)",
-            home.display()
+            store.media_home().display()
         ))),
     }
 }
 
-fn check_mountpoint(store: &Store, options: &Options) -> Result<PathBuf> {
+fn check_mountpoint(store: &Store, options: &Options) -> Result<Arc<Mountpoint>> {
     let given = &options.mountpoint;
     clear_stale(store, given)?;
-    let real = std::fs::canonicalize(given).map_err(|error| {
-        Error::request(format!("the mountpoint {} cannot be used: {error}; make it with mkdir -p", given.display()))
+    let mountpoint = std::fs::canonicalize(given).and_then(Mountpoint::open).map_err(|error| match error.kind() {
+        ErrorKind::NotADirectory => Error::request(format!("the mountpoint {} is not a directory", given.display())),
+        _ => {
+            Error::request(format!("the mountpoint {} cannot be used: {error}; make it with mkdir -p", given.display()))
+        }
     })?;
-    if !look::is_dir(&real)? {
-        return Err(Error::request(format!("the mountpoint {} is not a directory", given.display())));
-    }
-    if kind_on(&real)?.as_deref() == Some("fuse.verfs") {
+    let real = mountpoint.path();
+    if kind_on(real)?.as_deref() == Some("fuse.verfs") {
         return Err(Error::request(format!("{} has a verfs mount already; `verfs umount {0}` first", real.display())));
     }
-    if store.root().starts_with(&real) || real.starts_with(store.root()) {
+    if store.root().starts_with(real) || real.starts_with(store.root()) {
         return Err(Error::request(format!(
             "the store {} and the mountpoint {} lie one inside the other; use two separate directories",
             store.root().display(),
             real.display()
         )));
     }
-    let inside = look::entries(&real)?.unwrap_or_default();
-    if !inside.is_empty() && !options.over {
+    if !options.over && !mountpoint.is_empty()? {
         return Err(Error::request(format!(
             "the mountpoint {} is not empty; say --over to hide what is in it, or use an empty directory",
             real.display()
         )));
     }
-    Ok(real)
+    Ok(Arc::new(mountpoint))
 }
 
 /// Takes stale mounts away: those of our own store, whose lock we hold, so that nobody serves them; and whatever of

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Restored, Task};
 use crate::fs::refused::Refusal;
 use crate::fs::{Fs, Media, Release};
+use crate::fuse::Mountpoint;
 use crate::protocol::request::{Restore, Rollback, Switch};
 use crate::protocol::{
     self, Descriptors, Done, EncodedPath, FaultKind, Faults, Limit, MAX_LINE, PinnedPage, Refused, Reloaded, Reply,
@@ -16,9 +17,8 @@ use crate::store::{Store, look};
 use crate::switch::{self, Kernel, Switched, Switcher, Target, UnderWay, Use, holders};
 use crate::tree::{Digest, Kind, Tree};
 use parking_lot::Mutex;
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::UnmountFlags;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ pub(super) struct Service {
     switcher: Switcher,
     fs: Arc<Fs>,
     kernel: Arc<dyn Kernel>,
-    mountpoint: PathBuf,
+    mountpoint: Arc<Mountpoint>,
     /// What the last scan for objects in use found: its pages are asked for one after the other.
     pinned: Mutex<Vec<Digest>>,
     last_restore: Mutex<LastRestore>,
@@ -54,17 +54,17 @@ struct LastRestore {
 }
 
 impl Service {
-    pub(super) fn new(switcher: Switcher, fs: Arc<Fs>, kernel: Arc<dyn Kernel>, mountpoint: PathBuf) -> Self {
+    pub(super) fn new(switcher: Switcher, fs: Arc<Fs>, kernel: Arc<dyn Kernel>, mountpoint: Arc<Mountpoint>) -> Self {
         Self { switcher, fs, kernel, mountpoint, pinned: Mutex::default(), last_restore: Mutex::default() }
     }
 
     /// Unmounts. A busy mount names who holds it, unless `lazy`: then it goes when they let go.
     pub(super) fn unmount(&self, lazy: bool) -> Result<()> {
-        let mountpoint = &self.mountpoint;
+        let mountpoint = self.mountpoint.path();
         let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
         let begun = Instant::now();
         let done = loop {
-            match unmount(mountpoint, flags | UnmountFlags::NOFOLLOW) {
+            match self.mountpoint.unmount(flags) {
                 // A request that is being served, or a process that is just being started, holds it for a moment.
                 Err(rustix::io::Errno::BUSY) if begun.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(10));
@@ -126,7 +126,7 @@ impl Service {
                 .push("a stuck client keeps the kernel from forgetting old names: the next switch does it".to_owned());
         }
         StoreStatus {
-            mountpoint: Some(EncodedPath::from(self.mountpoint.as_path())),
+            mountpoint: Some(EncodedPath::from(self.mountpoint.path())),
             switches: snapshot.switches,
             switching: snapshot.under_way.as_ref().map(show_under_way),
             worker_pid: Some(std::process::id()),

@@ -41,7 +41,7 @@ pub(crate) fn hidden_in_switch(store: &Store, to: &ReleaseName) -> Result<usize>
 pub(crate) fn restore(store: &Store, path: &[u8]) -> Result<Vec<Vec<u8>>> {
     store.make_layer()?;
     let (media, epoch) = opened(store)?;
-    store.make_own_layer(&epoch.release.name)?;
+    media.make_own_layer(&epoch.release.name, &store.settings().scopes)?;
     let contents = Contents::new(Objects::of(store.root())?, 16);
     let task = Task { epoch: &epoch, contents: &contents, caller: Caller::ROOT };
     Ok(media.restore(task, path)?.whole()?.into_iter().map(|restored| restored.path).collect())

@@ -2,7 +2,8 @@
 
 use super::support::tree::Tree;
 use super::support::{self, Rig};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use verfs::store::Store;
@@ -199,16 +200,16 @@ fn a_store_of_0_1_is_served_switched_rolled_back_and_verified() {
 }
 
 #[test]
-fn settings_of_0_1_that_others_own_or_link_to_stay_where_they_are() {
+fn settings_of_0_1_stay_the_file_that_they_are() {
     let rig = store_of_0_1();
-    let (toml, real) = (rig.store.join("verfs.toml"), rig.root().join("shop.toml"));
-    fs::rename(&toml, &real).unwrap();
-    std::os::unix::fs::symlink(&real, &toml).unwrap();
-    std::os::unix::fs::chown(&real, Some(1234), None).unwrap();
+    let (toml, link) = (rig.store.join("verfs.toml"), rig.root().join("shop.toml"));
+    fs::hard_link(&toml, &link).unwrap();
+    chown(&toml, None, Some(1234)).unwrap();
+    fs::set_permissions(&toml, Permissions::from_mode(0o640)).unwrap();
     rig.ok(&["switch", "01"]);
-    assert!(fs::symlink_metadata(&toml).unwrap().is_symlink());
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(&real).unwrap()), 1234);
-    assert!(fs::read_to_string(&real).unwrap().contains("\nformat = 2\n"));
+    let meta = fs::metadata(&toml).unwrap();
+    assert_eq!((meta.gid(), meta.mode() & 0o7777, meta.nlink()), (1234, 0o640, 2));
+    assert!(fs::read_to_string(&link).unwrap().contains("\nformat = 2\n"));
 }
 
 /// What the switch of this number stamps.

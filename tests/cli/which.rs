@@ -131,3 +131,30 @@ fn with_two_mounted_stores_both_are_named_and_nothing_is_done() {
     ];
     assert_eq!(said.stdout.lines().collect::<Vec<_>>(), expected, "{said:?}");
 }
+
+#[test]
+fn a_mount_that_neither_root_nor_the_caller_made_is_not_believed() {
+    if support::skip_mounted() {
+        return;
+    }
+    let (evil, own) = (store("evil"), store("own"));
+    // What fusermount3 does for a user who asks for the type fuse.verfs and any source; the kernel's user_id tells.
+    let script = r#"
+        exec 3<>/dev/fuse
+        mount -i -t fuse.verfs -o fd=3,rootmode=40000,user_id=33,group_id=33 "$1" "$2" || exit 9
+        for verb in list status gc umount; do
+            "$VERFS" $verb >/dev/null 2>"$5"; echo "$verb: $?"
+            grep -q "which store" "$5" || { echo "not asked by $verb:"; cat "$5"; }
+        done
+        "$VERFS" mount "$3" "$4" >&2 || exit 9
+        "$VERFS" list --json; echo "one mounted: $?"
+        grep -c "$2 .*fuse.verfs" /proc/self/mountinfo
+        umount -l "$2"
+        "#;
+    let said_by = evil.root().join("said");
+    let args = [&evil.store, &evil.mnt, &own.store, &own.mnt, &said_by].map(|path| shown(path));
+    let said = run(script, &args);
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    assert_eq!(&lines[..4], ["list: 2", "status: 2", "gc: 2", "umount: 2"], "{said:?}");
+    assert_eq!(&lines[5..], ["one mounted: 0", "1"], "{said:?}");
+}

@@ -5,6 +5,7 @@ use super::{Answer, At, Errno, Made, Names, On, Operation, Path, RELEASES, Seen,
 use rustix::process::{getegid, geteuid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::{Arc, LazyLock};
 use verfs::error::Error;
 use verfs::fs::media::{Caller, Changes, New, Permissions, Reading, Rights, Writing};
@@ -102,7 +103,8 @@ impl Real {
         for number in 1..=RELEASES {
             dirs.extend([format!("own/{number}/media/p"), format!("own/{number}/whiteouts")]);
         }
-        dirs.iter().for_each(|dir| fs::create_dir_all(home.path().join(dir)).expect("a directory"));
+        let made = |dir| fs::DirBuilder::new().recursive(true).mode(0o755).create(home.path().join(dir));
+        dirs.iter().for_each(|dir| made(dir).expect("a directory"));
         let releases = trees.iter().enumerate().map(|(number, trees)| release(number, trees)).collect();
         let mut real = Self { home, releases, active: 0, switches: 1, fs: None, told: Vec::new(), held: Vec::new() };
         real.open();
@@ -112,9 +114,9 @@ impl Real {
     fn open(&mut self) {
         self.fs = None;
         let refused = Arc::new(Refused::default());
-        let upper = Home::open(self.home.path()).expect("the writable layer");
-        upper.sweep().expect("a clean work space");
         let scopes = [Scope::new("m", false, ""), Scope::new("p", true, "")];
+        let upper = Home::open(self.home.path(), &scopes).expect("the writable layer");
+        upper.sweep().expect("a clean work space");
         let media = Media::new(&scopes, upper, refused.clone(), Rights::Modes);
         let epoch = Epoch::new(self.switches, self.releases[self.active].clone(), Arc::default());
         let store = fs::File::open(STORE.path()).expect("the store");

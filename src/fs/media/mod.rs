@@ -40,7 +40,7 @@ use crate::error::{Errno, Error, OnDisk, Result};
 use crate::store::media::home::{FileId, Home};
 use crate::store::media::scope::Scope;
 use crate::tree::union::{Layers, Name};
-use crate::tree::{Kind, LayerPath, Node, NodeId, Tree, split};
+use crate::tree::{Kind, LayerPath, Node, NodeId, ReleaseName, Tree, split};
 use descriptors::{Descriptors, is_lost};
 use limits::Usage;
 use lookup::Visible;
@@ -180,6 +180,11 @@ impl Media {
         if let Some(notice) = self.notice.get() {
             notice(node);
         }
+    }
+
+    /// Makes what is missing of a release's own layer.
+    pub fn make_own_layer(&self, release: &ReleaseName, scopes: &[Scope]) -> Result<()> {
+        self.home.make_own_layer(release, scopes)
     }
 
     /// Whether access lists decide.

@@ -6,7 +6,7 @@
 pub mod stamps;
 mod stamps_file;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::protocol::{EncodedPath, Faults, Refused, StoreStatus, Tidy, Time};
 use crate::store::Store;
 use crate::store::durable::with_reserve;
@@ -16,7 +16,6 @@ use crate::tree::ReleaseName;
 use serde::{Deserialize, Serialize};
 use stamps::Stamps;
 use std::collections::BTreeMap;
-use std::fs;
 
 /// What verfs 0.1 wrote into `active`.
 const KEYS_OF_0_1: &[&str] = &["release", "previous", "rolled_back", "switch", "second", "since", "stamps_len"];
@@ -54,11 +53,7 @@ impl Store {
     /// What is active; `None` if no release ever was.
     pub fn active(&self) -> Result<Option<Active>> {
         let path = self.root().join("active");
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).context(|| format!("reading {}", path.display())),
-        };
+        let Some(text) = self.dir().read("active")? else { return Ok(None) };
         let damaged = |why: &str| {
             Error::damaged(format!(
                 "{} is damaged ({why}); move the file away: then `verfs mount` or `verfs switch` writes it anew, from \

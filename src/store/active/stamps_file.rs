@@ -15,14 +15,16 @@
 use super::stamps::{Stamp, Stamps};
 use crate::error::{Context, Error, Result};
 use crate::fault;
+use crate::store::Store;
 use crate::store::durable::with_reserve;
-use crate::store::{Store, look};
 use crate::tree::NodeId;
-use std::fs::{File, OpenOptions};
+use rustix::fs::OFlags;
+use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+const NAME: &str = "stamps";
 const HEAD_MAGIC: &[u8; 8] = b"VSTAMPS2";
 const HEAD: usize = 32;
 const BATCH_MAGIC: &[u8; 4] = b"VSTP";
@@ -170,7 +172,11 @@ fn scan(file: &File, position: u64, each: impl FnMut(NodeId, Stamp)) -> std::res
 
 impl Store {
     fn stamps_path(&self) -> PathBuf {
-        self.root().join("stamps")
+        self.root().join(NAME)
+    }
+
+    fn stamps_file(&self, flags: OFlags) -> Result<File> {
+        self.dir().open_file(NAME, flags)
     }
 
     fn bad_stamps(&self, doing: &str, bad: Bad) -> Error {
@@ -191,8 +197,7 @@ impl Store {
         if position == 0 {
             return Ok(stamps);
         }
-        let path = self.stamps_path();
-        let file = File::open(&path).context(|| format!("reading {}", path.display()))?;
+        let file = self.stamps_file(OFlags::RDONLY)?;
         scan(&file, position, |node, stamp| stamps.put(&[(node, stamp)], 0))
             .map_err(|bad| self.bad_stamps("reading", bad))?;
         Ok(stamps)
@@ -200,12 +205,17 @@ impl Store {
 
     /// The position behind all stamps, and the latest second among them.
     pub(super) fn all_stamps(&self) -> Result<(u64, Option<i64>)> {
-        let path = self.stamps_path();
-        let Some(meta) = look::metadata(&path)?.filter(|meta| meta.len() > 0) else { return Ok((0, None)) };
-        let file = File::open(&path).context(|| format!("reading {}", path.display()))?;
+        let file = match self.stamps_file(OFlags::RDONLY) {
+            Err(error) if error.is_not_found() => return Ok((0, None)),
+            opened => opened?,
+        };
+        let len = file.metadata().context(|| format!("looking at {}", self.stamps_path().display()))?.len();
+        if len == 0 {
+            return Ok((0, None));
+        }
         let mut latest = None;
         let read = Head::read(&file).and_then(|head| {
-            let position = meta.len().checked_sub(head.takes).and_then(|behind| behind.checked_add(head.position));
+            let position = len.checked_sub(head.takes).and_then(|behind| behind.checked_add(head.position));
             let position = position.ok_or_else(|| Bad::Damaged("it is cut off".to_owned()))?;
             scan(&file, position, |_, stamp| latest = latest.max(Some(stamp.second)))?;
             Ok(position)
@@ -218,10 +228,8 @@ impl Store {
     pub fn append_stamps(&self, position: u64, batch: &[(NodeId, Stamp)]) -> Result<u64> {
         let bytes = encode(batch);
         with_reserve(self.dir(), || {
-            let path = self.stamps_path();
-            let what = || format!("writing {}", path.display());
-            let mut options = OpenOptions::new();
-            let file = options.create(true).truncate(false).read(true).write(true).open(&path).context(what)?;
+            let what = || format!("writing {}", self.stamps_path().display());
+            let file = self.stamps_file(OFlags::RDWR | OFlags::CREATE)?;
             let end = match position {
                 0 => 0,
                 _ => extent(&file, position).map_err(|bad| self.bad_stamps("writing", bad))?.1,
@@ -248,8 +256,7 @@ impl Store {
         if position == 0 {
             return Ok(());
         }
-        let path = self.stamps_path();
-        let file = File::open(&path).context(|| format!("reading {}", path.display()))?;
+        let file = self.stamps_file(OFlags::RDONLY)?;
         let (_, end) = extent(&file, position).map_err(|bad| self.bad_stamps("reading", bad))?;
         let needed = (stamps.len() * RECORD) as u64;
         if end < FLOOR || needed * 2 > end {
@@ -265,9 +272,9 @@ impl Store {
         }
         let head = Head { position, takes: bytes.len() as u64 };
         bytes[..HEAD].copy_from_slice(&head.encode());
-        self.dir().replace("stamps", &bytes, 0o644)?;
+        self.dir().replace(NAME, &bytes, 0o644)?;
         fault::point("stamps.compacted");
-        log::info!("compacted {}: {end} bytes became {}", path.display(), bytes.len());
+        log::info!("compacted {}: {end} bytes became {}", self.stamps_path().display(), bytes.len());
         Ok(())
     }
 }

@@ -4,12 +4,14 @@ use crate::error::{Context, Error, Result};
 use crate::protocol::Way;
 use crate::store::durable::Dir;
 use crate::store::journal::{Asker, Line};
-use crate::store::media::home::remove_all;
+use crate::store::media::home::{Home, proc_link};
 use crate::store::media::scope::Scope;
-use crate::store::{Store, look};
+use crate::store::{Store, look, trust};
+use crate::tree::LayerPath;
 use rustix::io::Errno;
-use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,28 +42,38 @@ pub(crate) fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) ->
             )));
         }
     }
-    store.make_layer()?;
+    let layer = store.make_layer()?;
+    let top = LayerPath::shared(scope.path.as_bytes());
     let target = home.join("media").join(&scope.path);
-    let there = look::entries(&target)?.unwrap_or_default();
-    if let Some(first) = there.first() {
+    if let Some(first) = layer.list(&top)?.first() {
         return Err(Error::request(format!(
             "the scope {} is not empty ({} is in it); move what is in {} away first",
             scope.path,
-            first.file_name().unwrap_or_default().display(),
+            OsStr::from_bytes(&first.name).display(),
             target.display()
         )));
     }
+    // Held, so that nobody puts another directory in its place meanwhile.
+    let (Some(above), Some(name)) = (real.parent(), real.file_name()) else {
+        return Err(Error::request(format!("{} cannot be adopted: it has no name", real.display())));
+    };
+    let above = Dir::open(above)?;
+    let (to, to_name) = layer.parent_of(&top)?;
     // Over an empty directory rename(2) works at once.
-    let way = match rustix::fs::rename(&real, &target) {
+    let way = match rustix::fs::renameat(&above, name, &to, &to_name[..]) {
         Ok(()) => Way::Renamed,
         // Another disk, or a mountpoint, or a subvolume.
-        Err(Errno::XDEV | Errno::BUSY) => copy(home, &real, &target, may_copy)?,
+        Err(Errno::XDEV | Errno::BUSY) => {
+            let copied = copy(&layer, home, &real, may_copy)?;
+            let placed = rustix::fs::renameat(layer.work_space(), copied.name(), &to, &to_name[..]);
+            placed.context(|| format!("renaming the copy to {}", target.display()))?;
+            copied.way
+        }
         Err(error) => return Err(Error::io(format!("renaming {} to {}", real.display(), target.display()), error)),
     };
-    let above = target.parent().unwrap_or(home);
-    Dir::open(above)?.sync()?;
-    if let (Way::Renamed, Some(above)) = (way, real.parent()) {
-        Dir::open(above)?.sync()?;
+    layer.sync_dir(&top.parent())?;
+    if way == Way::Renamed {
+        above.sync()?;
     }
     let mut line = Line::done("adopt", Asker::this_process());
     line.note = Some(format!("{} as the scope {}", real.display(), scope.path));
@@ -69,42 +81,55 @@ pub(crate) fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) ->
     Ok(Adopted { way, target })
 }
 
+/// A copy in the work space. If it gets no name elsewhere it goes.
+struct Copied<'a> {
+    layer: &'a Home,
+    name: String,
+    way: Way,
+}
+
+impl Copied<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Copied<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.layer.remove_work(&self.name) {
+            log::warn!("{error}; the next mount does it");
+        }
+    }
+}
+
 /// By cp(1), which knows holes, links, attributes and lists of rights: first without copying a block.
-fn copy(home: &Path, from: &Path, target: &Path, may_copy: bool) -> Result<Way> {
-    let (space, name) = (home.join("tmp"), format!("up-adopt-{}", std::process::id()));
-    let work = space.join(&name);
-    let space = OwnedFd::from(File::open(&space).context(|| format!("opening {}", space.display()))?);
-    let discard = || remove_all(&space, name.as_bytes()).context(|| format!("removing {}", work.display()));
+fn copy<'a>(layer: &'a Home, home: &Path, from: &Path, may_copy: bool) -> Result<Copied<'a>> {
+    let mut copied = Copied { layer, name: format!("up-adopt-{}", std::process::id()), way: Way::Cloned };
     let run = |how: &str| -> Result<bool> {
-        discard()?;
-        let done = Command::new("cp").args(["-a", how, "--"]).args([from, &work]).output().context(|| "running cp")?;
+        layer.remove_work(&copied.name)?;
+        let mut cp = Command::new("cp");
+        // The work space as it is open, whatever lies at its path.
+        cp.current_dir(proc_link(layer.work_space())).args(["-a", how, "--"]).arg(from).arg(&copied.name);
+        let done = cp.output().context(|| "running cp")?;
         if !done.status.success() && how == "--reflink=auto" {
             let said = String::from_utf8_lossy(&done.stderr);
-            let _ = discard();
             return Err(Error::failed(format!("copying {}: {}", from.display(), said.trim())));
         }
         Ok(done.status.success())
     };
-    let way = if run("--reflink=always")? {
-        Way::Cloned
-    } else if may_copy && run("--reflink=auto")? {
-        Way::Copied
-    } else {
-        let _ = discard();
-        return Err(Error::request(format!(
-            "{} is on another disk than {} or is a mountpoint, so it cannot be renamed; say --copy to copy it, or let \
-             the writable layer lie there (media in verfs.toml)",
-            from.display(),
-            home.display()
-        )));
-    };
-    let placed =
-        rustix::fs::open(&work, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty())
-            .and_then(rustix::fs::syncfs)
-            .and_then(|()| rustix::fs::rename(&work, target));
-    if placed.is_err() {
-        let _ = discard();
+    if !run("--reflink=always")? {
+        if !may_copy {
+            return Err(Error::request(format!(
+                "{} is on another disk than {} or is a mountpoint, so it cannot be renamed; say --copy to copy it, or \
+                 let the writable layer lie there (media in verfs.toml)",
+                from.display(),
+                home.display()
+            )));
+        }
+        run("--reflink=auto")?;
+        copied.way = Way::Copied;
     }
-    placed.context(|| format!("renaming the copy to {}", target.display()))?;
-    Ok(way)
+    let synced = trust::open_dir_in(layer.work_space(), &copied.name).and_then(rustix::fs::syncfs);
+    synced.context(|| format!("syncing the copy of {}", from.display()))?;
+    Ok(copied)
 }

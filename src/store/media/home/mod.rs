@@ -11,6 +11,7 @@ mod below;
 mod copy;
 mod identity;
 mod orphans;
+mod parts;
 mod reserve;
 mod upper;
 mod usage;
@@ -23,23 +24,24 @@ pub use identity::{FileId, Inode, Leaf};
 pub use orphans::Orphan;
 pub use upper::{Upper, UpperName, upper_kind};
 pub use whiteouts::Whiteout;
+pub(in crate::store) use xattrs::proc_link;
 pub use xattrs::{has_default_acl, is_acl, set_xattr, xattrs};
 
 use crate::error::{Context, Errno, Error, OnDisk, Result, Shown};
 use crate::fault;
+use crate::store::media::scope::Scope;
+use crate::store::trust::BENEATH;
 use crate::tree::union::{Onto, Step, UpperKind};
 use crate::tree::{LayerId, LayerPath, Node};
 use copy::dress;
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatVfs};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, StatVfs};
 use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// The longest path that is given to one call: below PATH_MAX (4,096) with its NUL.
 const LONGEST_PATH: usize = 4000;
@@ -90,13 +92,13 @@ fn or_here(path: &[u8]) -> &[u8] {
 
 impl Home {
     /// Opens the writable layer in this directory.
-    pub fn open(home: &Path) -> Result<Self> {
-        let open = |name: &str| {
-            let path = home.join(name);
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::openat(CWD, &path, flags, Mode::empty()).context(|| format!("opening {}", path.display()))
-        };
-        let media = open("media")?;
+    ///
+    /// # Errors
+    /// One of its directories is missing, a symlink, or somebody else's; or the home can be replaced by somebody else.
+    pub fn open(home: &Path, scopes: &[Scope]) -> Result<Self> {
+        let dir = parts::open_home(home)?;
+        let open = |name| parts::open_part(&dir, home, name);
+        let media = parts::open_media(&dir, home, scopes)?;
         let kind = rustix::fs::fstatfs(&media).context(|| format!("looking at {}", home.display()))?.f_type;
         Ok(Self {
             device: rustix::fs::fstat(&media).context(|| format!("looking at {}", home.display()))?.st_dev,
@@ -191,14 +193,12 @@ impl Home {
 
     /// Removes what a stopped daemon left in the work space. Only the process that serves the store may.
     pub fn sweep(&self) -> Result<()> {
-        for (dir, shown, prefix) in [(&self.tmp, "tmp", &b"up-"[..]), (&self.orphans, "orphans", b"")] {
-            for name in names(dir).on_disk("listing", || self.show_beside(shown, b""))? {
-                if name.starts_with(prefix) {
-                    remove_all(dir, &name).on_disk("removing", || self.show_beside(shown, &name))?;
-                }
+        for name in names(&self.tmp).on_disk("listing", || self.show_beside("tmp", b""))? {
+            if name.starts_with(b"up-") {
+                remove_all(&self.tmp, &name).on_disk("removing", || self.show_beside("tmp", &name))?;
             }
         }
-        Ok(())
+        self.sweep_orphans()
     }
 
     /// Removes what was taken out as a whole.

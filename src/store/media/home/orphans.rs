@@ -1,7 +1,7 @@
 //! Leaves that lost their last name and may be open: kept by a name in `orphans/`, or where the disk has no room for
 //! one by a descriptor.
 
-use super::{Home, Leaf};
+use super::{Home, Leaf, names};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::tree::LayerPath;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
@@ -101,6 +101,22 @@ impl Home {
             }
             Err(error) => Err(error).on_disk("removing", || self.show(path)),
         }
+    }
+
+    /// Removes the orphans of a daemon that is no more. They are leaves with numbers for names; all else is not ours.
+    pub(super) fn sweep_orphans(&self) -> Result<()> {
+        for name in names(&self.orphans).on_disk("listing", || self.show_beside("orphans", b""))? {
+            let shown = || self.show_beside("orphans", &name);
+            let removed = match name.iter().all(u8::is_ascii_digit) {
+                true => rustix::fs::unlinkat(&self.orphans, &name[..], AtFlags::empty()),
+                false => Err(Errno::ISDIR),
+            };
+            match removed {
+                Err(Errno::ISDIR) => log::warn!("{} is no file of verfs's; move it away", shown().escape_ascii()),
+                removed => removed.on_disk("removing", shown)?,
+            }
+        }
+        Ok(())
     }
 
     /// Nobody has it open any more.

@@ -53,6 +53,6 @@ pub fn set_xattr(handle: &OwnedFd, name: &[u8], value: Option<(&[u8], u32)>) -> 
 }
 
 /// An O_PATH descriptor takes no call on attributes; its link in /proc leads to the very file.
-fn proc_link(handle: &OwnedFd) -> String {
+pub(in crate::store) fn proc_link(handle: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(handle))
 }

@@ -35,10 +35,12 @@ use rustix::fs::{AtFlags, SeekFrom, StatxFlags};
 use std::cmp::Ordering;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use zerocopy::byteorder::little_endian::{I64, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+const NAME: &str = "stat-cache";
 
 /// Two writes closer than this may have one ctime: it has whole seconds in ext4 with inodes of 128 bytes.
 const RACY: Duration = Duration::from_secs(2);
@@ -91,13 +93,12 @@ impl StatCache {
             slower(error);
             None
         });
-        let noted = match fs::read(path(store)) {
-            Ok(noted) if !forget => noted,
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                slower(Error::io(format!("reading {}", path(store).display()), error));
+        let noted = match store.dir().read(NAME) {
+            Ok(noted) => noted.filter(|_| !forget).unwrap_or_default(),
+            Err(error) => {
+                slower(error);
                 Vec::new()
             }
-            _ => Vec::new(),
         };
         Self::decode(head, noted)
     }
@@ -172,16 +173,12 @@ impl Notes {
         let saved = staging.temporary().and_then(|(temporary, mut file)| {
             let what = || format!("writing {}", temporary.display());
             file.write_all(&self.head).and_then(|()| file.write_all(self.records.as_bytes())).context(what)?;
-            fs::rename(&temporary, path(store)).context(what)
+            fs::rename(&temporary, store.root().join(NAME)).context(what)
         });
         if let Err(error) = saved {
             log::warn!("{error}: the next add reads more files than it needs");
         }
     }
-}
-
-fn path(store: &Store) -> PathBuf {
-    store.root().join("stat-cache")
 }
 
 /// `None` if the file system of the source is not trusted, or the kernel does not say what it lies on.
