@@ -65,7 +65,7 @@ pub(crate) fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) ->
         // Another disk, or a mountpoint, or a subvolume.
         Err(Errno::XDEV | Errno::BUSY) => {
             let copied = copy(&layer, home, &real, may_copy)?;
-            let placed = rustix::fs::renameat(layer.work_space(), copied.name(), &to, &to_name[..]);
+            let placed = rustix::fs::renameat(layer.work_space(), &copied.name, &to, &to_name[..]);
             placed.context(|| format!("renaming the copy to {}", target.display()))?;
             copied.way
         }
@@ -82,19 +82,13 @@ pub(crate) fn adopt(store: &Store, scope: &Scope, dir: &Path, may_copy: bool) ->
 }
 
 /// A copy in the work space. If it gets no name elsewhere it goes.
-struct Copied<'a> {
+struct StagedCopy<'a> {
     layer: &'a Home,
     name: String,
     way: Way,
 }
 
-impl Copied<'_> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl Drop for Copied<'_> {
+impl Drop for StagedCopy<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.layer.remove_work(&self.name) {
             log::warn!("{error}; the next mount does it");
@@ -103,8 +97,8 @@ impl Drop for Copied<'_> {
 }
 
 /// By cp(1), which knows holes, links, attributes and lists of rights: first without copying a block.
-fn copy<'a>(layer: &'a Home, home: &Path, from: &Path, may_copy: bool) -> Result<Copied<'a>> {
-    let mut copied = Copied { layer, name: format!("up-adopt-{}", std::process::id()), way: Way::Cloned };
+fn copy<'a>(layer: &'a Home, home: &Path, from: &Path, may_copy: bool) -> Result<StagedCopy<'a>> {
+    let mut copied = StagedCopy { layer, name: format!("up-adopt-{}", std::process::id()), way: Way::Cloned };
     let run = |how: &str| -> Result<bool> {
         layer.remove_work(&copied.name)?;
         let mut cp = Command::new("cp");
