@@ -76,6 +76,11 @@ impl Dir {
         trust::check_in(&self.file, name, &self.path.join(name))
     }
 
+    /// Takes the right to write a file in it from others; see [`trust::keep_from_others_in`].
+    pub(crate) fn keep_from_others(&self, name: &str) -> Result<()> {
+        trust::keep_from_others_in(&self.file, name, &self.path.join(name))
+    }
+
     /// Replaces a file: after a crash it holds the old bytes or the new ones.
     pub fn replace(&self, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
         self.place(name, bytes, mode, RenameFlags::empty())

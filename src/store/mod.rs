@@ -50,6 +50,9 @@ const LAYOUT: &[(&str, u32)] = &[("objects", 0o700), ("releases", 0o700), ("tmp"
 /// What else lies in a store, if it is there.
 const FILES: &[&str] = &["verfs.toml", "active", "stamps", "journal.jsonl", "stat-cache", "reserve", "verfs.log"];
 
+/// What the daemon of an earlier verfs made without a umask, beside journals that were put aside.
+const ONCE_OPEN: &[&str] = &["stamps", "journal.jsonl", "verfs.log"];
+
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -102,9 +105,11 @@ impl Store {
         let text = dir.read("verfs.toml")?.ok_or_else(|| no_store(root))?;
         trust::check_above(&real)?;
         trust::check(&dir.stat()?, &real)?;
-        FILES.iter().chain(LAYOUT.iter().map(|(name, _)| name)).try_for_each(|name| dir.check(name))?;
-        let aside = dir.names()?;
-        aside.iter().filter(|name| journal::number_aside(name).is_some()).try_for_each(|name| dir.check(name))?;
+        let aside: Vec<_> = dir.names()?.into_iter().filter(|name| journal::number_aside(name).is_some()).collect();
+        let aside = || aside.iter().map(String::as_str);
+        aside().chain(ONCE_OPEN.iter().copied()).try_for_each(|name| dir.keep_from_others(name))?;
+        let parts = FILES.iter().copied().chain(LAYOUT.iter().map(|(name, _)| *name));
+        parts.chain(aside()).try_for_each(|name| dir.check(name))?;
         let path = real.join("verfs.toml");
         let wrong = |error: &dyn Display| Error::request(format!("{}: {error}", path.display()));
         let text = String::from_utf8(text).map_err(|error| wrong(&error))?;

@@ -110,6 +110,33 @@ pub(crate) fn check_in(dir: impl AsFd, name: &str, shown: &Path) -> Result<()> {
     }
 }
 
+/// Takes the right to write from all but the owner, if root calls and a name is a plain file of root's. The directory
+/// passed [`check`]: what is in it is nobody else's doing.
+pub(crate) fn keep_from_others_in(dir: impl AsFd, name: &str, shown: &Path) -> Result<()> {
+    let is_open = |stat: &Stat| {
+        FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_uid == 0 && stat.st_mode & OTHERS_WRITE != 0
+    };
+    let what = || format!("taking the right to write {} from others", shown.display());
+    match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if is_open(&stat) && rustix::process::geteuid().is_root() => {}
+        // Whatever else it is, `check_in` judges it.
+        _ => return Ok(()),
+    }
+    let file = open_file_in(&dir, name, OFlags::RDONLY | OFlags::NONBLOCK).context(what)?;
+    let stat = rustix::fs::fstat(&file).context(what)?;
+    if !is_open(&stat) {
+        return Ok(());
+    }
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 & !OTHERS_WRITE);
+    rustix::fs::fchmod(&file, mode).context(what)?;
+    log::warn!(
+        "{} could be written by others than root, as an earlier verfs made it; its mode is {mode:04o} from now on",
+        shown.display(),
+        mode = mode.bits()
+    );
+    Ok(())
+}
+
 /// "There is something else at this path."
 pub(crate) fn swapped(shown: &Path) -> Error {
     Error::failed(format!(

@@ -200,6 +200,45 @@ fn a_store_of_0_1_is_served_switched_rolled_back_and_verified() {
 }
 
 #[test]
+fn what_0_1_left_writable_by_others_is_closed_to_them_and_named() {
+    if support::skip_mounted() {
+        return;
+    }
+    let mut rig = store_of_0_1();
+    fs::write(rig.store.join("verfs.log"), "").unwrap();
+    let opened: Vec<_> = ["stamps", "journal.jsonl", "verfs.log"].map(|name| rig.store.join(name)).into();
+    let open = |mode| opened.iter().for_each(|file| fs::set_permissions(file, Permissions::from_mode(mode)).unwrap());
+    let modes = || opened.iter().map(|file| fs::metadata(file).unwrap().mode() & 0o7777).collect::<Vec<_>>();
+    open(0o666);
+    rig.mount();
+    assert_eq!(modes(), [0o644; 3]);
+    assert_eq!(fs::read_to_string(rig.mnt.join("media/upload.txt")).unwrap(), "upload\n");
+    rig.umount();
+    open(0o664);
+    let verify = rig.verfs(&["verify"]);
+    assert_eq!(verify.code, 0, "{verify:?}");
+    for file in &opened {
+        let named = format!("{} could be written by others than root", path(file));
+        assert_eq!(verify.stderr.matches(&named).count(), 1, "{verify:?}");
+    }
+    assert_eq!(modes(), [0o644; 3]);
+    rig.ok(&["switch", "01"]);
+
+    // Whose it is counts all the same, and settings are nothing that a daemon made.
+    for (name, owner) in [("stamps", 33), ("journal.jsonl", 33), ("verfs.toml", 0), ("active", 0)] {
+        let file = rig.store.join(name);
+        fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+        chown(&file, Some(owner), None).unwrap();
+        let list = rig.verfs(&["list"]);
+        assert!(list.code == 1 && list.stderr.contains(path(&file)), "{list:?}");
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o666, "{name}");
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        chown(&file, Some(0), None).unwrap();
+    }
+    rig.ok(&["list"]);
+}
+
+#[test]
 fn settings_of_0_1_stay_the_file_that_they_are() {
     let rig = store_of_0_1();
     let (toml, link) = (rig.store.join("verfs.toml"), rig.root().join("shop.toml"));
