@@ -27,7 +27,7 @@ fn mounted() -> Rig {
     rig
 }
 
-/// Names that the daemon knows at most, but for what came in the last moment (docs/OPERATIONS.md).
+/// Names that the daemon knows at most, but for what came in the last moment (docs/SEMANTICS.md, S15).
 const MOST_NAMES: u64 = 100_000;
 
 /// How many nodes the kernel said it forgot.
