@@ -1,5 +1,5 @@
-//! File handles: what a file system itself knows a file by (name_to_handle_at(2)). Where the number of an inode is given
-//! out again, its handle is another.
+//! File handles: what a file system itself knows a file by (name_to_handle_at(2)). Where the number of an inode is
+//! given out again, its handle is another.
 #![allow(unsafe_code)]
 
 use rustix::io::{Errno, Result};
