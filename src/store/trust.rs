@@ -122,7 +122,11 @@ pub(crate) fn keep_from_others_in(dir: impl AsFd, name: &str, shown: &Path) -> R
         // Whatever else it is, `check_in` judges it.
         _ => return Ok(()),
     }
-    let file = open_file_in(&dir, name, OFlags::RDONLY | OFlags::NONBLOCK).context(what)?;
+    let file = match open_file_in(&dir, name, OFlags::RDONLY | OFlags::NONBLOCK) {
+        // Another process put the journal aside, or removed the oldest.
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        opened => opened.context(what)?,
+    };
     let stat = rustix::fs::fstat(&file).context(what)?;
     if !is_open(&stat) {
         return Ok(());
