@@ -5,6 +5,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -303,6 +304,118 @@ fn files_renamed_or_removed_behind_the_mount_are_what_they_are_now() {
     let mut file = File::options().append(true).open(scope.join("there")).unwrap();
     file.write_all(b" more").unwrap();
     assert_eq!(fs::read_to_string(behind.join("there")).unwrap(), "hello more");
+}
+
+#[test]
+fn a_directory_in_a_scope_does_not_count_its_subdirectories() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let scope = rig.mnt.join("media");
+    fs::create_dir_all(scope.join("a/mine")).unwrap();
+    fs::create_dir_all(scope.join("own/sub")).unwrap();
+    rig.ok(&["switch", "2"]);
+    for dir in ["", "a", "a/mine", "empty", "own", "own/sub"] {
+        assert_eq!(fs::metadata(scope.join(dir)).unwrap().nlink(), 1, "{dir}");
+    }
+}
+
+#[test]
+fn an_open_file_of_a_release_that_lost_its_name_in_a_scope_has_no_link() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let scope = rig.mnt.join("media");
+    let [removed, replaced, kept] = ["f", "same", "a/h"].map(|path| File::open(scope.join(path)).unwrap());
+    fs::write(scope.join("new"), "new").unwrap();
+    fs::remove_file(scope.join("f")).unwrap();
+    fs::rename(scope.join("new"), scope.join("same")).unwrap();
+    let links = || [&removed, &replaced, &kept].map(|file| file.metadata().unwrap().nlink());
+    assert_eq!(links(), [0, 0, 1]);
+    // Whoever writes gets a copy, which has no name either.
+    let changed =
+        fs::set_permissions(format!("/proc/self/fd/{}", removed.as_raw_fd()), PermissionsExt::from_mode(0o600));
+    changed.unwrap();
+    rig.ok(&["switch", "2"]);
+    assert_eq!(links(), [0, 0, 1]);
+}
+
+#[test]
+fn a_directory_renamed_over_an_emptied_one_of_a_release_stays_its_owner_s() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let scope = rig.mnt.join("media");
+    fs::create_dir(scope.join("c/made")).unwrap();
+    fs::remove_dir(scope.join("c/made")).unwrap();
+    fs::remove_file(scope.join("c/i")).unwrap();
+    let targets = ["c", "empty", "only-1"];
+    for target in targets {
+        let mine = scope.join(format!("mine-{target}"));
+        fs::create_dir(&mine).unwrap();
+        fs::write(mine.join("mine"), target).unwrap();
+    }
+    fs::rename(scope.join("mine-c"), scope.join("c")).unwrap();
+    fs::rename(scope.join("mine-empty"), scope.join("empty")).unwrap();
+    let flags = rustix::fs::RenameFlags::EXCHANGE;
+    let cwd = rustix::fs::CWD;
+    rustix::fs::renameat_with(cwd, scope.join("mine-only-1"), cwd, scope.join("only-1"), flags).unwrap();
+    let source = rig.src.join("3");
+    for dir in targets {
+        fs::create_dir_all(source.join("media").join(dir)).unwrap();
+        fs::write(source.join("media").join(dir).join("theirs"), "theirs").unwrap();
+    }
+    rig.ok(&["add", "3", source.to_str().unwrap()]);
+    for release in ["1", "2", "3"] {
+        rig.ok(&["switch", release]);
+        for target in targets {
+            let names: Vec<_> =
+                fs::read_dir(scope.join(target)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, ["mine"], "{target} in {release}");
+        }
+    }
+}
+
+#[test]
+fn a_removed_directory_that_is_open_can_be_asked_changed_and_synced() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = mounted();
+    let scope = rig.mnt.join("media");
+    fs::create_dir(scope.join("own")).unwrap();
+    fs::create_dir(scope.join("replaced")).unwrap();
+    fs::create_dir(scope.join("source")).unwrap();
+    fs::create_dir(scope.join("empty/made")).unwrap();
+    fs::remove_dir(scope.join("empty/made")).unwrap();
+    fs::remove_file(scope.join("c/i")).unwrap();
+    fs::set_permissions(scope.join("own"), PermissionsExt::from_mode(0o750)).unwrap();
+    let open = ["own", "replaced", "empty", "c"].map(|name| {
+        let dir = File::open(scope.join(name)).unwrap();
+        let before = dir.metadata().unwrap();
+        (name, dir, before)
+    });
+    fs::rename(scope.join("source"), scope.join("replaced")).unwrap();
+    ["own", "empty", "c"].into_iter().for_each(|name| fs::remove_dir(scope.join(name)).unwrap());
+    // A new directory of the name is another one.
+    fs::create_dir(scope.join("own")).unwrap();
+    for (name, dir, before) in &open {
+        let after = dir.metadata().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((after.ino(), after.mode(), after.uid()), (before.ino(), before.mode(), before.uid()), "{name}");
+        assert_eq!(after.nlink(), 0, "{name}");
+        assert_eq!(rustix::fs::Dir::read_from(dir).unwrap().count(), 0, "{name}");
+        dir.sync_all().unwrap_or_else(|error| panic!("{name}: {error}"));
+        dir.set_permissions(PermissionsExt::from_mode(0o711)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        dir.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(7)).unwrap();
+        let changed = dir.metadata().unwrap();
+        assert_eq!((changed.mode() & 0o7777, changed.mtime()), (0o711, 7), "{name}");
+        let inside = format!("/proc/self/fd/{}/file", dir.as_raw_fd());
+        assert_eq!(fs::write(inside, "").unwrap_err().raw_os_error(), Some(libc::ENOENT), "{name}");
+    }
+    assert_eq!(fs::metadata(scope.join("own")).unwrap().mode() & 0o7777, 0o755);
 }
 
 #[test]

@@ -76,8 +76,10 @@ type Place = (usize, Path);
 pub enum Handle {
     /// A file or a symlink, by its number here.
     Leaf(usize),
-    /// A directory, by its path; `None`: it was removed.
+    /// A directory, by its path; `None`: something else has its name.
     Dir(Option<Place>),
+    /// A directory that was removed, by its number here.
+    Removed(usize),
 }
 
 /// What shows at a place.
@@ -94,6 +96,8 @@ pub struct Reference {
     active: usize,
     layers: Vec<Layer>,
     files: Vec<File>,
+    /// Directories that were removed.
+    removed: Vec<Seen>,
     /// What the kernel holds, as the other side holds it.
     pub held: Vec<Handle>,
 }
@@ -121,7 +125,14 @@ fn dir(mode: u16) -> Seen {
 impl Reference {
     /// With these releases, the first of them active.
     pub fn new(trees: [[Tree; 2]; RELEASES]) -> Self {
-        Self { trees, active: 0, layers: vec![Layer::default(); 1 + RELEASES], files: Vec::new(), held: Vec::new() }
+        Self {
+            trees,
+            active: 0,
+            layers: vec![Layer::default(); 1 + RELEASES],
+            files: Vec::new(),
+            removed: Vec::new(),
+            held: Vec::new(),
+        }
     }
 
     fn place(&self, at: &At) -> Place {
@@ -210,6 +221,17 @@ impl Reference {
                 *handle = Handle::Dir(None);
             }
         }
+    }
+
+    /// The directory at a place is removed.
+    fn remove_dir(&mut self, place: &Place) {
+        let Some(seen) = self.shown_dir(place) else { return };
+        for handle in &mut self.held {
+            if matches!(handle, Handle::Dir(Some(at)) if at == place) {
+                *handle = Handle::Removed(self.removed.len());
+            }
+        }
+        self.removed.push(Seen { xattr: None, ..seen });
     }
 
     /// The visible names of a directory.
@@ -325,13 +347,17 @@ impl Reference {
         match handle {
             Handle::Leaf(file) => {
                 let mut seen = self.files[*file].seen.clone();
-                if let Home::Upper = self.files[*file].home {
-                    let all = self.layers.iter().flat_map(|layer| layer.upper.values());
-                    seen.links =
-                        all.filter(|above| matches!(above, Above::Leaf(other) if other == file)).count() as u32;
-                }
+                let mut layers = self.layers.iter();
+                seen.links = match self.files[*file].home {
+                    Home::Upper => {
+                        let all = layers.flat_map(|layer| layer.upper.values());
+                        all.filter(|above| matches!(above, Above::Leaf(other) if other == file)).count() as u32
+                    }
+                    Home::Release(_) => layers.any(|layer| layer.known.values().any(|known| known == file)).into(),
+                };
                 Ok(seen)
             }
+            Handle::Removed(number) => Ok(self.removed[*number].clone()),
             Handle::Dir(place) => match place.as_ref().map(|place| self.shown_dir(place)) {
                 Some(Some(seen)) => Ok(seen),
                 _ => Err(Errno::NOENT),
@@ -381,7 +407,7 @@ impl Reference {
                 Handle::Dir(Some((layer, path))) if self.is_dir(&(layer, path.clone())) => {
                     self.make(&(layer, join(&path, name)), made, 0o700)
                 }
-                Handle::Dir(_) => Err(Errno::NOENT),
+                Handle::Dir(_) | Handle::Removed(_) => Err(Errno::NOENT),
             },
             Operation::Write(on, offset, bytes) => {
                 let file = self.file(on)?;
@@ -397,7 +423,10 @@ impl Reference {
                 Ok(Answer::Done)
             }
             Operation::Chmod(on, mode) => {
-                self.attributes(on)?.mode = *mode;
+                match self.target(on)? {
+                    Handle::Removed(number) => self.removed[number].mode = *mode,
+                    _ => self.attributes(on)?.mode = *mode,
+                }
                 Ok(Answer::Done)
             }
             Operation::SetXattr(on, value) => {
@@ -420,7 +449,7 @@ impl Reference {
                     }
                     Ok(Answer::Names(names))
                 }
-                Handle::Dir(_) => Err(Errno::NOENT),
+                Handle::Dir(_) | Handle::Removed(_) => Err(Errno::NOENT),
                 Handle::Leaf(_) => Err(Errno::NOTDIR),
             },
             Operation::Unlink(at) => {
@@ -439,10 +468,10 @@ impl Reference {
                 match self.look_up(&place).ok_or(Errno::NOENT)? {
                     Shown::Leaf(_) => return Err(Errno::NOTDIR),
                     Shown::Dir(_) if !self.names(&place).is_empty() => return Err(Errno::NOTEMPTY),
-                    Shown::Dir(_) => self.hide(&place),
+                    Shown::Dir(_) => self.remove_dir(&place),
                 }
+                self.hide(&place);
                 self.layers[place.0].upper.remove(&place.1);
-                self.gone(&place);
                 Ok(Answer::Done)
             }
             Operation::Link(from, to) => self.link(from, to),
@@ -472,7 +501,7 @@ impl Reference {
         match self.target(on)? {
             Handle::Leaf(file) if self.files[file].seen.kind == Kind::File => Ok(file),
             Handle::Leaf(_) => Err(Errno::INVAL),
-            Handle::Dir(_) => Err(Errno::ISDIR),
+            Handle::Dir(_) | Handle::Removed(_) => Err(Errno::ISDIR),
         }
     }
 
@@ -488,7 +517,7 @@ impl Reference {
                     _ => unreachable!("it was just made"),
                 }
             }
-            Handle::Dir(_) => Err(Errno::NOENT),
+            Handle::Dir(_) | Handle::Removed(_) => Err(Errno::NOENT),
         }
     }
 
@@ -550,10 +579,12 @@ impl Reference {
         self.make_dirs(to.0, &parent(&to.1));
         if exchanged.is_some() {
             self.bring_up(&to);
-            if dir(&source) && fixed(self, &to) {
-                // The release's directory must not show through the one that comes here.
-                self.hide(&to);
-            }
+        } else {
+            self.remove_dir(&to);
+        }
+        if dir(&source) {
+            // What a release has here must not show through the directory that comes.
+            self.hide(&to);
         }
         self.hide(&from);
         if exchanged.is_none() {

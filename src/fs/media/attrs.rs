@@ -34,6 +34,7 @@ impl Media {
             (Backing::Upper(_), Some(orphan), _) => self.home.open_orphan_path(orphan),
             (Backing::Upper(id), None, Some(path)) => self.home.open_path(path, *id),
             (Backing::Dir, _, Some(path)) => self.home.open_dir_path(path),
+            (Backing::Dir, _, None) => Err(Error::answer(Errno::NOENT)),
             _ => Err(Error::answer(Errno::STALE)),
         })
         .or_else(|error| self.open_moved(node, OFlags::PATH, error).map(OwnedFd::from))
@@ -43,6 +44,9 @@ impl Media {
     pub fn setattr(&self, task: Task<'_>, node: NodeId, changes: Changes) -> Result<(Attr, Ttl)> {
         if changes.size.is_some() {
             self.may_change(node, task.caller)?;
+        }
+        if self.change_removed_dir(node, &changes) {
+            return self.getattr(task.epoch, node);
         }
         self.bring_up(task, node, changes.size)?;
         let change = self.begin_change(node);

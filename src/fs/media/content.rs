@@ -200,8 +200,12 @@ impl Media {
 
     /// fsync(2) of a directory.
     pub fn fsync_dir(&self, node: NodeId) -> Result<()> {
-        let path = self.nodes.lock().dir_path(node)?;
-        self.home.sync_dir(&path)
+        let path = self.nodes.lock().path(node)?;
+        match path {
+            Some(path) => self.home.sync_dir(&path),
+            // It has no names that could be made durable.
+            None => self.removed_dir(node).map(drop),
+        }
     }
 }
 

@@ -273,8 +273,12 @@ impl Visible<'_> {
                 // Replaced behind the mount.
                 _ => Err(Error::answer(Errno::STALE)),
             },
-            (Backing::Dir, None, _) => Err(Error::answer(Errno::NOENT)),
-            (Backing::Lower { release, index, .. }, ..) => Ok(Attr { node, ..self.lower_attr(release, *index)? }),
+            (Backing::Dir, None, _) => self.media.removed_dir(node),
+            (Backing::Lower { release, index, .. }, path, _) => {
+                let attr = self.lower_attr(release, *index)?;
+                // None after unlink(2): whoever has a lock file open learns from it that its name is gone.
+                Ok(Attr { node, links: path.is_some().into(), ..attr })
+            }
             (Backing::Upper(_), _, Some(orphan)) => Ok(attr_of_stat(node, &self.media.home.stat_orphan(orphan)?)),
             (Backing::Upper(id), Some(path), None) => match self.media.home.leaf(path)? {
                 Some(leaf) if leaf.id == *id => {
@@ -330,14 +334,16 @@ impl Media {
 
 fn attr_of_stat(node: NodeId, stat: &Stat) -> Attr {
     let stamp = |second: i64, nanos: i64| Stamp { second, nanos: nanos as u32 };
+    let kind = FileType::from_raw_mode(stat.st_mode).into();
     Attr {
         node,
-        kind: FileType::from_raw_mode(stat.st_mode).into(),
+        kind,
         mode: (stat.st_mode & 0o7777) as u16,
         owner: Owner { uid: stat.st_uid, gid: stat.st_gid },
         size: stat.st_size as u64,
         blocks: stat.st_blocks as u64,
-        links: stat.st_nlink as u32,
+        // As of a release's directory: the disk counts its own subdirectories alone.
+        links: if kind == Type::Dir { 1 } else { stat.st_nlink as u32 },
         atime: stamp(stat.st_atime, stat.st_atime_nsec as i64),
         mtime: stamp(stat.st_mtime, stat.st_mtime_nsec as i64),
         ctime: stamp(stat.st_ctime, stat.st_ctime_nsec as i64),

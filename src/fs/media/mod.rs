@@ -18,6 +18,7 @@ mod namespace;
 mod node;
 mod nodes;
 mod reaper;
+mod removed;
 mod scopes;
 mod shadow;
 mod truncation;

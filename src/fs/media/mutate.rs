@@ -319,6 +319,13 @@ impl Changing<'_> {
             Step::Rename(_, path, Onto::Replace) => self.media.home.stat(path)?.is_some(),
             _ => false,
         };
+        let leaves = match step {
+            Step::Rmdir(path) => Some(path),
+            Step::Whiteout(path) if name_goes => Some(path),
+            Step::Rename(_, path, Onto::Replace) if replaces => Some(path),
+            _ => None,
+        };
+        let removed = leaves.and_then(|path| self.dir_to_remove(path));
         let announced = self.media.nodes.lock().begin_step(step);
         // What was announced ends, whatever comes: else nobody could change those names any more.
         let (result, outcome) = match catch_unwind(AssertUnwindSafe(work)) {
@@ -336,7 +343,12 @@ impl Changing<'_> {
             Step::Rename(_, path, _) if replaces => self.count_names(path, -1),
             Step::Rename(..) | Step::MakeDirs(_) => {}
         }
-        let gone = self.media.nodes.lock().end_step(announced, outcome);
+        let mut nodes = self.media.nodes.lock();
+        if let Some(held) = removed.as_ref().and_then(|removed| nodes.get_mut(removed.node)) {
+            held.removed = removed;
+        }
+        let gone = nodes.end_step(announced, outcome);
+        drop(nodes);
         self.media.noted.notify_all();
         if let (Some(orphan), Step::Unlink(path) | Step::Rename(_, path, _)) = (gone, step) {
             self.media.let_go(self.media.scopes.of(path.in_docroot())?, &orphan);

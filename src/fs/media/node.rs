@@ -2,6 +2,7 @@
 
 use super::nodes::PlaceId;
 use super::scopes::ScopeId;
+use crate::fs::attr::Attr;
 use crate::fs::epoch::Release;
 use crate::store::media::home::{FileId, Inode, Orphan};
 use crate::tree::{LayerPath, NodeId};
@@ -75,6 +76,8 @@ pub(super) struct MediaNode {
     pub(super) disk: u64,
     /// Where it is kept after its last name went.
     pub(super) orphan: Option<Orphan>,
+    /// How it looks after it was removed, of a directory.
+    pub(super) removed: Option<Box<Attr>>,
     /// What is behind it.
     pub(super) backing: Backing,
     /// How its file looked after our own last change or look.

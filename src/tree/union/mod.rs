@@ -211,10 +211,14 @@ pub fn rename(from: Name<'_>, to: Name<'_>, onto: Onto, empty: bool) -> Result<P
     plan.extend(hide(from));
     if onto == Onto::Exchange {
         plan.extend(bring_up(to)?);
-        // A directory that comes here must not show what the release has in one of the same name.
-        if from.layers.is_dir() && to.layers.below() == Some(Kind::Dir) {
-            plan.extend(hide(to));
+    }
+    // A directory that comes here must not show what this release, or a later one, has in one of the same name. What is
+    // here stays until then: a release's directory, which is empty, becomes one of the upper layer.
+    if from.layers.is_dir() && to.layers.below().is_some() {
+        if target == Shown::Lower(Kind::Dir) {
+            plan.push(Step::MakeDirs(to.path.clone()));
         }
+        plan.extend(hide(to));
     }
     plan.push(Step::Rename(from.path.clone(), to.path.clone(), onto));
     Ok(plan)

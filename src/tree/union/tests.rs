@@ -387,3 +387,24 @@ fn renaming_a_release_directory_crosses_a_device() {
     let to = Name { path: &b, layers: Layers::default() };
     assert_eq!(rename(from, to, Onto::Replace, true).expect_err("a release's directory").errno(), Errno::XDEV);
 }
+
+#[test]
+fn a_directory_renamed_over_an_emptied_one_shows_the_same_in_later_releases_as_after_rmdir() {
+    let path = |text: &str| LayerPath::shared(text);
+    let lower = Map::from([(path("b"), Entry::Dir), (path("b/a"), Entry::Leaf(1))]);
+    let later = Map::from([(path("b"), Entry::Dir), (path("b/c"), Entry::Leaf(2))]);
+    let shown = |operations: &[Operation]| {
+        let mut world = World { lower: lower.clone(), ..World::default() };
+        for operation in operations {
+            let planned = plan(&world, operation).expect("allowed");
+            planned.iter().for_each(|step| world.step(step, Entry::Dir));
+        }
+        world.lower = later.clone();
+        world.visible()
+    };
+    let emptied = [Operation::Mkdir(path("c")), Operation::Unlink(path("b/a"))];
+    let over = Operation::Rename(path("c"), path("b"), Onto::Replace);
+    let removed = [&emptied[..], &[Operation::Rmdir(path("b")), over.clone()]].concat();
+    assert_eq!(shown(&[&emptied[..], &[over]].concat()), shown(&removed));
+    assert_eq!(shown(&removed), Map::from([(path("b"), Entry::Dir)]));
+}

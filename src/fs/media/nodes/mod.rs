@@ -272,6 +272,7 @@ impl Nodes {
             scope,
             disk,
             orphan: None,
+            removed: None,
             backing: Backing::Gone,
             look: None,
             changing: 0,
