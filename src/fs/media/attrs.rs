@@ -6,7 +6,7 @@ use super::node::Backing;
 use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fs::attr::{Attr, Ttl};
-use crate::store::media::home::{is_acl, set_xattr, xattrs};
+use crate::store::media::home::{is_acl, set_xattr, xattr, xattrs};
 use crate::sys::AsCaller;
 use crate::tree::NodeId;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timestamps, Uid};
@@ -25,6 +25,16 @@ pub struct Changes {
     pub size: Option<u64>,
     /// Times; `UTIME_OMIT` where one stays.
     pub times: Option<Timestamps>,
+}
+
+/// Where the extended attributes of a node are.
+enum Attributed {
+    /// In a release: these.
+    Release(Vec<(Vec<u8>, Vec<u8>)>),
+    /// At what this stands for in the upper layer.
+    Upper(OwnedFd),
+    /// Nowhere.
+    Nothing,
 }
 
 impl Media {
@@ -96,24 +106,39 @@ impl Media {
     /// Extended attributes of the user's, of what is behind a node.
     pub fn getxattr(&self, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
         self.check_attribute(name)?;
-        Ok(self.xattrs(node)?.into_iter().find(|(key, _)| key == name).ok_or(Error::answer(Errno::NODATA))?.1)
+        let found = match self.attributed(node)? {
+            Attributed::Release(all) => all.into_iter().find(|(key, _)| key == name).map(|(_, value)| value),
+            Attributed::Upper(handle) => {
+                xattr(&handle, name).on_disk("reading the attributes of", || self.shown(node))?
+            }
+            Attributed::Nothing => None,
+        };
+        found.ok_or(Error::answer(Errno::NODATA))
     }
 
     /// All of them.
     pub fn xattrs(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let backing = self.nodes.lock().get(node).ok_or(Error::answer(Errno::STALE))?.backing.clone();
-        if let Backing::Lower { release, index, .. } = backing {
-            return release.manifest.xattrs(index);
-        }
-        let link = match self.handle(node) {
-            Ok(handle) => handle,
-            // A directory that only a release has, or one that is gone.
-            Err(error) if error.is_not_found() => return Ok(Vec::new()),
-            Err(error) => return Err(error),
+        let mut found = match self.attributed(node)? {
+            Attributed::Release(all) => return Ok(all),
+            Attributed::Upper(handle) => xattrs(&handle).on_disk("reading the attributes of", || self.shown(node))?,
+            Attributed::Nothing => Vec::new(),
         };
-        let mut found = xattrs(&link).on_disk("reading the attributes of", || self.shown(node))?;
         found.retain(|(name, _)| self.check_attribute(name).is_ok());
         Ok(found)
+    }
+
+    /// What has the extended attributes of a node.
+    fn attributed(&self, node: NodeId) -> Result<Attributed> {
+        let backing = self.nodes.lock().get(node).ok_or(Error::answer(Errno::STALE))?.backing.clone();
+        if let Backing::Lower { release, index, .. } = backing {
+            return Ok(Attributed::Release(release.manifest.xattrs(index)?));
+        }
+        match self.handle(node) {
+            Ok(handle) => Ok(Attributed::Upper(handle)),
+            // A directory that only a release has, or one that is gone.
+            Err(error) if error.is_not_found() => Ok(Attributed::Nothing),
+            Err(error) => Err(error),
+        }
     }
 
     /// The attributes that are kept: the user's, and access lists if they decide.

@@ -107,6 +107,9 @@ impl Media {
     /// mount before it is read.
     pub(super) fn hold(&self, node: NodeId) {
         let is_upper = |held: &MediaNode| matches!(held.backing, Backing::Upper(_));
+        if self.home.tells_late() {
+            return;
+        }
         if self.nodes.lock().get(node).is_some_and(is_upper) && self.opened(node, Access::Read).is_none() {
             // Whoever reads it gets the error, if it is one still.
             let _ = self.open_anew(node, Access::Read);
@@ -135,7 +138,8 @@ impl Media {
         let file = self.by_name(node, open).or_else(|error| self.open_moved(node, flags, error))?;
         let file = Arc::new(file);
         let kept = match access {
-            Access::Read if self.disk_of(node) == self.home.device() => Kept::Long,
+            // A server's file that is open and removed would get another name there.
+            Access::Read if self.disk_of(node) == self.home.device() && !self.home.tells_late() => Kept::Long,
             Access::Read | Access::Write => Kept::Briefly,
         };
         drop(self.descriptors.keep(node, access, file.clone(), kept));

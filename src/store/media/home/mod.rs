@@ -25,7 +25,7 @@ pub use orphans::Orphan;
 pub use upper::{Upper, UpperName, upper_kind};
 pub use whiteouts::Whiteout;
 pub(in crate::store) use xattrs::proc_link;
-pub use xattrs::{has_default_acl, is_acl, set_xattr, xattrs};
+pub use xattrs::{has_default_acl, is_acl, set_xattr, xattr, xattrs};
 
 use crate::error::{Context, Errno, Error, OnDisk, Result, Shown};
 use crate::fault;

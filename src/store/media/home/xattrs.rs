@@ -41,6 +41,20 @@ pub fn xattrs(handle: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     Ok(found)
 }
 
+/// One extended attribute of what an O_PATH descriptor stands for; `None` if it has none of that name.
+pub fn xattr(handle: &OwnedFd, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> {
+    // XATTR_SIZE_MAX of include/uapi/linux/limits.h.
+    let mut value = vec![0; 1 << 16];
+    match rustix::fs::getxattr(proc_link(handle), name, &mut value[..]) {
+        Ok(len) => {
+            value.truncate(len);
+            Ok(Some(value))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Sets an extended attribute (value and flags of setxattr(2)), or removes it.
 pub fn set_xattr(handle: &OwnedFd, name: &[u8], value: Option<(&[u8], u32)>) -> rustix::io::Result<()> {
     let link = proc_link(handle);
