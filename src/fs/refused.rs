@@ -4,7 +4,7 @@
 //! Whoever is refused chooses the paths, so what is kept is bounded: the most frequent ones are (Metwally and others,
 //! "Efficient computation of frequent and top-k elements in data streams", 2005: space saving). A new path takes the
 //! place of the least frequent one, and goes on from its count; what it took over is known, and is not shown. So who
-//! was refused more often than one time in [`MOST`] of all is there, whatever else came before and between.
+//! was refused more often than one time in `MOST` of all is there, whatever else came before and between.
 //!
 //! Names that differ only in what looks like chance count as one: some programs try at each request whether they can
 //! write, by another name each time.
