@@ -238,6 +238,8 @@ impl Visible<'_> {
                     let lower = self.lower_attr(&lower.release, lower.index)?;
                     attr.mtime = attr.mtime.max(lower.mtime);
                     attr.ctime = attr.ctime.max(lower.mtime);
+                    // Those of one layer alone would be too few, and find(1) would skip the others.
+                    attr.links = 1;
                 }
                 self.media.notice(node, path, stat);
                 Ok(attr)
@@ -334,16 +336,14 @@ impl Media {
 
 fn attr_of_stat(node: NodeId, stat: &Stat) -> Attr {
     let stamp = |second: i64, nanos: i64| Stamp { second, nanos: nanos as u32 };
-    let kind = FileType::from_raw_mode(stat.st_mode).into();
     Attr {
         node,
-        kind,
+        kind: FileType::from_raw_mode(stat.st_mode).into(),
         mode: (stat.st_mode & 0o7777) as u16,
         owner: Owner { uid: stat.st_uid, gid: stat.st_gid },
         size: stat.st_size as u64,
         blocks: stat.st_blocks as u64,
-        // As of a release's directory: the disk counts its own subdirectories alone.
-        links: if kind == Type::Dir { 1 } else { stat.st_nlink as u32 },
+        links: stat.st_nlink as u32,
         atime: stamp(stat.st_atime, stat.st_atime_nsec as i64),
         mtime: stamp(stat.st_mtime, stat.st_mtime_nsec as i64),
         ctime: stamp(stat.st_ctime, stat.st_ctime_nsec as i64),
