@@ -3,7 +3,7 @@
 use super::output::{Output, show_path};
 use super::which;
 use crate::control::client::Client;
-use crate::error::{Errno, Error, Result};
+use crate::error::{Error, Result};
 use crate::protocol::{Adopted, EncodedPath, Restored, Way, request};
 use crate::store::Store;
 use crate::store::journal::{Asker, Line};
@@ -110,7 +110,7 @@ fn restore(verb: &Restore, store: &Store, output: Output) -> Result<()> {
                 let unnoted = |why: &Error| log::warn!("the journal has no line of this: {why}");
                 match store.write_journal(&line) {
                     // Who may not write to the store has changed nothing.
-                    Err(why) if !matches!(why.errno(), Errno::ACCESS | Errno::PERM) => unnoted(&why),
+                    Err(why) if !why.is_denied() => unnoted(&why),
                     _ => {}
                 }
             }

@@ -149,13 +149,9 @@ impl Visible<'_> {
     /// The next visible names of a directory. Names that come or go meanwhile may be in it or not. Of all others none
     /// is missing: the layers are read in the order in which no step moves a name past the reader.
     pub(super) fn window(&self, path: &LayerPath, after: u64) -> Result<Window> {
-        self.window_of(path, after, WINDOW)
-    }
-
-    pub(super) fn window_of(&self, path: &LayerPath, after: u64, most: usize) -> Result<Window> {
         let home = &self.media.home;
-        let mut whited = First::new(after, most);
-        let mut lower = First::new(after, most);
+        let mut whited = First::new(after, WINDOW);
+        let mut lower = First::new(after, WINDOW);
         if let Some(dir) = self.lower_dir(path)? {
             home.each_whiteout(path, &mut |name| whited.offer(name, ()))?;
             let manifest = &dir.release.manifest;
@@ -163,7 +159,7 @@ impl Visible<'_> {
                 lower.offer(manifest.name(child)?, manifest.node(child)?);
             }
         }
-        let mut upper = First::new(after, most);
+        let mut upper = First::new(after, WINDOW);
         home.each(path, |name, id, kind| {
             upper.offer(name, (id, kind));
             ControlFlow::Continue(())

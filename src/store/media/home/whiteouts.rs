@@ -5,7 +5,6 @@ use crate::error::{Errno, OnDisk, Result};
 use crate::fault;
 use crate::tree::LayerPath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
-use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 
 /// What hides the release's entry at a path.
@@ -33,16 +32,7 @@ impl Home {
         }
     }
 
-    /// The names that are hidden one by one in a directory.
-    pub fn whiteouts_in(&self, path: &LayerPath) -> Result<HashSet<Vec<u8>>> {
-        let mut hidden = HashSet::new();
-        self.each_whiteout(path, &mut |name| {
-            hidden.insert(name.to_vec());
-        })?;
-        Ok(hidden)
-    }
-
-    /// The same, one after the other.
+    /// The names that are hidden one by one in a directory, one after the other.
     pub fn each_whiteout(&self, path: &LayerPath, take: &mut dyn FnMut(&[u8])) -> Result<()> {
         let shown = || self.show_in(In::Whiteouts, path);
         let opened = absent(self.open_at(In::Whiteouts, path, OFlags::RDONLY | OFlags::DIRECTORY));
