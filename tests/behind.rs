@@ -6,7 +6,7 @@ mod support;
 use rustix::fs::{CWD, Timespec, Timestamps, utimensat};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::disk::SmallDisk;
@@ -185,6 +185,20 @@ fn an_open_file_stays_that_file_when_its_name_is_moved_replaced_or_removed_behin
             feed.read_to_string(&mut read).unwrap();
             assert_eq!(read, "old feed", "{kind}");
         }
+        // One that was made and written a while ago, when the kernel remembers nothing of its disk.
+        let made = File::options().read(true).write(true).create_new(true).open(shop.scope.join("made")).unwrap();
+        made.write_at(b"made", 0).unwrap();
+        closed(&shop, &shop.behind);
+        fs::rename(shop.behind.join("made"), shop.behind.join("made.1")).unwrap();
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        made.write_at(b"M", 0).unwrap();
+        assert_eq!(fs::read(shop.behind.join("made.1")).unwrap(), b"Made", "{kind}");
+        closed(&shop, &shop.behind);
+        fs::remove_file(shop.behind.join("made.1")).unwrap();
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        let mut read = [0; 4];
+        made.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(read, *b"Made", "{kind}");
         // What is moved out of the layer is out of reach.
         put(&shop.behind.join("secret"), "secret");
         let outside = shop.behind.join("../../../secret");

@@ -3,12 +3,14 @@
 use super::Media;
 use super::node::{Backing, Held, MediaNode};
 use crate::error::{Errno, Error, Result};
+use crate::store::media::home::Leaf;
 use crate::tree::NodeId;
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,14 +83,14 @@ impl Descriptors {
     }
 
     /// Takes out those that nobody used for a while.
-    fn take_idle(&self) -> Closing {
+    fn take_idle(&self) -> Vec<((NodeId, Access), Arc<File>)> {
         let mut all = self.0.lock();
         let idle: Vec<_> = all
             .iter()
             .filter(|(_, open)| open.kept == Kept::Briefly && open.used.elapsed() > IDLE)
             .map(|(key, _)| *key)
             .collect();
-        Closing(idle.iter().filter_map(|key| all.pop(key)).map(|open| open.file).collect())
+        idle.into_iter().filter_map(|key| all.pop(&key).map(|open| (key, open.file))).collect()
     }
 }
 
@@ -137,13 +139,16 @@ impl Media {
         };
         let file = self.by_name(node, open).or_else(|error| self.open_moved(node, flags, error))?;
         let file = Arc::new(file);
-        let kept = match access {
+        drop(self.descriptors.keep(node, access, file.clone(), self.kept(node, access)));
+        Ok(file)
+    }
+
+    fn kept(&self, node: NodeId, access: Access) -> Kept {
+        match access {
             // A server's file that is open and removed would get another name there.
             Access::Read if self.disk_of(node) == self.home.device() && !self.home.tells_late() => Kept::Long,
             Access::Read | Access::Write => Kept::Briefly,
-        };
-        drop(self.descriptors.keep(node, access, file.clone(), kept));
-        Ok(file)
+        }
     }
 
     /// Opens the file of a node that none of its names leads to any more: it was moved behind the mount, or one of the
@@ -162,10 +167,30 @@ impl Media {
         closing
     }
 
-    /// Closes descriptors that nobody used for a while, and lets go of what truncations took.
+    /// Closes descriptors that nobody used for a while, and lets go of what truncations took. A file that was open for
+    /// writing stays open for reading: whoever wrote it may have it open still.
     pub fn close_idle(&self) {
         self.truncations.forget_old();
         self.writeback.forget_old();
-        drop(self.descriptors.take_idle());
+        for ((node, access), file) in self.descriptors.take_idle() {
+            if access == Access::Write && self.kept(node, Access::Read) == Kept::Long {
+                self.go_on_reading(node, &file);
+            }
+        }
+    }
+
+    /// Keeps the file of a descriptor open for reading. If it fails, the file is found by its name or its handle.
+    fn go_on_reading(&self, node: NodeId, file: &File) {
+        if self.opened(node, Access::Read).is_some() {
+            return;
+        }
+        let Ok(reading) = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) else { return };
+        let Ok(leaf) = Leaf::of(&reading) else { return };
+        drop(self.descriptors.keep(node, Access::Read, Arc::new(reading), Kept::Long));
+        // Whoever gave the node another file meanwhile has not seen this one.
+        let is_still = |held: &MediaNode| matches!(held.backing, Backing::Upper(id) if id == leaf.id);
+        if !self.nodes.lock().get(node).is_some_and(is_still) {
+            drop(self.descriptors.take(node));
+        }
     }
 }
