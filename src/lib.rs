@@ -90,6 +90,7 @@
 //! MediaDisk.wanted              switch/shadowed.rs          releases whose own layer is still to be made
 //! Lanes.lanes                   fuse/lanes.rs               the lane of each disk and class
 //!   inside   Lane.queue
+//! CopyFirst.stages              fuse/copy_first.rs          who comes again when a large file is copied up
 //! Watch.0                       fuse/lanes.rs               lanes in which requests wait, and overdue writes
 //!   inside   Lane.queue
 //!   waits    for threads to start

@@ -74,6 +74,33 @@ impl Fs {
         self.noted(&Asked::named(Operation::Rename, from.0, from.1), renamed)
     }
 
+    /// Large files of the release that a rename would copy up, before it is asked for in earnest.
+    pub fn copies_to_rename(
+        &self,
+        caller: Caller,
+        from: (NodeId, &[u8]),
+        to: (NodeId, &[u8]),
+        onto: Onto,
+    ) -> Vec<NodeId> {
+        match (self.media_of(from.0), self.media_of(to.0)) {
+            (Some(media), Some(_)) => media.copies_to_rename(self.task(&self.epochs.load(), caller), from, to, onto),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The same for a link.
+    pub fn copies_to_link(&self, caller: Caller, node: NodeId, dir: NodeId, name: &[u8]) -> Vec<NodeId> {
+        match (self.media_of(node), self.media_of(dir)) {
+            (Some(media), Some(_)) => media.copies_to_link(self.task(&self.epochs.load(), caller), node, dir, name),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Copies a file of the release up.
+    pub fn copy_up(&self, caller: Caller, node: NodeId) -> Result<()> {
+        self.media_of(node).map_or(Ok(()), |media| media.bring_up(self.task(&self.epochs.load(), caller), node, None))
+    }
+
     /// link(2).
     pub fn link(&self, caller: Caller, node: NodeId, dir: NodeId, name: &[u8]) -> Result<Entry> {
         let media = self.writable(caller, dir, name)?;

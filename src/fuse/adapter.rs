@@ -2,12 +2,11 @@
 //! end.
 
 use super::convert::times;
-use super::dispatch::{Adapter, caller, own};
+use super::dispatch::{Adapter, caller, look_up, own};
 use super::lanes::Class;
 use super::requests::NewEntry;
 use crate::fs::media::{Changes, Permissions, Reading, Writing};
-use crate::fs::{Operation, Position, Turn};
-use crate::sys::caught;
+use crate::fs::{Operation, Position};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
 use fuser::{
@@ -54,18 +53,10 @@ impl Filesystem for Adapter {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.serve(Operation::Lookup, || {
             let (dir, name) = (NodeId(parent.0), own(name));
-            let fs = &self.requests.fs;
-            let disk = fs.disk_to_look_up(dir, &name);
-            let (requests, lanes, own) = (self.requests.clone(), self.lanes.clone(), name.clone());
+            let (requests, lanes) = (self.requests.clone(), self.lanes.clone());
             // The number is the thread's (fuse_in_header.pid).
-            fs.gated(dir, &name, req.pid(), move |turn| match (disk, turn) {
-                // The thread may be that of the switch.
-                (None, _) => {
-                    caught(|| requests.lookup(dir, &own, reply));
-                }
-                (Some(disk), Turn::Own) => lanes.run(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
-                (Some(disk), Turn::Switch) => lanes.queue(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
-            });
+            let thread = req.pid();
+            self.requests.copy_first.after(thread, move || look_up(requests, lanes, thread, (dir, name), reply));
         });
     }
 

@@ -3,8 +3,8 @@
 use super::lanes::{Class, Lanes};
 use super::requests::{NewEntry, Requests};
 use crate::fault;
-use crate::fs::Operation;
 use crate::fs::media::{Caller, Permissions};
+use crate::fs::{Operation, Turn};
 use crate::sys::caught;
 use crate::tree::NodeId;
 use fuser::{INodeNo, ReplyEntry, Request};
@@ -66,6 +66,27 @@ impl Adapter {
         let (caller, dir, name) = (caller(req), NodeId(dir.0), own(name));
         self.change(dir, move |requests| requests.make(caller, (dir, &name), &new, mode, reply));
     }
+}
+
+/// Answers a LOOKUP, after the swap if it has to wait for that.
+pub(super) fn look_up(
+    requests: Arc<Requests>,
+    lanes: Arc<Lanes>,
+    thread: u32,
+    (dir, name): (NodeId, Vec<u8>),
+    reply: ReplyEntry,
+) {
+    let fs = requests.fs.clone();
+    let disk = fs.disk_to_look_up(dir, &name);
+    let own = name.clone();
+    fs.gated(dir, &name, thread, move |turn| match (disk, turn) {
+        // The thread may be that of the switch.
+        (None, _) => {
+            caught(|| requests.lookup(dir, &own, reply));
+        }
+        (Some(disk), Turn::Own) => lanes.run(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
+        (Some(disk), Turn::Switch) => lanes.queue(disk, Class::Look, move || requests.lookup(dir, &own, reply)),
+    });
 }
 
 pub(super) fn own(name: &OsStr) -> Vec<u8> {

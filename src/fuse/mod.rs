@@ -3,6 +3,7 @@
 mod adapter;
 mod connection;
 mod convert;
+mod copy_first;
 mod dispatch;
 mod lanes;
 mod mountpoint;

@@ -1,6 +1,7 @@
 //! Requests of the kernel, answered: call, match, reply. Which thread runs one is the adapter's business.
 
 use super::convert::{file_attr, file_type, nothing, ttl};
+use super::copy_first::CopyFirst;
 use super::notify::{AttrDropper, PageDropper};
 use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Changes, New, Permissions, Reading, SetBits, Writing};
@@ -26,6 +27,7 @@ pub(super) struct Requests {
     pages: PageDropper,
     /// Changes of a content that cleared suid or sgid tell the kernel so.
     attributes: AttrDropper,
+    pub(super) copy_first: CopyFirst,
     /// How many entries fitted into the last replies: the buffer's size is not told beforehand.
     plain_fit: AtomicUsize,
     plus_fit: AtomicUsize,
@@ -56,7 +58,7 @@ impl NewEntry {
 impl Requests {
     pub(super) fn new(fs: Arc<Fs>, pages: PageDropper, attributes: AttrDropper) -> Self {
         let fit = || AtomicUsize::new(MOST_ENTRIES);
-        Self { fs, pages, attributes, plain_fit: fit(), plus_fit: fit() }
+        Self { fs, pages, attributes, copy_first: CopyFirst::default(), plain_fit: fit(), plus_fit: fit() }
     }
 
     /// Answers a change of a content, whose reply has no attributes: the kernel must not believe in the former mode
@@ -269,11 +271,23 @@ impl Requests {
         onto: Onto,
         reply: ReplyEmpty,
     ) {
-        self.done(reply, self.fs.rename(caller, from, to, onto));
+        match self.copy_first.begin(caller.thread, || self.fs.copies_to_rename(caller, from, to, onto)) {
+            None => self.done(reply, self.fs.rename(caller, from, to, onto)),
+            Some(copying) => {
+                reply.error(fuser::Errno::ESTALE);
+                copying.make(|node| self.fs.copy_up(caller, node));
+            }
+        }
     }
 
     pub(super) fn link(&self, caller: Caller, node: NodeId, dir: NodeId, name: &[u8], reply: ReplyEntry) {
-        self.entry(reply, self.fs.link(caller, node, dir, name));
+        match self.copy_first.begin(caller.thread, || self.fs.copies_to_link(caller, node, dir, name)) {
+            None => self.entry(reply, self.fs.link(caller, node, dir, name)),
+            Some(copying) => {
+                reply.error(fuser::Errno::ESTALE);
+                copying.make(|node| self.fs.copy_up(caller, node));
+            }
+        }
     }
 
     /// Root can open a release file for writing, since OPEN is not asked, and dirty a shared mapping of it. Outside

@@ -105,6 +105,9 @@ fn a_large_file_that_is_copied_up_for_a_new_name_makes_nobody_wait() {
                 .with(format!("{what}: a name in its directory"), || {
                     assert_eq!(fs::read_to_string(dir.join("known")).unwrap(), "known");
                 })
+                .with(format!("{what}: a name in its directory that nobody asked for yet"), || {
+                    assert!(!dir.join("unknown").exists());
+                })
                 .unanswered(gate);
             match missed.is_empty() {
                 true => still_stuck(&held),

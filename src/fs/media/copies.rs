@@ -6,12 +6,15 @@ use super::mutate::Materials;
 use super::node::{Backing, Held};
 use super::nodes::Nodes;
 use super::scopes::ScopeId;
-use super::{Media, Task};
+use super::{Lower, Media, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
 use crate::store::media::home::{COPYING, Copy, Leaf};
 use crate::tree::union::{self, Plan, Step};
 use crate::tree::{Kind, LayerPath, NodeId, Tree};
+
+/// A file of so many bytes is large: its copy takes a disk about a millisecond or more.
+const LARGE: u64 = 1 << 20;
 
 /// Copies that were made for a plan.
 #[derive(Debug, Default)]
@@ -41,14 +44,13 @@ impl<'a> Copies<'a> {
 }
 
 impl Media {
-    /// Makes the copies that a plan will want if it comes out as it does now. That takes no claim: it may take long.
-    pub(super) fn copies<const N: usize>(
+    /// The release's files that a plan will want to copy up, if it comes out as it does now.
+    fn to_copy<const N: usize>(
         &self,
         task: Task<'_>,
         paths: &impl Fn(&Nodes) -> Result<[LayerPath; N]>,
         plan: impl Fn(&Visible<'_>, &[LayerPath; N]) -> Result<Plan>,
-    ) -> Result<Copies<'_>> {
-        let mut copies = Copies::default();
+    ) -> Result<Vec<(LayerPath, Lower)>> {
         let paths = {
             let nodes = self.nodes.lock();
             let paths = paths(&nodes)?;
@@ -57,29 +59,58 @@ impl Media {
                 node.is_some_and(|held| matches!(held.backing, Backing::Lower { .. }))
             };
             if !paths.iter().any(is_lower) {
-                return Ok(copies);
+                return Ok(Vec::new());
             }
             paths
         };
         let visible = Visible { media: self, epoch: task.epoch };
         // What is refused is refused under the claim.
-        let Ok(plan) = plan(&visible, &paths) else { return Ok(copies) };
+        let Ok(plan) = plan(&visible, &paths) else { return Ok(Vec::new()) };
+        let mut wanted = Vec::new();
         for step in plan {
             let Step::CopyUp(path) = step else { continue };
             if let Some(lower) = visible.look(&path)?.lower
                 && lower.node.kind == Kind::File
             {
-                let scope = self.scopes.of(path.in_docroot())?;
-                let made = self.copy(task, (scope, Some(&path)), &lower.release, lower.index, None)?;
-                copies.0.push(CopyOf { path: Some(path), node: lower.node.nodeid, made });
+                wanted.push((path, lower));
             }
+        }
+        Ok(wanted)
+    }
+
+    /// Makes the copies that a plan will want if it comes out as it does now. That takes no claim: it may take long.
+    pub(super) fn copies<const N: usize>(
+        &self,
+        task: Task<'_>,
+        paths: &impl Fn(&Nodes) -> Result<[LayerPath; N]>,
+        plan: impl Fn(&Visible<'_>, &[LayerPath; N]) -> Result<Plan>,
+    ) -> Result<Copies<'_>> {
+        let mut copies = Copies::default();
+        for (path, lower) in self.to_copy(task, paths, plan)? {
+            let scope = self.scopes.of(path.in_docroot())?;
+            let made = self.copy(task, (scope, Some(&path)), &lower.release, lower.index, None)?;
+            copies.0.push(CopyOf { path: Some(path), node: lower.node.nodeid, made });
         }
         Ok(copies)
     }
 
+    /// The nodes of those that are so large that nobody should hold a directory meanwhile.
+    pub(super) fn large_copies<const N: usize>(
+        &self,
+        task: Task<'_>,
+        paths: &impl Fn(&Nodes) -> Result<[LayerPath; N]>,
+        plan: impl Fn(&Visible<'_>, &[LayerPath; N]) -> Result<Plan>,
+    ) -> Vec<NodeId> {
+        // What cannot be found out is told when it is done.
+        let wanted = self.to_copy(task, paths, plan).unwrap_or_default();
+        let nodes = self.nodes.lock();
+        let large = wanted.iter().filter(|(_, lower)| lower.node.size >= LARGE);
+        large.filter_map(|(path, _)| nodes.at(path)).collect()
+    }
+
     /// Brings what is behind a node into the upper layer, so that it can be changed; of a file only `keep` bytes.
     /// If its name has moved on, the copy gets none: what is written goes to what was opened, never to the path.
-    pub(super) fn bring_up(&self, task: Task<'_>, node: NodeId, keep: Option<u64>) -> Result<()> {
+    pub(in crate::fs) fn bring_up(&self, task: Task<'_>, node: NodeId, keep: Option<u64>) -> Result<()> {
         let held = self.node(node)?;
         let mut copies = Copies::default();
         match &held.backing {

@@ -33,6 +33,8 @@ struct Open {
     file: Arc<File>,
     used: Instant,
     kept: Kept,
+    /// The file has no name on its disk any more, and [`Descriptors::removed`] told so.
+    removed: bool,
 }
 
 /// How long a descriptor is kept.
@@ -71,7 +73,7 @@ impl Descriptors {
     }
 
     fn keep(&self, node: NodeId, access: Access, file: Arc<File>, kept: Kept) -> Closing {
-        let open = Open { file, used: Instant::now(), kept };
+        let open = Open { file, used: Instant::now(), kept, removed: false };
         Closing(self.0.lock().push((node, access), open).into_iter().map(|(_, open)| open.file).collect())
     }
 
@@ -91,6 +93,24 @@ impl Descriptors {
             .map(|(key, _)| *key)
             .collect();
         idle.into_iter().filter_map(|key| all.pop(&key).map(|open| (key, open.file))).collect()
+    }
+
+    /// The nodes whose file has no name on its disk since this was asked last.
+    pub(super) fn removed(&self) -> Vec<NodeId> {
+        let long: Vec<_> = {
+            let all = self.0.lock();
+            let long = all.iter().filter(|(_, open)| open.kept == Kept::Long && !open.removed);
+            long.map(|(key, open)| (*key, open.file.clone())).collect()
+        };
+        let is_removed = |file: &File| rustix::fs::fstat(file).is_ok_and(|stat| stat.st_nlink == 0);
+        let removed: Vec<_> = long.into_iter().filter(|(_, file)| is_removed(file)).map(|(key, _)| key).collect();
+        let mut all = self.0.lock();
+        for key in &removed {
+            if let Some(open) = all.peek_mut(key) {
+                open.removed = true;
+            }
+        }
+        removed.into_iter().map(|(node, _)| node).collect()
     }
 }
 

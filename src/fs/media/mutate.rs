@@ -144,6 +144,30 @@ impl Media {
         changing.carry_out(union::rmdir(changing.name(&path)?, empty)?, Materials::default())
     }
 
+    /// Large files of the release that [`Self::rename`] would copy up.
+    pub fn copies_to_rename(
+        &self,
+        task: Task<'_>,
+        from: (NodeId, &[u8]),
+        to: (NodeId, &[u8]),
+        onto: Onto,
+    ) -> Vec<NodeId> {
+        let paths = |nodes: &Nodes| Ok([nodes.below(from.0, from.1)?, nodes.below(to.0, to.1)?]);
+        self.large_copies(task, &paths, |visible, [from, to]| visible.plan_rename(task, from, to, onto))
+    }
+
+    /// The same for [`Self::link`].
+    pub fn copies_to_link(&self, task: Task<'_>, node: NodeId, dir: NodeId, name: &[u8]) -> Vec<NodeId> {
+        if self.may_change(node, task.caller).is_err() {
+            return Vec::new();
+        }
+        let paths = |nodes: &Nodes| {
+            let from = nodes.path(node)?.ok_or(Error::answer(Errno::NOENT))?;
+            Ok([from, nodes.below(dir, name)?])
+        };
+        self.large_copies(task, &paths, |visible, [from, to]| visible.plan_link(task, from, to))
+    }
+
     /// rename(2).
     pub fn rename(&self, task: Task<'_>, from: (NodeId, &[u8]), to: (NodeId, &[u8]), onto: Onto) -> Result<()> {
         check_name(from.1)?;

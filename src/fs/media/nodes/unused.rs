@@ -59,21 +59,24 @@ impl Nodes {
         let mut found = Vec::new();
         for node in self.oldest(most) {
             self.promote(node);
-            let Some(held) = self.get(node).filter(|held| held.moving == 0) else { continue };
-            let is_dir = matches!(held.backing, Backing::Dir);
-            let names: Vec<PlaceId> = held.names.iter().take(most).copied().collect();
-            let looks = held.looks;
-            for place in names {
-                if found.len() == most {
-                    return found;
-                }
-                if let Some((dir, name, path)) = self.last_name(place) {
-                    let dir_at = is_dir.then(|| path.in_docroot().to_vec());
-                    found.push(Unused { dir, name, dir_at, node, path, looks });
-                }
+            found.extend(self.last_names(node, most - found.len()));
+            if found.len() == most {
+                break;
             }
         }
         found
+    }
+
+    /// So many names of a node in which nothing lies that is known.
+    fn last_names(&self, node: NodeId, most: usize) -> Vec<Unused> {
+        let Some(held) = self.get(node).filter(|held| held.moving == 0) else { return Vec::new() };
+        let is_dir = matches!(held.backing, Backing::Dir);
+        let unused = |place: &PlaceId| {
+            let (dir, name, path) = self.last_name(*place)?;
+            let dir_at = is_dir.then(|| path.in_docroot().to_vec());
+            Some(Unused { dir, name, dir_at, node, path, looks: held.looks })
+        };
+        held.names.iter().take(most).filter_map(unused).collect()
     }
 
     /// The kernel dropped a name. If its file has others, it is known by those; else the kernel forgets the node.
@@ -86,19 +89,28 @@ impl Nodes {
 }
 
 impl Media {
-    /// Drops names at the kernel if too many are known. `drop` leaves those that it dropped; it may take its time.
+    /// Drops names at the kernel if too many are known, and those of files that were removed behind the mount: their
+    /// room on the disk is free once the kernel forgets them. `drop` leaves those that it dropped; it may take time.
     pub fn drop_unused(&self, drop: impl Fn(&mut Vec<Unused>) -> Result<()>) -> Result<()> {
+        let dropped = |mut names: Vec<Unused>| -> Result<()> {
+            drop(&mut names)?;
+            for name in names {
+                self.nodes.lock().dropped(&name);
+            }
+            Ok(())
+        };
+        for node in self.descriptors.removed() {
+            let names = self.nodes.lock().last_names(node, AT_A_TIME);
+            dropped(names)?;
+        }
         let mut left = self.nodes.lock().names();
         if left <= MOST {
             return Ok(());
         }
         while left > 0 && self.nodes.lock().names() > FEWER {
             left = left.saturating_sub(AT_A_TIME);
-            let mut unused = self.nodes.lock().longest_unused(AT_A_TIME);
-            drop(&mut unused)?;
-            for name in unused {
-                self.nodes.lock().dropped(&name);
-            }
+            let unused = self.nodes.lock().longest_unused(AT_A_TIME);
+            dropped(unused)?;
         }
         Ok(())
     }
