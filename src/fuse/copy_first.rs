@@ -1,9 +1,9 @@
 //! Renames and links of large release files. Their copy is made before the kernel holds the directory.
 //!
 //! While a RENAME or LINK is answered the kernel holds the lock of its directories (vfs_rename, vfs_link), and a look
-//! at a name in one of them that it does not know waits for that lock. So the first request is answered with ESTALE, then
-//! the file is copied up. The kernel takes ESTALE for a sign that its names are old: it lets go of the locks,
-//! looks the path up again, and asks a second time (`retry_estale` in include/linux/namei.h); once only, so the second
+//! at a name in one of them that it does not know waits for that lock. So the first request gets ESTALE, and then
+//! the file is copied up. The kernel takes ESTALE for a sign that its names are old: it lets go of the locks, looks
+//! the path up again, and asks a second time (`retry_estale` in include/linux/namei.h); once only, so the second
 //! request is answered whatever comes out. The looks of that thread, the first thing that it asks for, wait for the
 //! copy. Where the caller named a path without a directory there is no look outside of the lock, and it is held until
 //! the copy is there.
@@ -60,12 +60,12 @@ impl CopyFirst {
         }
         let mut stages = self.stages.lock();
         stages.retain(|_, stage| !matches!(stage, Stage::Copied(at) if at.elapsed() > AGAIN));
-        let has_room = stages.len() < MOST;
-        if has_room {
-            stages.insert(thread, Stage::Copying);
+        if stages.len() >= MOST {
+            return None;
         }
+        stages.insert(thread, Stage::Copying);
         self.len.store(stages.len(), Ordering::Release);
-        has_room.then_some(Copying { first: self, thread, nodes })
+        Some(Copying { first: self, thread, nodes })
     }
 
     /// A thread comes again.
