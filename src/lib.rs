@@ -81,10 +81,10 @@
 //! Connections.open, Connections.one_closed    control/connections.rs    the open connections
 //! Switcher.turn                 switch/switcher.rs          one switch at a time: what is active, what is left to tidy
 //!   inside   Switcher.settings, Published.0, MediaDisk.wanted, Lanes.lanes, Lane.queue, Watch.0, Epochs.current,
-//!            Epochs.past, Gate.0, Transition.noted, PendingAttrs.nodes, Faults.seen, Media.tops, Media.nodes,
-//!            Mount.lookups, Scopes.rules, Stamps.nodes, Objects.packs
+//!            Epochs.past, Epochs.listings, Gate.0, Transition.noted, PendingAttrs.nodes, Faults.seen, Media.tops,
+//!            Media.nodes, Mount.lookups, Scopes.rules, Stamps.nodes, Objects.packs
 //!   waits    for the store's disk, the lock file `releases`, 2 s for the disk of media, 2 s for a second of its own,
-//!            limit_ms for the kernel, settle_ms for readers
+//!            limit_ms for the kernel, settle_ms for readers; for what the kernel says of 10,000 nodes
 //! Switcher.settings             switch/switcher.rs          the settings in use
 //! Published.0                   switch/publish.rs           what `status` shows: so it waits for no switch
 //! MediaDisk.wanted              switch/shadowed.rs          releases whose own layer is still to be made
@@ -96,9 +96,10 @@
 //!   waits    for threads to start
 //! Lane.queue, Lane.came         fuse/lanes.rs               the requests that wait, and the threads of the lane
 //! Epochs.current                fs/epoch/cell.rs            the epoch lock: what is served
-//!   inside   PendingAttrs.nodes, Mount.lookups
+//!   inside   PendingAttrs.nodes, Mount.lookups, Epochs.listings
 //!   waits    for write(2) of a reply to /dev/fuse
 //! Epochs.past                   fs/epoch/cell.rs            the releases that listings are pinned to
+//! Epochs.listings               fs/epoch/cell.rs            how many listings began under which switch
 //! Gate.0                        fs/epoch/gate.rs            which threads ask for what, and the requests that wait
 //! Transition.noted              fs/epoch/transition.rs      changed names that were answered in the transition
 //! PendingAttrs.nodes            fs/epoch/pending_attrs.rs   nodes whose changed attributes nobody has asked for

@@ -7,8 +7,8 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -173,4 +173,106 @@ fn a_disk_of_media_that_stands_still_keeps_no_release_from_being_switched() {
 #[ignore = "the client of a test above, a process of its own"]
 fn stays_inside_getdents_until_killed() {
     stuck::stay();
+}
+
+/// How many manifests of removed releases the daemon has mapped.
+fn removed_and_mapped(rig: &Rig) -> usize {
+    let maps = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let removed =
+        |maps: String| maps.lines().filter(|line| line.contains("/releases/") && line.ends_with(" (deleted)")).count();
+    rig.pids().iter().map(maps).map(removed).sum()
+}
+
+/// Waits until so many removed releases are mapped.
+fn comes_to(rig: &Rig, mapped: usize) {
+    let begun = Instant::now();
+    while removed_and_mapped(rig) != mapped {
+        let now = removed_and_mapped(rig);
+        assert!(begun.elapsed() < PATIENCE, "{now} removed releases are mapped instead of {mapped}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A process that stands in a directory.
+struct Inside(Child);
+
+impl Inside {
+    fn of(dir: &Path) -> Self {
+        Self(Command::new("sleep").arg("600").current_dir(dir).stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// A release with a directory of its own.
+fn release_of_its_own(n: usize) -> Tree {
+    Tree::new()
+        .file(format!("only-{n}/page"), format!("page {n}"))
+        .file(format!("only-{n}/other"), format!("{n} other"))
+}
+
+#[test]
+fn a_removed_release_is_let_go_when_nobody_is_in_it() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.init();
+    rig.add("1", &release_of_its_own(1));
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let inside = Inside::of(&rig.mnt.join("only-1"));
+    for n in 2..8 {
+        rig.add(&n.to_string(), &release_of_its_own(n));
+        rig.ok(&["switch", &n.to_string()]);
+        assert_eq!(fs::read(rig.mnt.join(format!("only-{n}/page"))).unwrap(), format!("page {n}").as_bytes());
+        if n > 2 {
+            rig.ok(&["remove", &(n - 2).to_string()]);
+        }
+    }
+    comes_to(&rig, 1);
+    let there = PathBuf::from(format!("/proc/{}/cwd", inside.0.id()));
+    assert_eq!(fs::metadata(there.join("other")).unwrap().len(), 7, "who is inside goes on");
+    drop(inside);
+    comes_to(&rig, 0);
+}
+
+#[test]
+fn a_removed_release_is_let_go_when_no_listing_shows_it() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.init();
+    for n in 1..5 {
+        // More names than one getdents64(2) takes.
+        let name = |at: usize| format!("many/of-{n}-called-{at}");
+        rig.add(&n.to_string(), &(0..1200).fold(Tree::new(), |tree, at| tree.file(name(at), "x")));
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let mut listing = fs::read_dir(rig.mnt.join("many")).unwrap();
+    let mut names = vec![listing.next().unwrap().unwrap().file_name()];
+    for to in ["2", "3", "2", "4", "3"] {
+        rig.ok(&["switch", to]);
+        // Under each there is a listing that is over.
+        assert_eq!(fs::read_dir(rig.mnt.join("many")).unwrap().count(), 1200);
+    }
+    for name in ["1", "2"] {
+        rig.ok(&["remove", name]);
+    }
+    comes_to(&rig, 1);
+    names.extend(listing.by_ref().map(|entry| entry.unwrap().file_name()));
+    assert_eq!(names.len(), 1200);
+    for name in names {
+        assert!(name.to_str().unwrap().starts_with("of-1-"), "{name:?} is not of the release that is listed");
+    }
+    // What the listing told the kernel beside the names keeps nothing.
+    drop(listing);
+    comes_to(&rig, 0);
 }

@@ -23,10 +23,18 @@ impl Fs {
         self.noted(&Asked::of(Operation::Opendir, dir), epoch.find(dir).map(|_| u64::from(epoch.switch)))
     }
 
+    /// The handle of a listing is about to be sent, under the epoch lock.
+    pub fn listing_begun(&self, dir: NodeId, handle: u64) {
+        if let (None, Ok(switch)) = (self.media_of(dir), u32::try_from(handle)) {
+            self.epochs.listing_begins(switch);
+        }
+    }
+
     /// A listing is over.
     pub fn end_listing(&self, dir: NodeId, handle: u64) {
-        if let Some(media) = self.media_of(dir) {
-            media.end_listing(handle);
+        match self.media_of(dir) {
+            Some(media) => media.end_listing(handle),
+            None => self.epochs.listing_ends(u32::try_from(handle).unwrap_or(u32::MAX)),
         }
     }
 

@@ -136,7 +136,10 @@ impl Requests {
         self.fs.answer(
             |epoch| self.fs.begin_listing(epoch, node),
             |_, answer| match answer {
-                Ok(switch) => reply.opened(FileHandle(switch), FopenFlags::empty()),
+                Ok(handle) => {
+                    self.fs.listing_begun(node, handle);
+                    reply.opened(FileHandle(handle), FopenFlags::empty());
+                }
                 Err(error) => reply.error(errno(&error)),
             },
         );

@@ -15,10 +15,11 @@
 //!   given.
 //! - `commit` is the four steps of docs/SEMANTICS.md as effects; `switcher` runs them, or a simulation.
 //! - `invalidate` is what the kernel is to forget, as data; `invalidator` is the thread that tells the [`Kernel`].
+//! - `let_go` lets go of releases that were removed, once the kernel holds nothing of them.
 //! - `publish` is what `status` shows. `busy` and `mounts` find who is in the way.
 //!
 //! **Locks.** The turn (one switch at a time) is taken first, the store's lock on its releases next, the epoch lock for
-//! an instant. Only switches take the turn: what others want to know is published.
+//! an instant. Only switches and the letting go take the turn: what others want to know is published.
 
 mod aside;
 mod busy;
@@ -27,6 +28,7 @@ mod invalidate;
 mod invalidator;
 mod journal;
 mod kernel;
+mod let_go;
 mod moment;
 mod mounts;
 mod plan;

@@ -4,6 +4,7 @@ use super::commit::{Commit, Effect, End, Outcome, Runner, Tidy};
 use super::invalidate::Invalidations;
 use super::invalidator::Invalidator;
 use super::kernel::Kernel;
+use super::let_go::{self, LettingGo, Next};
 use super::moment::{Moment, SystemClock};
 use super::plan::Plan;
 use super::prepare::Stamped;
@@ -23,6 +24,8 @@ use crate::store::release::manifest::{BuildNode, Builder, Manifest};
 use crate::store::settings::{Settings, SwitchSettings};
 use crate::tree::{Kind, ReleaseName};
 use parking_lot::{Mutex, RwLock};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,6 +81,7 @@ pub struct Mount {
 #[derive(Debug)]
 struct Mounting {
     fs: Arc<Fs>,
+    kernel: Arc<dyn Kernel>,
     invalidator: Invalidator,
     mountpoint: PathBuf,
 }
@@ -88,6 +92,7 @@ struct Turn {
     active: Option<Active>,
     /// What a stuck client kept the kernel from forgetting: the next switch begins with it.
     leftover: Invalidations,
+    letting_go: LettingGo,
 }
 
 /// Switches a store.
@@ -105,8 +110,8 @@ impl Switcher {
     /// For a mounted store whose active release is served.
     pub fn mounted(store: Store, mount: Mount, active: Active) -> Self {
         let Mount { fs, kernel, mountpoint } = mount;
-        let invalidator = Invalidator::new(kernel, mountpoint.clone());
-        Self::new(Arc::new(store), Some(Mounting { fs, invalidator, mountpoint }), Some(active))
+        let invalidator = Invalidator::new(kernel.clone(), mountpoint.clone());
+        Self::new(Arc::new(store), Some(Mounting { fs, kernel, invalidator, mountpoint }), Some(active))
     }
 
     /// For a store that nobody serves; the lock keeps it so.
@@ -124,7 +129,7 @@ impl Switcher {
             served,
             media_disk: MediaDisk::new(store.clone()),
             published: Published::new(active.clone()),
-            turn: Mutex::new(Turn { active, leftover: Invalidations::default() }),
+            turn: Mutex::new(Turn { active, leftover: Invalidations::default(), letting_go: LettingGo::default() }),
             store,
         }
     }
@@ -165,6 +170,7 @@ impl Switcher {
 
     fn switch_to(&self, turn: &mut Turn, name: &ReleaseName, rollback: bool) -> Result<Switched> {
         let begun = Instant::now();
+        turn.letting_go.forget(name);
         if let Some(active) = turn.active.as_ref().filter(|active| active.release == name.as_str()) {
             return Ok(self.nothing_to_do(active, begun));
         }
@@ -206,6 +212,36 @@ impl Switcher {
         {
             log::warn!("{error}; the next switch tries again");
         }
+    }
+
+    /// Lets go of removed releases that the kernel holds nothing of. It has the turn for some milliseconds at a time,
+    /// and waits for a directory's lock without it: so only from a thread of its own.
+    pub fn let_go(&self) -> Result<()> {
+        let Some(Mounting { fs, kernel, mountpoint, .. }) = &self.served else { return Ok(()) };
+        loop {
+            let next = self.turn.lock().letting_go.some(fs, &**kernel, &self.store)?;
+            match next {
+                Next::Rest => return Ok(()),
+                Next::Search => {}
+                Next::Drop(held) => {
+                    // What is mounted there would be unmounted.
+                    let shown = mountpoint.join(OsStr::from_bytes(&held.path));
+                    if mounts::below(mountpoint)?.iter().any(|mounted| mounted.starts_with(&shown)) {
+                        continue;
+                    }
+                    if let Err(error) = kernel.drop_entry(held.dir, &held.name)
+                        && !error.is_not_found()
+                    {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the store still has a release as it is mounted.
+    pub fn is_there(&self, release: &Release) -> Result<bool> {
+        let_go::is_there(&self.store, release)
     }
 
     fn nothing_to_do(&self, active: &Active, begun: Instant) -> Switched {

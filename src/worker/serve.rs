@@ -168,7 +168,10 @@ fn run(prepared: Prepared, connection: Connection, listener: Listener) -> Result
     drop_unused(&fs, &kernel, mountpoint.path())?;
     let mount = Mount { fs: fs.clone(), kernel: kernel.clone(), mountpoint: mountpoint.path().to_owned() };
     let switcher = Switcher::mounted(store, mount, active);
-    let service = Arc::new(Service::new(switcher, fs, kernel, mountpoint.clone()));
+    let service = Arc::new(Service::new(switcher, fs.clone(), kernel, mountpoint.clone()));
+    let letting_go = Arc::downgrade(&service);
+    let let_go = move |_: &Fs| letting_go.upgrade().map_or(Ok(()), |service| service.let_go());
+    now_and_then("verfs-releases", Arc::downgrade(&fs), let_go)?;
     let server = Server::start(listener, Limits::default(), service.clone())?;
 
     let (events, coming) = channel();

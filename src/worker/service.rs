@@ -4,16 +4,16 @@ use crate::control::server::{Answer, Peer};
 use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Restored, Task};
 use crate::fs::refused::Refusal;
-use crate::fs::{Fs, Media, Release};
+use crate::fs::{Fs, Media};
 use crate::fuse::Mountpoint;
 use crate::protocol::request::{Restore, Rollback, Switch};
 use crate::protocol::{
     self, Descriptors, Done, EncodedPath, FaultKind, Faults, Limit, MAX_LINE, PinnedPage, Refused, Reloaded, Reply,
     Request, StoreStatus, Switching, Tidy, Time, fitting,
 };
+use crate::store::Store;
 use crate::store::journal::Asker;
 use crate::store::media::scope::Scope;
-use crate::store::{Store, look};
 use crate::switch::{self, Kernel, Switched, Switcher, Target, UnderWay, Use, holders};
 use crate::tree::{Digest, Kind, Tree};
 use parking_lot::Mutex;
@@ -56,6 +56,11 @@ struct LastRestore {
 impl Service {
     pub(super) fn new(switcher: Switcher, fs: Arc<Fs>, kernel: Arc<dyn Kernel>, mountpoint: Arc<Mountpoint>) -> Self {
         Self { switcher, fs, kernel, mountpoint, pinned: Mutex::default(), last_restore: Mutex::default() }
+    }
+
+    /// Lets go of removed releases that nobody uses.
+    pub(super) fn let_go(&self) -> Result<()> {
+        self.switcher.let_go()
     }
 
     /// Unmounts. A busy mount names who holds it, unless `lazy`: then it goes when they let go.
@@ -184,7 +189,7 @@ impl Service {
         let mut held = BTreeSet::new();
         for release in self.fs.epochs.releases() {
             let manifest = &release.manifest;
-            if manifest.is_bad() || self.is_there(&release)? {
+            if manifest.is_bad() || self.switcher.is_there(&release)? {
                 continue;
             }
             for index in 0..manifest.len() {
@@ -196,18 +201,11 @@ impl Service {
         }
         // In scopes the kernel knows them by other numbers.
         for (release, index) in self.fs.media.as_ref().map_or(Vec::new(), Media::held_of_releases) {
-            if !release.manifest.is_bad() && !self.is_there(&release)? {
+            if !release.manifest.is_bad() && !self.switcher.is_there(&release)? {
                 held.insert(release.manifest.digest(index)?);
             }
         }
         Ok(held.into_iter().collect())
-    }
-
-    /// Whether the store still has a release as it is mounted.
-    fn is_there(&self, release: &Release) -> Result<bool> {
-        let store = self.switcher.store();
-        let there = look::is_there(&store.manifest_path(&release.name))?;
-        Ok(there && store.manifest(&release.name)?.identity() == release.manifest.identity())
     }
 }
 

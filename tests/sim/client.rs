@@ -202,7 +202,7 @@ impl Call {
             State::Computed(computed, request, purpose, version) => {
                 let mut sent = None;
                 let _unsent = scene.fs.send(computed, |epoch, answer| {
-                    note_sent(scene.fs, epoch, &answer);
+                    note_sent(scene.fs, epoch, &request, &answer);
                     sent = Some(answer);
                 });
                 Ok(Next::Step(match sent {
@@ -327,6 +327,7 @@ impl Call {
             let switch = self.handle;
             return Ok(Next::Step(State::WantListing { from: Position { handle: switch, cookie: last.cookie } }));
         }
+        scene.fs.end_listing(scene.kernel.node(self.at), self.handle);
         scene.oracle.check_listing(self.since, self.opened, &self.path(), &self.listed)?;
         Ok(Next::End { hold: false })
     }
@@ -385,7 +386,7 @@ fn answer(fs: &Fs, epoch: &Epoch, request: &Request) -> Result<Answer> {
 }
 
 /// What the adapter notes when it sends an answer.
-fn note_sent(fs: &Fs, epoch: &Epoch, answer: &Result<Answer>) {
+fn note_sent(fs: &Fs, epoch: &Epoch, request: &Request, answer: &Result<Answer>) {
     let note = |attr: &Attr| fs.attrs_sent(epoch, attr.node);
     match answer {
         Ok(Answer::Entry(entry)) => entry.attr.iter().for_each(note),
@@ -394,6 +395,11 @@ fn note_sent(fs: &Fs, epoch: &Epoch, answer: &Result<Answer>) {
             let real = listed.iter().filter(|entry| !matches!(&entry.name[..], b"." | b".."));
             real.for_each(|entry| note(&entry.attr));
         }
-        Ok(Answer::Handle(_)) | Err(_) => {}
+        Ok(Answer::Handle(handle)) => {
+            if let Request::Opendir(dir) = request {
+                fs.listing_begun(*dir, *handle);
+            }
+        }
+        Err(_) => {}
     }
 }

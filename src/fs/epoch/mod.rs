@@ -58,7 +58,8 @@ pub struct Epoch {
     pub switch: u32,
     /// The active release.
     pub release: Arc<Release>,
-    /// Releases that were active before, the latest first: they answer for nodes that the active one lacks.
+    /// Releases that were active before, the latest first: they answer for nodes that the active one lacks,
+    /// until they are removed and the kernel holds no such node.
     pub earlier: Vec<Arc<Release>>,
     /// Which switch last changed which node.
     pub stamps: Arc<Stamps>,
@@ -167,6 +168,13 @@ impl Epoch {
             transition,
             pending: self.pending.clone(),
         }
+    }
+
+    /// The same epoch without a release that was active before.
+    pub(super) fn without(&self, release: &Arc<Release>) -> Self {
+        let mut epoch = self.with_transition(self.transition.clone());
+        epoch.earlier.retain(|other| !Arc::ptr_eq(other, release));
+        epoch
     }
 
     /// The epoch after a switch to `release`, which changes this.
