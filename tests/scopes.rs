@@ -1039,3 +1039,22 @@ fn gc_keeps_what_a_file_open_in_a_scope_still_needs_of_a_removed_release() {
         rig.json(&["gc"])["objects"] == 1
     });
 }
+
+#[test]
+fn the_numbers_of_files_are_positive_for_who_reads_them_signed() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"media\"\n\n[[scope]]\npath = \"cache\"\nper_release = true");
+    add(&rig, "1", &Tree::new().file("index", "1").file("media/d/f", "1").file("cache/f", "1"));
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    fs::create_dir(rig.mnt.join("media/own")).unwrap();
+    fs::write(rig.mnt.join("media/own/f"), "").unwrap();
+    fs::write(rig.mnt.join("media/d/f"), "2").unwrap();
+    for name in ["", "index", "media", "media/d", "media/d/f", "media/own", "media/own/f", "cache", "cache/f"] {
+        let number = fs::metadata(rig.mnt.join(name)).unwrap().ino();
+        assert!(i64::try_from(number).is_ok(), "{name}: {number}");
+    }
+    rig.umount();
+}

@@ -10,7 +10,7 @@ pub mod union;
 
 pub use changes::{CarriedFile, ChangeSet, ChangedDir, ChangedEntry, Side, change_set};
 pub use entry::{EntryName, Kind, Owner, ReleaseName};
-pub use node::{Digest, NodeId, name_key};
+pub use node::{Digest, NodeId, StoredId, name_key};
 pub use path::{LayerId, LayerPath, is_within, path_in, split};
 
 use crate::error::Result;

@@ -42,8 +42,9 @@ impl fmt::Debug for Digest {
 /// | 0 | nobody's: a negative entry |
 /// | 1 | the root (FUSE_ROOT_ID) |
 /// | 2 to 15 | not used |
-/// | 16 to 2^63 - 1 | releases: a hash |
-/// | 2^63 and up | scopes; below the bit a release's number, a hash of device and inode (62 bits), or a serial |
+/// | 16 to 2^62 - 1 | releases: a hash |
+/// | 2^62 to 2^63 - 1 | scopes; below the bit a release's number, a hash of device and inode, or a serial |
+/// | 2^63 and up | not used: many programs read st_ino as a signed number |
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
@@ -55,12 +56,43 @@ impl NodeId {
     /// Numbers below this are not handed out by hashing.
     const FIRST: u64 = 16;
     /// Set in the number of every node of a scope.
-    const SCOPE: u64 = 1 << 63;
+    const SCOPE: u64 = 1 << 62;
 
     /// The directory at this path (no leading slash; empty for the root).
     pub fn of_dir(path: &[u8]) -> Self {
+        StoredId::of_dir(path).served()
+    }
+
+    /// Whether it is the number of a node in a scope.
+    pub fn is_scoped(self) -> bool {
+        self.0 & Self::SCOPE != 0
+    }
+
+    /// In a scope: the number of what has this one outside.
+    pub fn scoped(self) -> Self {
+        Self(self.0 | Self::SCOPE)
+    }
+
+    /// Outside the scopes: the number of what has this one in a scope.
+    pub fn unscoped(self) -> Self {
+        Self(self.0 & !Self::SCOPE)
+    }
+
+    /// A number as which it may lie on disk: the bit that is not served is 0.
+    pub fn stored(self) -> StoredId {
+        StoredId(if self.0 < Self::FIRST { self.0 } else { self.0 << 1 })
+    }
+}
+
+/// The number of a release's node as it lies on disk, in manifests and stamps: 63 bits of a hash. 62 are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredId(pub u64);
+
+impl StoredId {
+    /// The directory at this path (no leading slash; empty for the root).
+    pub fn of_dir(path: &[u8]) -> Self {
         if path.is_empty() {
-            return Self::ROOT;
+            return NodeId::ROOT.stored();
         }
         Self::from_hash(blake3::Hasher::new().update(b"verfs dir 1\0").update(path))
     }
@@ -79,26 +111,16 @@ impl NodeId {
         Self::from_hash(&hasher)
     }
 
-    /// Whether it is the number of a node in a scope.
-    pub fn is_scoped(self) -> bool {
-        self.0 & Self::SCOPE != 0
-    }
-
-    /// In a scope: the number of what has this one outside.
-    pub fn scoped(self) -> Self {
-        Self(self.0 | Self::SCOPE)
-    }
-
-    /// Outside the scopes: the number of what has this one in a scope.
-    pub fn unscoped(self) -> Self {
-        Self(self.0 & !Self::SCOPE)
+    /// The number that the kernel gets. The order stays, so what is sorted by the one is sorted by the other.
+    pub fn served(self) -> NodeId {
+        NodeId(if self.0 < NodeId::FIRST { self.0 } else { (self.0 >> 1).max(NodeId::FIRST) })
     }
 
     fn from_hash(hasher: &blake3::Hasher) -> Self {
         let mut bytes = [0; 8];
         hasher.finalize_xof().fill(&mut bytes);
         let bits = if fault::skips(Skip::WideHash) { 12 } else { 63 };
-        Self((u64::from_le_bytes(bytes) >> (64 - bits)).max(Self::FIRST))
+        Self((u64::from_le_bytes(bytes) >> (64 - bits)).max(NodeId::FIRST))
     }
 }
 
@@ -123,21 +145,30 @@ mod tests {
     #[test]
     fn a_leaf_is_another_node_when_anything_that_names_it_differs() {
         let owner = Owner { uid: 1, gid: 2 };
-        let base = NodeId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o644, owner);
+        let base = StoredId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o644, owner);
         let others = [
-            NodeId::of_leaf(b"a/c", Kind::File, Digest::of(b"x"), 0o644, owner),
-            NodeId::of_leaf(b"a/b", Kind::Symlink, Digest::of(b"x"), 0o644, owner),
-            NodeId::of_leaf(b"a/b", Kind::File, Digest::of(b"y"), 0o644, owner),
-            NodeId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o600, owner),
-            NodeId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o644, Owner { uid: 2, gid: 1 }),
-            NodeId::of_dir(b"a/b"),
+            StoredId::of_leaf(b"a/c", Kind::File, Digest::of(b"x"), 0o644, owner),
+            StoredId::of_leaf(b"a/b", Kind::Symlink, Digest::of(b"x"), 0o644, owner),
+            StoredId::of_leaf(b"a/b", Kind::File, Digest::of(b"y"), 0o644, owner),
+            StoredId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o600, owner),
+            StoredId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o644, Owner { uid: 2, gid: 1 }),
+            StoredId::of_dir(b"a/b"),
         ];
         for other in others {
-            assert_ne!(base, other);
-            assert_eq!(other.0 >> 63, 0, "bit 63 is for media");
+            assert_ne!(base.served(), other.served());
+            assert!(!other.served().is_scoped() && other.served().scoped().0 < 1 << 63, "{other:?}");
         }
-        assert_eq!(base, NodeId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o644, owner));
+        assert_eq!(base, StoredId::of_leaf(b"a/b", Kind::File, Digest::of(b"x"), 0o644, owner));
         assert_eq!(NodeId::of_dir(b""), NodeId::ROOT);
+    }
+
+    #[test]
+    fn served_numbers_keep_the_order_of_the_stored_ones_and_find_back_to_themselves() {
+        let stored = [0, 1, 15, 16, 17, 31, 32, 33, 34, 1 << 62, (1 << 63) - 1].map(StoredId);
+        let served = stored.map(StoredId::served);
+        assert!(served.is_sorted() && served.iter().all(|node| !node.is_scoped()), "{served:?}");
+        assert!(served.iter().all(|node| node.stored().served() == *node), "{served:?}");
+        assert_eq!((served[1], served[2], served[3]), (NodeId::ROOT, NodeId(15), NodeId(16)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A tree in memory, for tests.
 
-use super::{Digest, Kind, Node, NodeId, Owner, Tree};
+use super::{Digest, Kind, Node, NodeId, Owner, StoredId, Tree};
 use crate::error::{Errno, Error, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -82,7 +82,7 @@ fn flat(path: &[u8], item: &Item, parent: u32) -> Flat {
     let digest = Digest::of(content);
     let nodeid = match kind {
         Kind::Dir => NodeId::of_dir(path),
-        _ => NodeId::of_leaf(path, kind, digest, mode, owner),
+        _ => StoredId::of_leaf(path, kind, digest, mode, owner).served(),
     };
     let node = Node { nodeid, kind, mode, owner, size: content.len() as u64, mtime: 0, parent };
     Flat { path: path.to_vec(), node, children: 0..0, digest }

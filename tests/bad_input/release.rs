@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use verfs::tree::{Digest, Kind, NodeId, Owner};
+use verfs::tree::{Digest, Kind, NodeId, Owner, StoredId};
 
 fn page(text: &str) -> Tree {
     Tree::new().file("index.html", text).file("css/a.css", "a")
@@ -211,8 +211,10 @@ fn a_number_that_would_stand_for_two_nodes_is_refused_and_both_are_named() {
     // Two contents of one path.
     let rig = Rig::new();
     rig.init();
-    let number =
-        |text: &str| NodeId::of_leaf(b"page", Kind::File, Digest::of(text.as_bytes()), 0o644, Owner { uid: 0, gid: 0 });
+    let number = |text: &str| {
+        let digest = Digest::of(text.as_bytes());
+        StoredId::of_leaf(b"page", Kind::File, digest, 0o644, Owner { uid: 0, gid: 0 }).served()
+    };
     let [one, other] = same_number(number);
     assert_eq!(add(&rig, "01", &Tree::new().file("page", &one)), (0, String::new()));
     refused(&rig, "02", &Tree::new().file("page", &other), &["page", "release 01", "the same number"]);

@@ -183,6 +183,9 @@ fn a_store_of_0_1_is_served_switched_rolled_back_and_verified() {
     let show = |name: &str| fs::read_to_string(rig.mnt.join(name)).unwrap();
     assert_eq!((show("index.html"), show("media/upload.txt")), ("two\n".to_owned(), "upload\n".to_owned()));
     assert!(!rig.mnt.join("media/lower.txt").exists(), "it was removed under 0.1");
+    // The nanoseconds of a stamp are the number of its switch.
+    let stamped = |name: &str| fs::metadata(rig.mnt.join(name)).unwrap().mtime_nsec();
+    assert_eq!(["index.html", "d", "d/new"].map(stamped), [4; 3], "the stamps of 0.1 hold");
     assert_eq!(fs::read_to_string(&toml).unwrap(), before, "a mount changes no format");
     rig.ok(&["switch", "01"]);
     assert_eq!(show("index.html"), "one\n");
@@ -196,6 +199,8 @@ fn a_store_of_0_1_is_served_switched_rolled_back_and_verified() {
     assert_eq!(switches, [1, 2, 3, 4, 5, 6]);
     rig.mount();
     assert_eq!(fs::read_to_string(rig.mnt.join("media/upload.txt")).unwrap(), "upload\n");
+    let stamped = |name: &str| fs::metadata(rig.mnt.join(name)).unwrap().mtime_nsec();
+    assert_eq!(["index.html", "d", "d/new"].map(stamped), [6; 3], "and those that came since");
     rig.umount();
 }
 

@@ -44,8 +44,8 @@ impl Hasher for NodeIdHasher {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // The map takes its shard from the top bits and its slot from the low ones; nodeids lack bit 63.
-        self.0 = number.rotate_left(1);
+        // The map takes its shard from the top bits and its slot from the low ones; nodeids here lack the top two.
+        self.0 = number.rotate_left(2);
     }
 }
 

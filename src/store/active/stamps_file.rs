@@ -7,6 +7,8 @@
 //!   record: 0 nodeid u64        8 second i64    16 nanoseconds u32       20 bytes, little-endian
 //! ```
 //!
+//! A nodeid is a [`StoredId`]: its lowest bit is not served, in older records one of the hash, in newer ones 0.
+//!
 //! `active` says how much counts: a *position*, the number of bytes that were ever appended. The first `takes` bytes of
 //! a compacted file stand for all up to `position`, and what is appended follows. So a compacted file replaces another
 //! while `active` stays as it is, and a crash leaves one of the two. What lies behind the position of `active` belongs
@@ -17,7 +19,7 @@ use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::store::Store;
 use crate::store::durable::with_reserve;
-use crate::tree::NodeId;
+use crate::tree::{NodeId, StoredId};
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -118,7 +120,7 @@ fn encode(batch: &[(NodeId, Stamp)]) -> Vec<u8> {
     }
     let mut records = Vec::with_capacity(batch.len() * RECORD);
     for (node, stamp) in batch {
-        records.extend(node.0.to_le_bytes());
+        records.extend(node.stored().0.to_le_bytes());
         records.extend(stamp.second.to_le_bytes());
         records.extend(stamp.nanos.to_le_bytes());
     }
@@ -155,7 +157,7 @@ fn decode(
             let nanos = record.last_chunk().copied().map(u32::from_le_bytes);
             let (Some(node), Some(second), Some(nanos)) = (number(0), number(8), nanos) else { return Err(damaged()) };
             let stamp = Stamp { second: i64::from_le_bytes(second), nanos: nanos.min(999_999_999) };
-            each(NodeId(u64::from_le_bytes(node)), stamp);
+            each(StoredId(u64::from_le_bytes(node)).served(), stamp);
         }
         at += BATCH_HEAD as u64 + len;
     }
@@ -308,6 +310,21 @@ mod tests {
             bad[flip] ^= 1;
             assert!(decoded(&bad).is_none(), "flipped byte {flip}");
         }
+    }
+
+    #[test]
+    fn stamps_of_numbers_that_had_a_bit_more_are_those_of_the_numbers_that_are_served() {
+        let stored = [StoredId::of_dir(b"a"), StoredId::of_dir(b"b"), StoredId(1), StoredId((1 << 40) + 1)];
+        let records: Vec<u8> = stored
+            .iter()
+            .flat_map(|id| [&id.0.to_le_bytes()[..], &10i64.to_le_bytes(), &1u32.to_le_bytes()].concat())
+            .collect();
+        let hash = blake3::hash(&records);
+        let older = [BATCH_MAGIC, &4u32.to_le_bytes()[..], &hash.as_bytes()[..8], &records].concat();
+        let served = [NodeId::of_dir(b"a"), NodeId::of_dir(b"b"), NodeId::ROOT, NodeId(1 << 39)];
+        let stamps = served.map(|node| (node, stamp(10)));
+        assert_eq!(decoded(&older).as_deref(), Some(&stamps[..]));
+        assert_eq!(decoded(&encode(&stamps)).as_deref(), Some(&stamps[..]));
     }
 
     #[test]

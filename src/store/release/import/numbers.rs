@@ -1,6 +1,6 @@
 //! That no number stands for two nodes of the store.
 //!
-//! The kernel knows a node by its number alone, a hash of 63 bits of what everybody may know. Whoever tries 2^32 files
+//! The kernel knows a node by its number alone, a hash of 62 bits of what everybody may know. Whoever tries 2^31 files
 //! finds two with the same number, and the kernel would show one of them for the other. Within a release the builder of
 //! the manifest sees it; here a new release is compared with one that is there.
 

@@ -3,7 +3,7 @@
 use super::format::{self, HEADER_LEN, Header, NodeRecord, SECTIONS};
 use super::{Manifest, Xattrs};
 use crate::error::{Error, Result};
-use crate::tree::{Digest, Kind, NodeId, Owner, Tree, path_in};
+use crate::tree::{Digest, Kind, Owner, StoredId, Tree, path_in};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -160,15 +160,15 @@ impl Builder {
         let mut tables = Tables::default();
         let mut records: Vec<NodeRecord> = Vec::with_capacity(order.len());
         let (parents, paths) = self.parents(order);
-        let nodeids: Vec<NodeId> = order
+        let nodeids: Vec<StoredId> = order
             .par_iter()
             .zip(&parents)
             .map(|(number, parent)| {
                 let node = &self.nodes[*number as usize];
                 let path = path_in(&paths[parent], &node.name);
                 match node.kind {
-                    Kind::Dir => NodeId::of_dir(&path),
-                    kind => NodeId::of_leaf(&path, kind, node.content(), node.mode, node.owner),
+                    Kind::Dir => StoredId::of_dir(&path),
+                    kind => StoredId::of_leaf(&path, kind, node.content(), node.mode, node.owner),
                 }
             })
             .collect();
@@ -200,12 +200,13 @@ impl Builder {
         Ok((records, tables))
     }
 
-    /// Node numbers sorted by nodeid. Two nodes with one nodeid are refused: the kernel would take them for one.
+    /// Node numbers sorted by nodeid. Two nodes served with one nodeid are refused: the kernel would take them for one.
     fn index(&self, order: &[u32], records: &[NodeRecord]) -> Result<Vec<U32>> {
         let mut index: Vec<(u64, u32)> =
             records.iter().zip(0..).map(|(record, number)| (record.nodeid.get(), number)).collect();
         index.par_sort_unstable();
-        if let Some(pair) = index.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        let served = |number| StoredId(number).served();
+        if let Some(pair) = index.windows(2).find(|pair| served(pair[0].0) == served(pair[1].0)) {
             let [one, other] = [pair[0].1, pair[1].1].map(|at| self.shown(order, records, at));
             return Err(Error::refused(format!(
                 "{one} and {other} have the same number, and the kernel would take one for the other; rename or change \
@@ -254,7 +255,7 @@ impl Builder {
                                 mode: entry.mode,
                                 owner: entry.owner,
                                 size: entry.size_field(),
-                                nodeid: NodeId(record.nodeid.get()),
+                                nodeid: record.stored_id(),
                                 digest: Digest(behind[child - end]),
                                 xattrs,
                             });
@@ -338,7 +339,7 @@ struct DirEntry<'a> {
     mode: u16,
     owner: Owner,
     size: u64,
-    nodeid: NodeId,
+    nodeid: StoredId,
     digest: Digest,
     xattrs: Option<Digest>,
 }
@@ -393,7 +394,7 @@ pub(super) fn dir_digest(manifest: &Manifest, children: Range<u32>) -> Result<Di
             mode: node.mode,
             owner: node.owner,
             size: node.size,
-            nodeid: node.nodeid,
+            nodeid: manifest.record(child)?.stored_id(),
             digest: manifest.digest(child)?,
             xattrs,
         });

@@ -12,6 +12,7 @@
 //! ```
 
 use super::Xattrs;
+use crate::tree::StoredId;
 use std::ops::Range;
 use zerocopy::byteorder::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -43,6 +44,11 @@ pub(super) struct NodeRecord {
 const _: () = assert!(size_of::<NodeRecord>() == 40);
 
 impl NodeRecord {
+    /// The number, as it lies here.
+    pub(super) fn stored_id(&self) -> StoredId {
+        StoredId(self.nodeid.get())
+    }
+
     /// The size field as a range: first, length.
     pub(super) fn range(&self) -> (u32, u32) {
         let both = self.size.get();

@@ -190,13 +190,13 @@ impl Manifest {
     /// The number of the node with this nodeid.
     pub fn find_node(&self, nodeid: NodeId) -> Result<Option<u32>> {
         let index = self.section(Section::Index);
-        let entry = |at: usize| -> Result<(u32, u64)> {
+        let entry = |at: usize| -> Result<(u32, NodeId)> {
             let bytes: [u8; 4] = index[at * 4..at * 4 + 4].try_into().unwrap_or_default();
             let number = u32::from_le_bytes(bytes);
-            Ok((number, self.record(number)?.nodeid.get()))
+            Ok((number, self.record(number)?.stored_id().served()))
         };
-        // Nodeids have 63 bits.
-        let found = among_hashes(self.header.count as usize, nodeid.0 << 1, |at| Ok(entry(at)?.1.cmp(&nodeid.0)))?;
+        // Nodeids have 62 bits.
+        let found = among_hashes(self.header.count as usize, nodeid.0 << 2, |at| Ok(entry(at)?.1.cmp(&nodeid)))?;
         found.map(|at| Ok(entry(at)?.0)).transpose()
     }
 
@@ -318,7 +318,7 @@ impl Tree for Manifest {
             Kind::Symlink => u64::from(record.range().1),
         };
         Ok(Node {
-            nodeid: NodeId(record.nodeid.get()),
+            nodeid: record.stored_id().served(),
             kind,
             mode: record.mode.get(),
             owner: self.owner(record.owner.get())?,
