@@ -4,7 +4,7 @@
 
 mod support;
 
-use rustix::fs::{CWD, Mode, RenameFlags, XattrFlags};
+use rustix::fs::{CWD, Mode, RenameFlags, Timespec, Timestamps, XattrFlags};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use support::disk::SmallDisk;
 use support::tree::Tree;
 use support::user::{WWW_DATA, another_process};
@@ -1057,4 +1057,227 @@ fn the_numbers_of_files_are_positive_for_who_reads_them_signed() {
         assert!(i64::try_from(number).is_ok(), "{name}: {number}");
     }
     rig.umount();
+}
+
+/// A mtime, in seconds since 1970, and nanoseconds.
+fn mtime(path: impl AsRef<Path>) -> (i64, i64) {
+    let stat = fs::metadata(path).unwrap();
+    (stat.mtime(), stat.mtime_nsec())
+}
+
+fn set_mtime(path: impl AsRef<Path>, second: u64) {
+    File::open(path).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(second)).unwrap();
+}
+
+/// What is done in a tree, and the directories of it whose entries that changes.
+type ChangeOfEntries = (&'static str, fn(&Path), &'static [&'static str]);
+
+const CHANGES_OF_ENTRIES: [ChangeOfEntries; 24] = [
+    ("append", |top| append_to(&top.join("d/sub/x")), &[]),
+    ("truncate", |top| File::options().write(true).open(top.join("d/f")).unwrap().set_len(0).unwrap(), &[]),
+    ("chmod of a file", |top| fs::set_permissions(top.join("d/f"), PermissionsExt::from_mode(0o600)).unwrap(), &[]),
+    ("chown of a symlink", |top| std::os::unix::fs::lchown(top.join("d/link"), Some(7), None).unwrap(), &[]),
+    ("chmod of a directory", |top| fs::set_permissions(top.join("d"), PermissionsExt::from_mode(0o700)).unwrap(), &[]),
+    ("attribute of a directory", |top| set_attribute(top.join("d/sub"), b"v"), &[]),
+    ("create", |top| fs::write(top.join("d/new"), "new").unwrap(), &["d"]),
+    ("create deeper", |top| fs::write(top.join("d/sub/new"), "new").unwrap(), &["d/sub"]),
+    ("mkdir", |top| fs::create_dir(top.join("d/empty/new")).unwrap(), &["d/empty"]),
+    ("symlink", |top| symlink("f", top.join("d/new")).unwrap(), &["d"]),
+    ("unlink", |top| fs::remove_file(top.join("d/f")).unwrap(), &["d"]),
+    ("unlink deeper", |top| fs::remove_file(top.join("d/sub/x")).unwrap(), &["d/sub"]),
+    ("unlink of a copy", |top| unlink_copy(&top.join("d/sub/x")), &["d/sub"]),
+    ("rmdir", |top| fs::remove_dir(top.join("d/empty")).unwrap(), &["d"]),
+    ("rmdir of an emptied one", |top| fs::remove_dir_all(top.join("d/sub")).unwrap(), &["d"]),
+    ("rename", |top| fs::rename(top.join("d/f"), top.join("d/g")).unwrap(), &["d"]),
+    ("rename away", |top| fs::rename(top.join("d/f"), top.join("d/sub/f")).unwrap(), &["d", "d/sub"]),
+    ("rename over", |top| fs::rename(top.join("d/sub/x"), top.join("d/f")).unwrap(), &["d", "d/sub"]),
+    ("rename over a directory", |top| rename_over_a_directory(top), &["", "d"]),
+    ("exchange", |top| exchange(&top.join("d/f"), &top.join("d/sub/x")), &["d", "d/sub"]),
+    ("link", |top| fs::hard_link(top.join("d/f"), top.join("d/g")).unwrap(), &["d"]),
+    ("link elsewhere", |top| fs::hard_link(top.join("d/f"), top.join("d/sub/f")).unwrap(), &["d/sub"]),
+    ("sync", |top| File::open(top.join("d/sub")).unwrap().sync_all().unwrap(), &[]),
+    ("create that fails", |top| drop(File::create_new(top.join("d/sub/x")).unwrap_err()), &[]),
+];
+
+fn append_to(path: &Path) {
+    File::options().append(true).open(path).unwrap().write_all(b"more").unwrap();
+}
+
+fn unlink_copy(path: &Path) {
+    append_to(path);
+    fs::remove_file(path).unwrap();
+}
+
+fn rename_over_a_directory(top: &Path) {
+    fs::create_dir(top.join("own")).unwrap();
+    fs::rename(top.join("own"), top.join("d/empty")).unwrap();
+}
+
+fn exchange(one: &Path, other: &Path) {
+    rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
+}
+
+fn set_attribute(path: impl AsRef<Path>, value: &[u8]) {
+    rustix::fs::setxattr(path.as_ref(), "user.k", value, XattrFlags::empty()).unwrap();
+}
+
+fn tree_of_changes() -> Tree {
+    CHANGES_OF_ENTRIES.iter().enumerate().fold(Tree::new(), |tree, (number, _)| {
+        let top = format!("media/{number}");
+        tree.file(format!("{top}/d/f"), "f")
+            .file(format!("{top}/d/sub/x"), "x")
+            .symlink(format!("{top}/d/link"), "f")
+            .dir(format!("{top}/d/empty"))
+    })
+}
+
+/// The mtimes of the directories that are there.
+fn times_of_dirs(top: &Path) -> Vec<(&'static str, (i64, i64))> {
+    let there = ["", "d", "d/sub", "d/empty"].into_iter().filter(|dir| top.join(dir).is_dir());
+    there.map(|dir| (dir, mtime(top.join(dir)))).collect()
+}
+
+#[test]
+fn the_mtime_of_a_directory_moves_when_its_entries_change_and_only_then() {
+    if skip_mounted() {
+        return;
+    }
+    // What the kernel believes for ever must be dropped by the change itself; what it is told each time must be so.
+    for ttl in ["0s", "forever"] {
+        let mut rig = store(&format!("[[scope]]\npath = \"media\"\nttl = \"{ttl}\"\n"));
+        add(&rig, "1", &tree_of_changes());
+        rig.ok(&["switch", "1"]);
+        rig.mount();
+        let tops = CHANGES_OF_ENTRIES.each_ref().map(|(name, ..)| *name);
+        let tops: Vec<_> = tops.iter().enumerate().map(|(at, _)| rig.mnt.join(format!("media/{at}"))).collect();
+        let before: Vec<_> = tops.iter().map(|top| times_of_dirs(top)).collect();
+        let scope = mtime(rig.mnt.join("media"));
+        let mut after = Vec::new();
+        for ((name, change, moved), (top, before)) in CHANGES_OF_ENTRIES.iter().zip(tops.iter().zip(&before)) {
+            change(top);
+            let now = times_of_dirs(top);
+            for (dir, mtime) in &now {
+                let was = before.iter().find(|(of, _)| of == dir).unwrap().1;
+                // Another directory has taken its place.
+                let replaced = *name == "rename over a directory" && *dir == "d/empty";
+                let what = format!("{name}, ttl {ttl}: {dir:?} was {was:?} and is {mtime:?}");
+                assert_eq!(*mtime > was, replaced || moved.contains(dir), "{what}");
+                assert!(*mtime >= was, "{what}");
+            }
+            after.push(now);
+        }
+        assert_eq!(mtime(rig.mnt.join("media")), scope, "nothing came or went in the scope's top");
+        rig.umount();
+        rig.mount();
+        let again: Vec<_> = tops.iter().map(|top| times_of_dirs(top)).collect();
+        assert_eq!(again, after, "over a new mount");
+    }
+}
+
+#[test]
+fn an_mtime_that_is_set_on_a_directory_stays_until_its_entries_change() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"media\"\nttl = \"0s\"\n");
+    let tree = |text: &str| Tree::new().file("media/d/f", text).file("media/d/g", "g").file("media/d/sub/x", text);
+    add(&rig, "1", &tree("1"));
+    add(&rig, "2", &tree("2").file("media/d/only-2", "2"));
+    rig.ok(&["switch", "2"]);
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let dir = rig.mnt.join("media/d");
+    for second in [1_000, 7] {
+        set_mtime(&dir, second);
+        let set = (second as i64, 0);
+        assert_eq!(mtime(&dir), set);
+        append_to(&dir.join("f"));
+        append_to(&dir.join("sub/x"));
+        fs::set_permissions(&dir, PermissionsExt::from_mode(0o750)).unwrap();
+        set_attribute(&dir, b"v");
+        rustix::fs::utimensat(CWD, &dir, &atime_alone(3), rustix::fs::AtFlags::empty()).unwrap();
+        assert_eq!(mtime(&dir), set);
+        rig.umount();
+        rig.mount();
+        assert_eq!(mtime(&dir), set, "over a new mount");
+        // Of the release, of the writable layer; both are gone the second time.
+        let name = dir.join(if second == 7 { "f" } else { "g" });
+        fs::remove_file(name).unwrap();
+        assert!(mtime(&dir) > set, "after a removal");
+    }
+    set_mtime(&dir, 7);
+    rig.ok(&["switch", "2"]);
+    assert!(mtime(&dir) > (7, 0), "after a switch that changed its entries");
+}
+
+/// Sets the atime, and leaves the mtime.
+fn atime_alone(second: i64) -> Timestamps {
+    let omitted = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    Timestamps { last_access: Timespec { tv_sec: second, tv_nsec: 0 }, last_modification: omitted }
+}
+
+/// The value of `user.k`, or of `user.n` if that is asked for.
+fn attribute(path: impl AsRef<Path>, name: &str) -> Result<Vec<u8>, i32> {
+    let mut value = [0; 100];
+    let len = rustix::fs::getxattr(path.as_ref(), name, &mut value).map_err(|error| error.raw_os_error())?;
+    Ok(value[..len].to_vec())
+}
+
+fn attributes(path: impl AsRef<Path>) -> BTreeSet<String> {
+    let mut list = [0; 1000];
+    let len = rustix::fs::listxattr(path.as_ref(), &mut list[..]).unwrap();
+    list[..len].split(|b| *b == 0).filter(|n| !n.is_empty()).map(|n| String::from_utf8(n.to_vec()).unwrap()).collect()
+}
+
+#[test]
+fn attributes_of_a_release_s_directory_are_seen_in_a_scope_and_outlive_its_changes() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"media\"\n");
+    let dirs = ["chmod", "below", "utimes", "set", "removed", "made", "mkdir"];
+    let tree = dirs.iter().fold(Tree::new(), |tree, dir| tree.file(format!("media/{dir}/f"), "f"));
+    tree.write(&rig.src.join("1"));
+    for dir in dirs {
+        set_attribute(rig.src.join("1/media").join(dir), b"v");
+        rustix::fs::setxattr(rig.src.join("1/media").join(dir), "user.n", b"w", XattrFlags::empty()).unwrap();
+    }
+    rig.ok(&["add", "1", rig.src.join("1").to_str().unwrap()]);
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    let both = BTreeSet::from(["user.k".to_owned(), "user.n".to_owned()]);
+    for dir in dirs {
+        assert_eq!(attribute(scope.join(dir), "user.k"), Ok(b"v".to_vec()), "{dir}");
+        assert_eq!(attributes(scope.join(dir)), both, "{dir}");
+    }
+    fs::set_permissions(scope.join("chmod"), PermissionsExt::from_mode(0o700)).unwrap();
+    append_to(&scope.join("below/f"));
+    set_mtime(scope.join("utimes"), 7);
+    set_attribute(scope.join("set"), b"another");
+    rustix::fs::removexattr(scope.join("removed"), "user.k").unwrap();
+    fs::create_dir(scope.join("mkdir/new")).unwrap();
+    let created = rustix::fs::setxattr(scope.join("made"), "user.k", b"x", XattrFlags::CREATE);
+    assert_eq!(created, Err(rustix::io::Errno::EXIST));
+    for mounted_again in [false, true] {
+        if mounted_again {
+            rig.umount();
+            rig.mount();
+        }
+        for dir in dirs {
+            let expected = match dir {
+                "set" => Ok(b"another".to_vec()),
+                "removed" => Err(libc::ENODATA),
+                _ => Ok(b"v".to_vec()),
+            };
+            assert_eq!(attribute(scope.join(dir), "user.k"), expected, "{dir}");
+            assert_eq!(attribute(scope.join(dir), "user.n"), Ok(b"w".to_vec()), "{dir}");
+        }
+        assert_eq!(attributes(scope.join("utimes")), both, "what verfs keeps there is not the user's");
+        assert_eq!(attribute(scope.join("utimes"), "trusted.verfs.mtime"), Err(libc::EOPNOTSUPP));
+        assert_eq!(attributes(scope.join("mkdir/new")), BTreeSet::new());
+    }
+    let gone = rustix::fs::removexattr(scope.join("removed"), "user.k");
+    assert_eq!(gone, Err(rustix::io::Errno::NODATA));
+    assert_eq!(attributes(scope.join("removed")), BTreeSet::from(["user.n".to_owned()]));
 }

@@ -305,7 +305,7 @@ impl Fs {
 
     fn xattr(&self, epoch: &Epoch, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
         if let Some(media) = self.media_of(node) {
-            return media.getxattr(node, name);
+            return media.getxattr(epoch, node, name);
         }
         if is_acl(name) && self.media.as_ref().is_some_and(Media::uses_acls) {
             return Err(Error::answer(Errno::NODATA));
@@ -331,7 +331,7 @@ impl Fs {
 
     fn xattrs(&self, epoch: &Epoch, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         match self.media_of(node) {
-            Some(media) => media.xattrs(node),
+            Some(media) => media.xattrs(epoch, node),
             None => {
                 let at = epoch.find(node)?;
                 at.manifest().xattrs(at.index)

@@ -2,13 +2,16 @@
 
 use super::content::drop_privileges;
 use super::descriptors::Access;
+use super::lookup::Visible;
 use super::node::Backing;
 use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fs::attr::{Attr, Ttl};
+use crate::fs::epoch::Epoch;
 use crate::store::media::home::{is_acl, set_xattr, xattr, xattrs};
 use crate::sys::AsCaller;
 use crate::tree::NodeId;
+use crate::tree::union::Shown;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timestamps, Uid};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -76,11 +79,22 @@ impl Media {
                 .on_disk("changing the mode of", || self.shown(node))?;
         }
         if let Some(times) = &changes.times {
-            rustix::fs::utimensat(&handle, "", times, AtFlags::EMPTY_PATH)
-                .on_disk("changing the times of", || self.shown(node))?;
+            self.set_times(task, node, &handle, times)?;
         }
         change.done(&handle)?;
         self.getattr(task.epoch, node)
+    }
+
+    fn set_times(&self, task: Task<'_>, node: NodeId, handle: &OwnedFd, times: &Timestamps) -> Result<()> {
+        let dir = self.times_of_dir(node)?;
+        rustix::fs::utimensat(handle, "", times, AtFlags::EMPTY_PATH)
+            .on_disk("changing the times of", || self.shown(node))?;
+        match &dir {
+            Some((_, path)) if times.last_modification.tv_nsec != rustix::fs::UTIME_OMIT => {
+                self.note_mtime_set(task, path, handle)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn truncate(&self, task: Task<'_>, node: NodeId, size: u64) -> Result<()> {
@@ -104,9 +118,9 @@ impl Media {
     }
 
     /// Extended attributes of the user's, of what is behind a node.
-    pub fn getxattr(&self, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+    pub fn getxattr(&self, epoch: &Epoch, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
         self.check_attribute(name)?;
-        let found = match self.attributed(node)? {
+        let found = match self.attributed(epoch, node)? {
             Attributed::Release(all) => all.into_iter().find(|(key, _)| key == name).map(|(_, value)| value),
             Attributed::Upper(handle) => {
                 xattr(&handle, name).on_disk("reading the attributes of", || self.shown(node))?
@@ -117,8 +131,8 @@ impl Media {
     }
 
     /// All of them.
-    pub fn xattrs(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let mut found = match self.attributed(node)? {
+    pub fn xattrs(&self, epoch: &Epoch, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut found = match self.attributed(epoch, node)? {
             Attributed::Release(all) => return Ok(all),
             Attributed::Upper(handle) => xattrs(&handle).on_disk("reading the attributes of", || self.shown(node))?,
             Attributed::Nothing => Vec::new(),
@@ -128,16 +142,22 @@ impl Media {
     }
 
     /// What has the extended attributes of a node.
-    fn attributed(&self, node: NodeId) -> Result<Attributed> {
-        let backing = self.nodes.lock().get(node).ok_or(Error::answer(Errno::STALE))?.backing.clone();
-        if let Backing::Lower { release, index, .. } = backing {
+    fn attributed(&self, epoch: &Epoch, node: NodeId) -> Result<Attributed> {
+        let held = self.node(node)?;
+        if let Backing::Lower { release, index, .. } = held.backing {
             return Ok(Attributed::Release(release.manifest.xattrs(index)?));
         }
         match self.handle(node) {
-            Ok(handle) => Ok(Attributed::Upper(handle)),
-            // A directory that only a release has, or one that is gone.
-            Err(error) if error.is_not_found() => Ok(Attributed::Nothing),
-            Err(error) => Err(error),
+            Ok(handle) => return Ok(Attributed::Upper(handle)),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        // A directory that only a release has, or one that is gone.
+        let Some(path) = held.path else { return Ok(Attributed::Nothing) };
+        let layered = Visible { media: self, epoch }.look(&path)?;
+        match (layered.layers.shown(), layered.lower) {
+            (Shown::Lower(_), Some(lower)) => Ok(Attributed::Release(lower.release.manifest.xattrs(lower.index)?)),
+            _ => Ok(Attributed::Nothing),
         }
     }
 

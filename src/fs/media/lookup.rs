@@ -234,10 +234,7 @@ impl Visible<'_> {
                 if let (Type::Dir, Some(lower), false) = (attr.kind, lower, layered.layers.whiteout)
                     && lower.node.kind == Kind::Dir
                 {
-                    // A merged directory changed when the later of its layers did.
-                    let lower = self.lower_attr(&lower.release, lower.index)?;
-                    attr.mtime = attr.mtime.max(lower.mtime);
-                    attr.ctime = attr.ctime.max(lower.mtime);
+                    attr = self.with_times_of_both(path, lower, attr)?;
                     // Those of one layer alone would be too few, and find(1) would skip the others.
                     attr.links = 1;
                 }
@@ -245,8 +242,11 @@ impl Visible<'_> {
                 Ok(attr)
             }
             (None, Some(lower)) => {
-                let attr = self.lower_attr(&lower.release, lower.index)?;
-                Ok(Attr { node, ..attr })
+                let attr = Attr { node, ..self.lower_attr(&lower.release, lower.index)? };
+                match attr.kind {
+                    Type::Dir => self.with_times_of_both(path, lower, attr),
+                    _ => Ok(attr),
+                }
             }
             (None, None) => Err(Error::answer(Errno::NOENT)),
         }

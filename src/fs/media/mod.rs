@@ -21,6 +21,7 @@ mod reaper;
 mod removed;
 mod scopes;
 mod shadow;
+mod times;
 mod truncation;
 mod writeback;
 

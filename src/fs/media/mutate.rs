@@ -325,6 +325,10 @@ impl Changing<'_> {
                         Ok(None)
                     })?;
                 }
+                Step::Whiteout(path) => {
+                    self.make_whiteouts_dirs(&path.parent())?;
+                    self.take_step(step, || self.media.home.apply(step))?;
+                }
                 step => self.take_step(step, || self.media.home.apply(step))?,
             }
         }
@@ -350,6 +354,7 @@ impl Changing<'_> {
             _ => None,
         };
         let removed = leaves.and_then(|path| self.dir_to_remove(path));
+        let times = self.times_of(step);
         let announced = self.media.nodes.lock().begin_step(step);
         // What was announced ends, whatever comes: else nobody could change those names any more.
         let (result, outcome) = match catch_unwind(AssertUnwindSafe(work)) {
@@ -358,6 +363,7 @@ impl Changing<'_> {
             Ok(Err(error)) => (Ok(Err(error)), StepOutcome::Failed),
             Err(panic) => (Err(panic), StepOutcome::Failed),
         };
+        drop(times);
         match step {
             _ if result.is_err() => {}
             Step::Place(path) | Step::CopyUp(path) | Step::Whiteout(path) | Step::Link(_, path) => {
@@ -381,28 +387,10 @@ impl Changing<'_> {
     }
 
     /// Names of the writable layer were made, or removed; those above a scope are nobody's.
-    fn count_names(&self, path: &LayerPath, names: i64) {
+    pub(super) fn count_names(&self, path: &LayerPath, names: i64) {
         if let Ok(scope) = self.media.scopes.of(path.in_docroot()) {
             self.media.usage.add_names(scope, names);
         }
-    }
-
-    fn make_dirs(&self, path: &LayerPath) -> Result<()> {
-        let home = &self.media.home;
-        // Mostly it is there.
-        if path.is_root() || home.stat(path)?.is_some() {
-            return Ok(());
-        }
-        for dir in path.from_the_top() {
-            if home.stat(&dir)?.is_some() {
-                continue;
-            }
-            let lower = self.look(&dir)?.lower;
-            let like = lower.as_ref().map(|lower| &lower.node).filter(|node| node.kind == Kind::Dir);
-            home.make_dir(&dir, like)?;
-            self.count_names(&dir, 1);
-        }
-        Ok(())
     }
 
     /// Gives what is at a path of the release its place in the upper layer. Its node stays.

@@ -2,7 +2,8 @@
 //!
 //! A change claims the directories in which it changes names, and the trees that it moves or takes away whole. Claims
 //! are held over disk work, so only changes wait for them, never looks, and never with another lock held. A claim waits
-//! for those before it that it conflicts with, so no two wait for each other.
+//! for those before it that it conflicts with, so no two wait for each other: inside a claim only one of times is made,
+//! and inside that none.
 
 use crate::tree::LayerPath;
 use parking_lot::{Condvar, Mutex};
@@ -14,6 +15,8 @@ pub(super) enum Claim {
     Names(LayerPath),
     /// Changes of names in this directory and anywhere below it.
     Tree(LayerPath),
+    /// Changes of the times of this directory, for one small step on the disk.
+    Times(LayerPath),
 }
 
 impl Claim {
@@ -22,6 +25,8 @@ impl Claim {
             (Self::Names(a), Self::Names(b)) => a == b,
             (Self::Tree(tree), Self::Names(dir)) | (Self::Names(dir), Self::Tree(tree)) => dir.is_within(tree),
             (Self::Tree(a), Self::Tree(b)) => a.is_within(b) || b.is_within(a),
+            (Self::Times(a), Self::Times(b)) => a == b,
+            (Self::Times(_), _) | (_, Self::Times(_)) => false,
         }
     }
 }

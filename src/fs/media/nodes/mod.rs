@@ -15,7 +15,7 @@ mod tests;
 mod unused;
 
 pub(super) use places::PlaceId;
-pub(super) use steps::StepOutcome;
+pub(super) use steps::{StepOutcome, paths_of};
 pub use unused::Unused;
 
 use super::node::{Backing, Held, MediaNode, pure_of_file};

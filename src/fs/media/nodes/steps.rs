@@ -141,7 +141,7 @@ impl Nodes {
 }
 
 /// The paths whose names a step changes.
-fn paths_of(step: &Step) -> impl Iterator<Item = &LayerPath> {
+pub(in crate::fs::media) fn paths_of(step: &Step) -> impl Iterator<Item = &LayerPath> {
     let (first, second) = match step {
         Step::MakeDirs(path)
         | Step::CopyUp(path)

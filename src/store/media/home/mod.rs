@@ -13,6 +13,7 @@ mod identity;
 mod orphans;
 mod parts;
 mod reserve;
+mod times;
 mod upper;
 mod usage;
 mod whiteouts;
@@ -22,6 +23,7 @@ pub(super) use below::remove_all;
 pub use copy::{COPYING, Copy};
 pub use identity::{FileId, Inode, Leaf};
 pub use orphans::Orphan;
+pub use times::LowerChanged;
 pub use upper::{Upper, UpperName, upper_kind};
 pub use whiteouts::Whiteout;
 pub(in crate::store) use xattrs::proc_link;
@@ -30,6 +32,7 @@ pub use xattrs::{has_default_acl, is_acl, set_xattr, xattr, xattrs};
 use crate::error::{Context, Errno, Error, OnDisk, Result, Shown};
 use crate::fault;
 use crate::store::media::scope::Scope;
+use crate::store::release::manifest::Xattrs;
 use crate::store::trust::BENEATH;
 use crate::tree::union::{Onto, Step, UpperKind};
 use crate::tree::{LayerId, LayerPath, Node};
@@ -42,6 +45,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use times::leaving_mtime;
 
 /// The longest path that is given to one call: below PATH_MAX (4,096) with its NUL.
 const LONGEST_PATH: usize = 4000;
@@ -307,7 +311,7 @@ impl Home {
         let ((from_dir, from_name), (to_dir, to_name)) = (self.parent_of(from)?, self.parent_of(to)?);
         let mut kept = None;
         let flags = match onto {
-            Onto::Nothing => RenameFlags::NOREPLACE,
+            Onto::Nothing => RenameFlags::empty(),
             Onto::Exchange => RenameFlags::EXCHANGE,
             Onto::Replace => {
                 let target = absent(rustix::fs::statat(&to_dir, &to_name[..], AtFlags::SYMLINK_NOFOLLOW))
@@ -320,9 +324,9 @@ impl Home {
             }
         };
         fault::point("upper.kept");
-        let renamed = match rustix::fs::renameat_with(&from_dir, &from_name[..], &to_dir, &to_name[..], flags) {
-            Err(Errno::INVAL) if onto == Onto::Nothing => rename_to_free(&from_dir, &from_name, &to_dir, &to_name),
-            renamed => renamed,
+        let renamed = match onto {
+            Onto::Nothing => rename_to_free(&from_dir, &from_name, &to_dir, &to_name),
+            _ => rustix::fs::renameat_with(&from_dir, &from_name[..], &to_dir, &to_name[..], flags),
         };
         if let (Err(_), Some(orphan)) = (renamed, &kept) {
             self.drop_orphan(orphan);
@@ -335,17 +339,23 @@ impl Home {
         format!("up-{}", self.serial.fetch_add(1, Ordering::Relaxed)).into_bytes()
     }
 
-    /// Makes one upper directory as the release's that shows there. One that is there already is left as it is.
-    pub fn make_dir(&self, path: &LayerPath, like: Option<&Node>) -> Result<()> {
+    /// Makes one upper directory as the release's that shows there, with its attributes. One that is there already is left as it is.
+    pub fn make_dir(&self, path: &LayerPath, like: Option<&(Node, Xattrs)>) -> Result<()> {
         if self.stat(path)?.is_some() {
             return Ok(());
         }
         let temporary = self.temporary();
         rustix::fs::mkdirat(&self.tmp, &temporary[..], Mode::from_raw_mode(0o755))
             .on_disk("making", || self.show(path))?;
-        if let Some(node) = like {
-            dress(&self.tmp, &temporary, node).on_disk(copy::DRESSING, || self.show(path))?;
+        let dressed = like.map_or(Ok(()), |(node, xattrs)| {
+            let dir = rustix::fs::openat(&self.tmp, &temporary[..], OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            xattrs.iter().try_for_each(|(name, value)| set_xattr(&dir, name, Some((value, 0))))?;
+            dress(&self.tmp, &temporary, node)
+        });
+        if dressed.is_err() {
+            let _ = remove_all(&self.tmp, &temporary);
         }
+        dressed.on_disk(copy::DRESSING, || self.show(path))?;
         let is_dir = |stat: Stat| upper_kind(&stat) == UpperKind::Dir;
         match self.take_place(&temporary, path) {
             // A change in another directory needed it too, and came first.
@@ -354,14 +364,11 @@ impl Home {
         }
     }
 
+    /// What holds no more than the release has gets its name: the directory that it comes into keeps its mtime.
     fn take_place(&self, temporary: &[u8], path: &LayerPath) -> Result<()> {
         fault::point("upper.copied");
         let placed = self.parent_of(path).and_then(|(dir, name)| {
-            let placed = match rustix::fs::renameat_with(&self.tmp, temporary, &dir, &name[..], RenameFlags::NOREPLACE)
-            {
-                Err(Errno::INVAL) => rename_to_free(&self.tmp, temporary, &dir, &name),
-                placed => placed,
-            };
+            let placed = leaving_mtime(&dir, || rename_to_free(&self.tmp, temporary, &dir, &name));
             placed.on_disk("making", || self.show(path))
         });
         if placed.is_err() {
@@ -395,9 +402,13 @@ fn absent<T>(found: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
     }
 }
 
-/// RENAME_NOREPLACE where the file system does not know it (NFS). Only somebody behind the mount could put something
-/// there in between.
+/// RENAME_NOREPLACE, also where the file system does not know it (NFS): there somebody behind the mount could put
+/// something in between.
 fn rename_to_free(from: &OwnedFd, name: &[u8], to: &OwnedFd, new: &[u8]) -> rustix::io::Result<()> {
+    match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL) => {}
+        renamed => return renamed,
+    }
     match rustix::fs::statat(to, new, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => rustix::fs::renameat(from, name, to, new),
         Ok(_) => Err(Errno::EXIST),

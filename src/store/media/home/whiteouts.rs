@@ -1,10 +1,11 @@
 //! Whiteouts: an empty file hides the release's entry of its name and all below it.
 
-use super::{Home, In, absent, names, or_here};
+use super::times::{leaving_mtime, mtime_alone};
+use super::{Home, In, absent, names, or_here, rename_to_free};
 use crate::error::{Errno, OnDisk, Result};
 use crate::fault;
 use crate::tree::LayerPath;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec};
 use std::os::fd::OwnedFd;
 
 /// What hides the release's entry at a path.
@@ -55,7 +56,28 @@ impl Home {
         names(dir).on_disk("listing", shown)
     }
 
-    /// Hides the release's entry at a path. What was below in the tree of whiteouts goes in the same instant, by an
+    /// Makes one directory of whiteouts. It has hidden nothing yet, so its mtime is 0; that of the one above stays.
+    pub fn make_whiteouts_dir(&self, path: &LayerPath) -> Result<()> {
+        self.with_reserve(|| {
+            let above = self.dir_above(In::Whiteouts, path)?;
+            let temporary = self.temporary();
+            rustix::fs::mkdirat(&self.tmp, &temporary[..], Mode::from_raw_mode(0o755))?;
+            let never = mtime_alone(Timespec { tv_sec: 0, tv_nsec: 0 });
+            let placed = rustix::fs::utimensat(&self.tmp, &temporary[..], &never, AtFlags::SYMLINK_NOFOLLOW)
+                .and_then(|()| leaving_mtime(&above, || rename_to_free(&self.tmp, &temporary, &above, path.name())));
+            if placed.is_err() {
+                let _ = rustix::fs::unlinkat(&self.tmp, &temporary[..], AtFlags::REMOVEDIR);
+            }
+            match placed {
+                // A change in another directory needed it too, and came first.
+                Err(Errno::EXIST) => Ok(()),
+                placed => placed,
+            }
+        })
+        .on_disk("hiding the release's entry by", || self.show_in(In::Whiteouts, path))
+    }
+
+    /// Hides the release's entry at a path; its directory of whiteouts is there. What was below in the tree of whiteouts goes in the same instant, by an
     /// exchange: a name that it hid must not come back for a moment.
     pub(super) fn put_whiteout(&self, path: &LayerPath) -> Result<()> {
         self.with_reserve(|| self.make_whiteout(path))
@@ -64,12 +86,6 @@ impl Home {
 
     fn make_whiteout(&self, path: &LayerPath) -> rustix::io::Result<()> {
         let name = path.name();
-        for dir in path.parent().from_the_top() {
-            match rustix::fs::mkdirat(self.dir_above(In::Whiteouts, &dir)?, dir.name(), Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error),
-            }
-        }
         fault::point("upper.whiteout");
         let dir = self.dir_above(In::Whiteouts, path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;

@@ -1,0 +1,111 @@
+//! When the entries of a directory changed last.
+//!
+//! The mtime of a directory of the upper layer tells of what was made, removed and renamed there; what was made there
+//! to hold what the release has (a copy-up) leaves it. The mtime of a directory of whiteouts tells when a whiteout was
+//! put there or taken away; a directory that leads deeper leaves it, and is itself made with the time 0. So no change
+//! needs a second write, and a removal no more room. Stopped between an entry and the mtime that is to stay, the mtime
+//! is later than the change.
+//!
+//! A time that a user sets may be earlier than that of the release's directory or of its whiteouts. The attribute
+//! `trusted.verfs.mtime` of the upper directory then has these two, which are over:
+//!
+//! ```text
+//! of the release's directory: seconds since 1970, i64 | nanoseconds, u32 | the same of its whiteouts      little-endian
+//! ```
+
+use super::xattrs::{set_xattr, xattr};
+use super::{Home, In, absent};
+use crate::error::{Errno, OnDisk, Result};
+use crate::store::active::stamps::Stamp;
+use crate::tree::LayerPath;
+use rustix::fs::{AtFlags, OFlags, Stat, Timespec, Timestamps};
+use std::os::fd::OwnedFd;
+
+/// Root's: users neither see nor change it.
+const OVER: &[u8] = b"trusted.verfs.mtime";
+
+/// Earlier than any time.
+const NEVER: Stamp = Stamp { second: i64::MIN, nanos: 0 };
+
+/// When what a directory shows of the release changed last.
+#[derive(Clone, Copy, Debug)]
+pub struct LowerChanged {
+    /// By a switch.
+    pub release: Stamp,
+    /// Because an entry was hidden, or shown again.
+    pub whiteouts: Stamp,
+}
+
+impl LowerChanged {
+    /// The later of the two.
+    pub fn last(self) -> Stamp {
+        self.release.max(self.whiteouts)
+    }
+
+    /// The later of those that came after.
+    pub fn last_after(self, over: Self) -> Stamp {
+        let after = |changed, over| if changed > over { changed } else { NEVER };
+        after(self.release, over.release).max(after(self.whiteouts, over.whiteouts))
+    }
+}
+
+fn decode(value: &[u8]) -> Option<LowerChanged> {
+    let stamp = |bytes: &[u8; 12]| {
+        let (second, nanos) = bytes.split_first_chunk::<8>()?;
+        Some(Stamp { second: i64::from_le_bytes(*second), nanos: u32::from_le_bytes(nanos.try_into().ok()?) })
+    };
+    let (release, whiteouts) = value.split_first_chunk::<12>()?;
+    Some(LowerChanged { release: stamp(release)?, whiteouts: stamp(whiteouts.try_into().ok()?)? })
+}
+
+/// Gives a directory an entry and leaves its mtime. Nobody else may change the directory meanwhile.
+pub(super) fn leaving_mtime(dir: &OwnedFd, add: impl FnOnce() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    let before = rustix::fs::fstat(dir)?;
+    add()?;
+    let mtime = Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as _ };
+    if let Err(error) = rustix::fs::utimensat(dir, "", &mtime_alone(mtime), AtFlags::EMPTY_PATH) {
+        // The entry is there, and a later time misleads nobody.
+        log::debug!("leaving the mtime of a directory of the writable layer: {error}");
+    }
+    Ok(())
+}
+
+/// Sets an mtime, and leaves the atime.
+pub(super) fn mtime_alone(mtime: Timespec) -> Timestamps {
+    let omitted = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    Timestamps { last_access: omitted, last_modification: mtime }
+}
+
+impl Home {
+    /// When a whiteout was put into a directory, or taken away, last.
+    pub fn whiteouts_changed(&self, path: &LayerPath) -> Result<Stamp> {
+        let stat = self.whiteouts_dir(path)?.filter(|stat| stat.st_mtime > 0);
+        Ok(stat.map_or(NEVER, |stat| Stamp { second: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 }))
+    }
+
+    /// The directory of whiteouts at a path, if there is one.
+    pub fn whiteouts_dir(&self, path: &LayerPath) -> Result<Option<Stat>> {
+        absent(self.open_at(In::Whiteouts, path, OFlags::PATH | OFlags::DIRECTORY).and_then(rustix::fs::fstat))
+            .on_disk("looking at", || self.show_in(In::Whiteouts, path))
+    }
+
+    /// Up to when the changes of the release's directory, and of its whiteouts, are over: the mtime of the upper
+    /// directory was set since, to an earlier one.
+    pub fn over_until(&self, path: &LayerPath) -> Result<LowerChanged> {
+        let found = absent(self.dir(In::Media, path).and_then(|dir| xattr(&dir, OVER)));
+        let value = found.on_disk("reading the attributes of", || self.show(path))?.flatten();
+        Ok(value.and_then(|value| decode(&value)).unwrap_or(LowerChanged { release: NEVER, whiteouts: NEVER }))
+    }
+
+    /// Notes that in an upper directory. Where the disk keeps no such attributes, or the daemon is not root, the later
+    /// time goes on to show.
+    pub fn set_over(&self, path: &LayerPath, dir: &OwnedFd, until: LowerChanged) -> Result<()> {
+        let value = [until.release, until.whiteouts]
+            .map(|stamp| [&stamp.second.to_le_bytes()[..], &stamp.nanos.to_le_bytes()].concat())
+            .concat();
+        match set_xattr(dir, OVER, Some((&value, 0))) {
+            Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
+            set => set.on_disk("changing the times of", || self.show(path)),
+        }
+    }
+}
