@@ -6,6 +6,7 @@ mod support;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, Timespec, Timestamps, XattrFlags};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
@@ -867,7 +868,41 @@ const SYNCED: &[Synced] = &[
         &["m/n"],
         |top| !top.join("m/n/both").exists(),
     ),
+    (
+        "mkdir at the name of a directory that was removed",
+        |top| fs::remove_dir_all(top.join("o/p/dir")).and_then(|()| fs::create_dir(top.join("o/p/dir"))),
+        &["o/p"],
+        |top| fs::read_dir(top.join("o/p/dir")).is_ok_and(|mut entries| entries.next().is_none()),
+    ),
+    (
+        "mv of an upload over a release's file",
+        |top| fs::rename(top.join("q/r/upload"), top.join("q/r/theirs")),
+        &["q/r"],
+        |top| {
+            !top.join("q/r/upload").exists() && fs::read(top.join("q/r/theirs")).is_ok_and(|bytes| bytes == b"upload")
+        },
+    ),
+    (
+        "mv of a release's file over a release's file",
+        |top| fs::rename(top.join("s/t/from"), top.join("u/v/to")),
+        &["s/t", "u/v"],
+        |top| !top.join("s/t/from").exists() && fs::read(top.join("u/v/to")).is_ok_and(|bytes| bytes == b"old"),
+    ),
+    (
+        "mv of a directory of uploads over an emptied one of a release",
+        |top| {
+            fs::remove_file(top.join("w/x/dir/file"))?;
+            fs::rename(top.join("w/uploads"), top.join("w/x/dir"))
+        },
+        &["w", "w/x"],
+        |top| !top.join("w/uploads").exists() && names(&top.join("w/x/dir")) == ["mine"],
+    ),
 ];
+
+/// What a directory lists.
+fn names(dir: &Path) -> Vec<OsString> {
+    fs::read_dir(dir).map(|entries| entries.map(|entry| entry.unwrap().file_name()).collect()).unwrap_or_default()
+}
 
 fn a_synced_directory_outlives_a_power_cut(kind: &str) {
     let mut rig = Rig::with_limit(Duration::from_secs(240));
@@ -881,12 +916,19 @@ fn a_synced_directory_outlives_a_power_cut(kind: &str) {
     for file in ["a/b/removed", "a/b/kept", "tree/sub/x/y", "tree/kept", "e/f/kept", "g/h/old", "m/n/both"] {
         tree = tree.file(format!("media/{file}"), "old");
     }
+    for file in ["o/p/dir/file", "q/r/theirs", "s/t/from", "w/x/dir/file"] {
+        tree = tree.file(format!("media/{file}"), "old");
+    }
+    tree = tree.file("media/u/v/to", "other");
     let disk = SmallDisk::beside(&rig, kind);
     disk.write_seldom(kind);
     rig.add("1", &tree);
     rig.mount();
     let top = rig.mnt.join("media");
-    fs::write(top.join("m/n/both"), "upload").unwrap();
+    fs::create_dir(top.join("w/uploads")).unwrap();
+    for upload in ["m/n/both", "q/r/upload", "w/uploads/mine"] {
+        fs::write(top.join(upload), "upload").unwrap();
+    }
     rustix::fs::sync();
     let mut images = Vec::new();
     for (number, (what, change, dirs, is_there)) in SYNCED.iter().enumerate() {
