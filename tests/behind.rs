@@ -3,15 +3,17 @@
 
 mod support;
 
-use rustix::fs::{CWD, Timespec, Timestamps, utimensat};
+use rustix::fs::{CWD, RenameFlags, Timespec, Timestamps, renameat_with, utimensat};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use support::chance::Chance;
 use support::disk::SmallDisk;
+use support::seen;
 use support::tree::Tree;
-use support::{Rig, skip_mounted};
+use support::{Rig, long, skip_mounted};
 
 /// A mounted store whose scope `media` lies on a disk of this kind; the scope through the mount, and where it lies.
 struct Shop {
@@ -31,6 +33,7 @@ impl Shop {
                 fs::create_dir(&dir).unwrap();
                 SmallDisk::in_memory(&dir)
             }
+            FEW => SmallDisk::with_inodes(&rig, 256),
             kind => SmallDisk::beside(&rig, kind),
         };
         let home = disk.path().join("home");
@@ -53,6 +56,8 @@ impl Drop for Shop {
 }
 
 const DISKS: [&str; 4] = ["ext4", "xfs", "btrfs", "tmpfs"];
+/// An ext4 on which numbers of files come again soon.
+const FEW: &str = "ext4 with few inodes";
 
 /// All files look the same but for what they hold: only who they are tells them apart.
 fn put(path: &Path, content: &str) {
@@ -207,5 +212,153 @@ fn an_open_file_stays_that_file_when_its_name_is_moved_replaced_or_removed_behin
         closed(&shop, &shop.behind);
         assert!(file.write_all(b"more").is_err(), "{kind}");
         assert_eq!(fs::read(&outside).unwrap(), b"secret", "{kind}");
+    }
+}
+
+/// What is done to names, through the mount or behind it.
+#[derive(Clone, Debug)]
+enum Step {
+    Create(PathBuf, usize),
+    Mkdir(PathBuf),
+    Symlink(PathBuf, usize),
+    /// A file, a symlink or an empty directory.
+    Remove(PathBuf),
+    /// A file or symlink goes, and at once something else of its name, size and mtime is there.
+    Replace(PathBuf, usize),
+    Link(PathBuf, PathBuf),
+    Rename(PathBuf, PathBuf),
+    Exchange(PathBuf, PathBuf),
+    Append(PathBuf, usize),
+    Empty(PathBuf),
+    Chmod(PathBuf, u32),
+}
+
+/// No two steps write the same, or as much.
+fn text(number: usize) -> Vec<u8> {
+    format!("{number:04}").into_bytes().repeat(number + 1)
+}
+
+fn random_path(random: &mut Chance) -> PathBuf {
+    (0..=random.below(3)).map(|_| ["a", "b", "c"][random.below(3)]).collect()
+}
+
+fn random_step(random: &mut Chance, number: usize) -> Step {
+    let path = random_path(random);
+    match random.below(26) {
+        0..=3 => Step::Create(path, number),
+        4..=6 => Step::Mkdir(path),
+        7 | 8 => Step::Symlink(path, number),
+        9 | 10 => Step::Remove(path),
+        11..=13 => Step::Replace(path, number),
+        14..=16 => Step::Link(path, random_path(random)),
+        17..=20 => Step::Rename(path, random_path(random)),
+        21 => Step::Exchange(path, random_path(random)),
+        22 | 23 => Step::Append(path, number),
+        24 => Step::Empty(path),
+        _ => Step::Chmod(path, [0o600, 0o644, 0o755][random.below(3)]),
+    }
+}
+
+fn take(top: &Path, step: &Step) -> io::Result<()> {
+    // What a symlink leads to is not there.
+    let open = |path: &Path| File::options().append(true).open(top.join(path));
+    match step {
+        Step::Create(path, number) => File::create_new(top.join(path))?.write_all(&text(*number)),
+        Step::Mkdir(path) => fs::create_dir(top.join(path)),
+        Step::Symlink(path, number) => symlink(format!("{number:04}"), top.join(path)),
+        Step::Remove(path) => match top.join(path).symlink_metadata()?.is_dir() {
+            true => fs::remove_dir(top.join(path)),
+            false => fs::remove_file(top.join(path)),
+        },
+        Step::Replace(path, number) => {
+            let path = top.join(path);
+            let was = path.symlink_metadata()?;
+            if was.is_dir() {
+                return Err(io::ErrorKind::IsADirectory.into());
+            }
+            fs::remove_file(&path)?;
+            if was.is_symlink() {
+                return symlink(format!("{number:04}"), path);
+            }
+            let mut file = File::create_new(path)?;
+            file.write_all(&vec![b'a' + (number % 26) as u8; was.len() as usize])?;
+            file.set_modified(was.modified()?)
+        }
+        Step::Link(from, to) => fs::hard_link(top.join(from), top.join(to)),
+        Step::Rename(from, to) => fs::rename(top.join(from), top.join(to)),
+        Step::Exchange(from, to) => Ok(renameat_with(CWD, top.join(from), CWD, top.join(to), RenameFlags::EXCHANGE)?),
+        Step::Append(path, number) => open(path)?.write_all(&text(*number)),
+        Step::Empty(path) => File::options().write(true).open(top.join(path))?.set_len(0),
+        Step::Chmod(path, mode) => {
+            let path = top.join(path);
+            match path.symlink_metadata()?.is_symlink() {
+                true => Ok(()),
+                false => fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(*mode)),
+            }
+        }
+    }
+}
+
+/// What an open file holds, how long it says it is, and how many names it has.
+fn held(mut file: &File) -> io::Result<(Vec<u8>, u64, u64)> {
+    let mut content = Vec::new();
+    io::Seek::rewind(&mut file)?;
+    file.read_to_end(&mut content)?;
+    let meta = file.metadata()?;
+    Ok((content, meta.len(), meta.nlink()))
+}
+
+/// Random steps, each through the mount or behind it, and the same in a plain directory of the same disk.
+fn changed_on_both_sides(kind: &str, seed: u64) {
+    let shop = Shop::on(kind);
+    let plain = shop.behind.join("../../../plain");
+    fs::create_dir(&plain).unwrap();
+    let mut random = Chance::new(seed);
+    let mut open: Vec<(File, File)> = Vec::new();
+    let mut done = Vec::new();
+    for number in 0..150 {
+        let step = random_step(&mut random, number);
+        let behind = random.percent(50);
+        let error = |done: io::Result<()>| done.err().map(|error| (error.raw_os_error(), error.kind()));
+        let here = error(take(if behind { &shop.behind } else { &shop.scope }, &step));
+        let there = error(take(&plain, &step));
+        done.push(format!("{}{step:?} -> {there:?}", if behind { "behind: " } else { "" }));
+        let last = &done[done.len().saturating_sub(25)..];
+        assert_eq!(here, there, "{kind}, seed {seed}, after {last:#?}");
+        if random.percent(20) {
+            let path = random_path(&mut random);
+            let open_in = |top: &Path| File::options().read(true).append(true).open(top.join(&path));
+            let both = (open_in(&shop.scope), open_in(&plain));
+            assert_eq!(both.0.is_ok(), both.1.is_ok(), "{kind}, seed {seed}: {path:?} after {last:#?}");
+            if let (Ok(here), Ok(there)) = both {
+                open.push((here, there));
+            }
+        }
+        for (here, there) in &mut open {
+            let both = (held(here).unwrap(), held(there).unwrap());
+            assert_eq!(both.0, both.1, "{kind}, seed {seed}: an open file after {last:#?}");
+            if random.percent(10) {
+                for file in [here, there] {
+                    file.write_all(&text(number)).unwrap_or_else(|error| panic!("{kind}: {error} after {last:#?}"));
+                }
+            }
+        }
+        if number % 10 == 9 {
+            let trees = (seen::tree(&shop.scope), seen::tree(&plain));
+            assert_eq!(trees.0, trees.1, "{kind}, seed {seed}, after {last:#?}");
+            assert_eq!(seen::tree(&shop.behind), trees.1, "{kind}, seed {seed}, on the disk");
+        }
+    }
+}
+
+#[test]
+fn what_is_changed_on_both_sides_of_the_mount_is_what_a_plain_directory_has() {
+    if skip_mounted() {
+        return;
+    }
+    for seed in 1..=if long() { 20 } else { 2 } {
+        for kind in DISKS.into_iter().chain([FEW]) {
+            changed_on_both_sides(kind, seed * 0x9e37_79b9);
+        }
     }
 }

@@ -63,9 +63,28 @@ pub enum Made {
     Symlink(Vec<u8>),
 }
 
+/// What others do to the writable layer where it lies: whatever is not possible there fails with ENOENT.
+#[derive(Clone, Debug)]
+pub enum Behind {
+    /// A file, directory or symlink of mode 0644 or 0755.
+    Make(At, Made),
+    /// A file or symlink, or an empty directory.
+    Remove(At),
+    /// A file or symlink goes, and at once something of its name, size and mtime is there: maybe with its number too.
+    Replace(At),
+    /// Another name of a file or symlink.
+    Link(At, At),
+    /// Over a file, or an empty directory, if something is there.
+    Rename(At, At),
+    /// Appended to a file.
+    Append(At, Vec<u8>),
+}
+
 /// What is done.
 #[derive(Clone, Debug)]
 pub enum Operation {
+    /// Behind the mount.
+    Behind(Behind),
     /// creat, mkdir, symlink; with a mode.
     Make(At, Made, u16),
     /// The same in a directory that is held.
@@ -208,6 +227,19 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
+fn behind() -> impl Strategy<Value = Operation> {
+    let made = prop_oneof![3 => Just(Made::File), 2 => Just(Made::Dir), 1 => Just(Made::Symlink(b"to".to_vec()))];
+    let step = prop_oneof![
+        2 => (at(), made).prop_map(|(at, made)| Behind::Make(at, made)),
+        3 => at().prop_map(Behind::Remove),
+        4 => at().prop_map(Behind::Replace),
+        3 => two().prop_map(|(from, to)| Behind::Link(from, to)),
+        5 => two().prop_map(|(from, to)| Behind::Rename(from, to)),
+        1 => at().prop_map(|at| Behind::Append(at, b"behind".to_vec())),
+    ];
+    step.prop_map(Operation::Behind)
+}
+
 /// The operation with the number of something that is held; `None` if it needs that and nothing is.
 fn with_held(mut operation: Operation, held: usize) -> Option<Operation> {
     use Operation::{Chmod, Forget, List, MakeIn, Read, SetXattr, Truncate, Write};
@@ -260,6 +292,12 @@ fn check(trees: [[Tree; 2]; RELEASES], operations: Vec<Operation>) -> Result<(),
         let there = reference.perform(&operation);
         done.push(format!("{operation:?} -> {there:?}"));
         prop_assert_eq!(here, there, "{:?}, after {:#?}", operation, done);
+        // A symlink is not kept open: one that has no name any more behind the mount may be gone.
+        let nameless = matches!(operation, Operation::Behind(_)).then(|| reference.nameless_symlinks());
+        for number in nameless.into_iter().flatten() {
+            let forget = Operation::Forget(number);
+            prop_assert_eq!(real.perform(&forget, false), reference.perform(&forget));
+        }
         prop_assert_eq!(real.held.len(), reference.held.len());
         if number % 5 == 4 {
             compare_trees(&mut real, &mut reference, backwards)?;
@@ -313,7 +351,9 @@ fn releases() -> impl Strategy<Value = [[Tree; 2]; RELEASES]> {
 }
 
 fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(800);
+    let long = std::env::var_os("VERFS_LONG").is_some_and(|value| value == "1");
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    let cases = cases.unwrap_or(if long { 8000 } else { 800 });
     let kept = FileFailurePersistence::Direct("tests/model/regressions.txt");
     ProptestConfig {
         cases,
@@ -326,6 +366,14 @@ fn config() -> ProptestConfig {
 #[test]
 fn random_operations_switches_and_new_lives_show_what_the_reference_shows() {
     let cases = (releases(), proptest::collection::vec(operation(), 1..60));
+    let run = TestRunner::new(config()).run(&cases, |(trees, operations)| check(trees, operations));
+    run.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn what_others_change_behind_the_mount_shows_as_in_the_reference() {
+    let steps = prop_oneof![2 => operation(), 1 => behind()];
+    let cases = (releases(), proptest::collection::vec(steps, 1..60));
     let run = TestRunner::new(config()).run(&cases, |(trees, operations)| check(trees, operations));
     run.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -1,11 +1,15 @@
 //! The writable layer as it is served, on real directories, asked as the kernel asks.
 
 use super::reference::{Item, Tree};
-use super::{Answer, At, Errno, Made, Names, On, Operation, Path, RELEASES, Seen, TOPS};
+use super::{Answer, At, Behind, Errno, Made, Names, On, Operation, Path, RELEASES, Seen, TOPS};
 use rustix::process::{getegid, geteuid};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use verfs::error::Error;
 use verfs::fs::media::{Caller, Changes, New, Permissions, Reading, Rights, Writing};
@@ -288,6 +292,10 @@ impl Real {
     fn ask(&mut self, operation: &Operation) -> Result<Answer, Errno> {
         let who = caller();
         match operation {
+            Operation::Behind(behind) => match self.change_behind(behind) {
+                Ok(()) => Ok(Answer::Done),
+                Err(_) => Err(Errno::NOENT),
+            },
             Operation::Make(at, made, mode) => {
                 let (dir, name) = self.walk(at)?;
                 self.make(dir, name, made, *mode)
@@ -415,6 +423,60 @@ impl Real {
         Ok(Answer::Done)
     }
 
+    /// Where a name lies on the disk.
+    fn on_disk(&self, at: &At) -> PathBuf {
+        self.top_of(if at.own { 1 + self.active } else { 0 }).join(OsStr::from_bytes(&at.path))
+    }
+
+    fn top_of(&self, layer: usize) -> PathBuf {
+        match layer {
+            0 => self.home.path().join("media/m"),
+            own => self.home.path().join(format!("own/{own}/media/p")),
+        }
+    }
+
+    fn change_behind(&self, behind: &Behind) -> std::io::Result<()> {
+        match behind {
+            Behind::Make(at, Made::Dir) => fs::DirBuilder::new().mode(0o755).create(self.on_disk(at)),
+            Behind::Make(at, Made::File) => {
+                let how = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(self.on_disk(at));
+                how.map(drop)
+            }
+            Behind::Make(at, Made::Symlink(target)) => symlink(OsStr::from_bytes(target), self.on_disk(at)),
+            Behind::Remove(at) => {
+                let path = self.on_disk(at);
+                match path.symlink_metadata()?.is_dir() {
+                    true => fs::remove_dir(path),
+                    false => fs::remove_file(path),
+                }
+            }
+            Behind::Replace(at) => {
+                let path = self.on_disk(at);
+                let was = path.symlink_metadata()?;
+                if was.is_dir() {
+                    return Err(std::io::ErrorKind::IsADirectory.into());
+                }
+                fs::remove_file(&path)?;
+                if was.is_symlink() {
+                    return symlink(OsStr::from_bytes(&vec![b's'; was.len() as usize]), path);
+                }
+                let how = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
+                let mut file = how?;
+                file.write_all(&vec![b'n'; was.len() as usize])?;
+                file.set_modified(was.modified()?)
+            }
+            Behind::Link(from, to) => fs::hard_link(self.on_disk(from), self.on_disk(to)),
+            Behind::Rename(from, to) => fs::rename(self.on_disk(from), self.on_disk(to)),
+            Behind::Append(at, bytes) => {
+                let path = self.on_disk(at);
+                if !path.symlink_metadata()?.is_file() {
+                    return Err(std::io::ErrorKind::InvalidInput.into());
+                }
+                fs::OpenOptions::new().append(true).open(path)?.write_all(bytes)
+            }
+        }
+    }
+
     fn changeable(&mut self, on: &On) -> Result<NodeId, Errno> {
         match self.target(on)? {
             Attr { kind: Type::Dir | Type::File, node, .. } => Ok(node),
@@ -456,14 +518,10 @@ impl Real {
 
     /// The names that a layer has on disk.
     pub fn upper(&self, layer: usize) -> BTreeSet<Path> {
-        let top = match layer {
-            0 => self.home.path().join("media/m"),
-            own => self.home.path().join(format!("own/{own}/media/p")),
-        };
+        let top = self.top_of(layer);
         let (mut found, mut dirs) = (BTreeSet::new(), vec![top.clone()]);
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(dir).expect("a directory").flatten() {
-                use std::os::unix::ffi::OsStrExt;
                 let path = entry.path();
                 found.insert(path.strip_prefix(&top).expect("below").as_os_str().as_bytes().to_vec());
                 if entry.file_type().expect("a type").is_dir() {

@@ -1,7 +1,7 @@
 //! What the writable layer should show, as plain data: an entry of the upper layer wins, what was deleted of a release
 //! stays hidden over every switch, and an opened file keeps its content.
 
-use super::{Answer, At, Errno, Made, Names, On, Operation, Path, RELEASES, Seen};
+use super::{Answer, At, Behind, Errno, Made, Names, On, Operation, Path, RELEASES, Seen};
 use std::collections::{BTreeMap, BTreeSet};
 use verfs::tree::Kind;
 use verfs::tree::union::Onto;
@@ -398,6 +398,7 @@ impl Reference {
     /// Does it; what a caller is told.
     pub fn perform(&mut self, operation: &Operation) -> Result<Answer, Errno> {
         match operation {
+            Operation::Behind(behind) => self.change_behind(behind).map(|()| Answer::Done).ok_or(Errno::NOENT),
             Operation::Make(at, made, mode) => {
                 let place = self.walk(at)?;
                 self.make(&place, made, *mode)
@@ -598,6 +599,105 @@ impl Reference {
             self.moved(from.0, b"\0", &to.1);
         }
         Ok(Answer::Done)
+    }
+
+    /// What is done to the upper layer alone; none if it is not possible there.
+    fn change_behind(&mut self, behind: &Behind) -> Option<()> {
+        let upper = |model: &Self, place: &Place| model.layers[place.0].upper.get(&place.1).cloned();
+        let has_dir = |model: &Self, place: &Place| {
+            let dir = parent(&place.1);
+            dir.is_empty() || matches!(model.layers[place.0].upper.get(&dir), Some(Above::Dir(_)))
+        };
+        let is_empty = |model: &Self, place: &Place| !model.layers[place.0].upper.keys().any(|p| below(p, &place.1));
+        let new = |model: &mut Self, kind, mode, content: Vec<u8>| {
+            model.files.push(File { seen: Seen { kind, mode, links: 1, content, xattr: None }, home: Home::Upper });
+            Above::Leaf(model.files.len() - 1)
+        };
+        match behind {
+            Behind::Make(at, made) => {
+                let place = self.place(at);
+                if !has_dir(self, &place) || upper(self, &place).is_some() {
+                    return None;
+                }
+                let above = match made {
+                    Made::Dir => Above::Dir(dir(0o755)),
+                    Made::File => new(self, Kind::File, 0o644, Vec::new()),
+                    Made::Symlink(target) => new(self, Kind::Symlink, 0o777, target.clone()),
+                };
+                self.layers[place.0].upper.insert(place.1, above);
+            }
+            Behind::Remove(at) => {
+                let place = self.place(at);
+                if matches!(upper(self, &place)?, Above::Dir(_)) && !is_empty(self, &place) {
+                    return None;
+                }
+                self.layers[place.0].upper.remove(&place.1);
+            }
+            Behind::Replace(at) => {
+                let place = self.place(at);
+                let Above::Leaf(was) = upper(self, &place)? else { return None };
+                let Seen { kind, content, .. } = self.files[was].seen.clone();
+                let above = match kind {
+                    Kind::Symlink => new(self, kind, 0o777, vec![b's'; content.len()]),
+                    _ => new(self, kind, 0o644, vec![b'n'; content.len()]),
+                };
+                self.layers[place.0].upper.insert(place.1, above);
+            }
+            Behind::Link(from, to) => {
+                let (from, to) = (self.place(from), self.place(to));
+                let source = upper(self, &from)?;
+                if matches!(source, Above::Dir(_)) || !has_dir(self, &to) || upper(self, &to).is_some() {
+                    return None;
+                }
+                self.layers[to.0].upper.insert(to.1, source);
+            }
+            Behind::Rename(from, to) => {
+                let (from, to) = (self.place(from), self.place(to));
+                let source = upper(self, &from)?;
+                let is_dir = |above: &Above| matches!(above, Above::Dir(_));
+                let fits = match upper(self, &to) {
+                    None => true,
+                    Some(target) if from == to || !is_dir(&target) => from == to || !is_dir(&source),
+                    Some(_) => is_dir(&source) && is_empty(self, &to),
+                };
+                if !fits || !has_dir(self, &to) || (from.0 == to.0 && below(&to.1, &from.1)) {
+                    return None;
+                }
+                // Two names of one file stay.
+                let same = |target| matches!((&source, target), (Above::Leaf(a), Some(Above::Leaf(b))) if *a == b);
+                if from == to || same(upper(self, &to)) {
+                    return Some(());
+                }
+                let moving = |path: &&Path| **path == from.1 || below(path, &from.1);
+                let paths: Vec<Path> = self.layers[from.0].upper.keys().filter(moving).cloned().collect();
+                for path in paths {
+                    let above = self.layers[from.0].upper.remove(&path)?;
+                    let path = [&to.1, &path[from.1.len()..]].concat();
+                    self.layers[to.0].upper.insert(path, above);
+                }
+            }
+            Behind::Append(at, bytes) => {
+                let place = self.place(at);
+                match upper(self, &place)? {
+                    Above::Leaf(file) if self.files[file].seen.kind == Kind::File => {
+                        self.files[file].seen.content.extend(bytes);
+                    }
+                    _ => return None,
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Which of what is held are symlinks without a name, the last first.
+    pub fn nameless_symlinks(&mut self) -> Vec<usize> {
+        let held = self.held.clone();
+        let nameless =
+            |handle: &Handle| self.seen(handle).is_ok_and(|seen| seen.kind == Kind::Symlink && seen.links == 0);
+        let mut found: Vec<usize> =
+            held.iter().map(nameless).enumerate().filter(|(_, is)| *is).map(|(at, _)| at).collect();
+        found.reverse();
+        found
     }
 
     fn moved(&mut self, layer: usize, from: &[u8], to: &[u8]) {

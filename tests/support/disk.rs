@@ -70,6 +70,15 @@ impl SmallDisk {
         (SmallDisk::in_file(rig, "ext2", &room.join("disk.img")), below)
     }
 
+    /// An ext4 of 1 GiB beside the store, with so many inodes.
+    pub fn with_inodes(rig: &Rig, inodes: usize) -> SmallDisk {
+        let (image, dir) = (rig.root().join("inodes.img"), rig.root().join("inodes"));
+        File::create(&image).unwrap().set_len(1 << 30).unwrap();
+        run(Command::new("mkfs.ext4").args(["-q", "-N", &inodes.to_string()]).arg(&image));
+        fs::create_dir(&dir).unwrap();
+        SmallDisk::of_image(&image, &dir)
+    }
+
     fn in_file(rig: &Rig, kind: &str, image: &Path) -> SmallDisk {
         // As small as xfs will have it; what is not written takes no room.
         File::create(image).unwrap().set_len(320 << 20).unwrap();

@@ -33,3 +33,8 @@ pub fn skip_mounted() -> bool {
     assert!(Path::new("/dev/fuse").exists(), "mounted tests need /dev/fuse; VERFS_SKIP_MOUNTED=1 leaves them out");
     false
 }
+
+/// True if the long variant of a test is asked for: scripts/test --long sets `VERFS_LONG=1`.
+pub fn long() -> bool {
+    std::env::var_os("VERFS_LONG").is_some_and(|value| value == "1")
+}
