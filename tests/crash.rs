@@ -12,7 +12,7 @@ use support::chance::Chance;
 use support::{Rig, skip_mounted};
 use verfs::store::Store;
 use verfs::store::active::stamps::Stamp;
-use verfs::tree::NodeId;
+use verfs::tree::{Kind, NodeId, Tree as _};
 
 /// Writes a small release: with a large file of its own, and with small ones enough for a pack, half of them its own.
 fn source(rig: &Rig, release: &str) -> std::path::PathBuf {
@@ -191,15 +191,26 @@ fn at(verb: &str, point: &str) -> String {
     format!("crash:{point}{second}")
 }
 
+/// The files that both releases have.
+fn in_both(store: &Store) -> Vec<NodeId> {
+    let [a, b] = ["a", "b"].map(|name| store.manifest(&name.parse().unwrap()).unwrap());
+    let nodes = (0..a.len()).map(|index| a.node(index).unwrap());
+    let same = nodes.filter(|node| node.kind == Kind::File && b.find_node(node.nodeid).unwrap().is_some());
+    let same: Vec<_> = same.map(|node| node.nodeid).collect();
+    assert_eq!(same.len(), 71);
+    same
+}
+
 #[test]
 fn compaction_of_the_stamps_stopped_at_any_point_leaves_the_old_or_the_new_file() {
-    let stamp = |node: u64, second| (NodeId(node + 100), Stamp { second, nanos: 1 });
     for point in points(&Rig::new(), "compaction") {
         let rig = prepared();
         let store = Store::open(&rig.store).unwrap();
+        let (gone, same) = ((1000..2000).map(NodeId).collect::<Vec<_>>(), in_both(&store));
+        let stamped = |second| gone.iter().chain(&same).map(move |node| (*node, Stamp { second, nanos: 1 }));
         let mut active = store.active().unwrap().unwrap();
         for second in 0..60 {
-            let batch: Vec<_> = (0..1000).map(|node| stamp(node, second)).collect();
+            let batch: Vec<_> = stamped(second).collect();
             active.stamps_len = store.append_stamps(active.stamps_len, &batch).unwrap();
         }
         store.set_active(&active).unwrap();
@@ -213,7 +224,8 @@ fn compaction_of_the_stamps_stopped_at_any_point_leaves_the_old_or_the_new_file(
         rig.ok(&["switch", "b"]);
         assert!(fs::metadata(rig.store.join("stamps")).unwrap().len() < 100_000, "{point}: the next switch compacts");
         let stamps = store.read_stamps(store.active().unwrap().unwrap().stamps_len).unwrap();
-        assert!((0..1000).all(|node| stamps.get(NodeId(node + 100), 9) == Some(stamp(node, 59).1)), "{point}");
+        assert!(same.iter().all(|node| stamps.get(*node, 9) == Some(Stamp { second: 59, nanos: 1 })), "{point}");
+        assert!(gone.iter().all(|node| stamps.get(*node, 9).is_none()), "{point}: no release has them");
         rig.ok(&["gc"]);
         rig.ok(&["verify"]);
         assert_no_litter(&rig);

@@ -87,6 +87,17 @@ impl Fs {
         }
     }
 
+    /// The releases of which something is still served: the active one, earlier ones, and those of files in scopes.
+    pub fn releases(&self) -> Vec<Arc<Release>> {
+        let mut releases = self.epochs.releases();
+        for (release, _) in self.media.as_ref().map_or(Vec::new(), Media::held_of_releases) {
+            if !releases.iter().any(|other| Arc::ptr_eq(other, &release)) {
+                releases.push(release);
+            }
+        }
+        releases
+    }
+
     /// Computes an answer without any lock, and sends it under the read side of the epoch lock if the epoch is
     /// still the same; else computes it again. `compute` may read the disk; `send` must only send.
     pub fn answer<T>(&self, compute: impl Fn(&Epoch) -> Result<T>, send: impl FnOnce(&Epoch, Result<T>)) {

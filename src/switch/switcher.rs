@@ -207,8 +207,15 @@ impl Switcher {
 
     /// The switch has happened, and no visitor waits for this.
     fn tidy_store(&self, turn: &Turn, stamps: Option<&Stamps>) {
+        let mut served = None;
+        let is_served = |node| {
+            let served =
+                served.get_or_insert_with(|| self.served.as_ref().map_or(Vec::new(), |served| served.fs.releases()));
+            // A manifest that cannot be read may have any node.
+            served.iter().any(|release| !matches!(release.manifest.find_node(node), Ok(None)))
+        };
         if let (Some(active), Some(stamps)) = (&turn.active, stamps)
-            && let Err(error) = self.store.tidy_active(active, stamps)
+            && let Err(error) = self.store.tidy_active(active, stamps, is_served)
         {
             log::warn!("{error}; the next switch tries again");
         }

@@ -9,7 +9,7 @@ use std::process::Command;
 use verfs::store::Store;
 use verfs::store::active::Active;
 use verfs::store::active::stamps::{Stamp, Stamps};
-use verfs::tree::NodeId;
+use verfs::tree::{NodeId, Tree as _};
 
 /// Three releases of one file; 01 was active, 02 is.
 fn three_releases() -> Rig {
@@ -89,7 +89,7 @@ fn a_lost_active_is_written_anew_and_no_mtime_goes_back() {
                 before.stamps_len = store.append_stamps(before.stamps_len, &batch(switch, 1_000..2_000)).unwrap();
             }
             store.set_active(&before).unwrap();
-            store.tidy_active(&before, &store.read_stamps(before.stamps_len).unwrap()).unwrap();
+            store.tidy_active(&before, &store.read_stamps(before.stamps_len).unwrap(), |_| true).unwrap();
             assert!(fs::metadata(rig.store.join("stamps")).unwrap().len() < 30_000);
         }
         let before = store.active().unwrap().unwrap();
@@ -279,7 +279,7 @@ fn stamps_are_compacted_when_most_are_replaced_and_say_the_same() {
         let stamps_len = store.append_stamps(active.stamps_len, &batch).unwrap();
         active = Active { switch, stamps_len, ..active };
         store.set_active(&active).unwrap();
-        store.tidy_active(&active, &memory).unwrap();
+        store.tidy_active(&active, &memory, |_| true).unwrap();
         longest = longest.max(fs::metadata(&file).unwrap().len());
         written += batch.len() as u64 * 20;
         if switch % 10 == 0 {
@@ -318,10 +318,45 @@ fn compacted_stamps_of_a_later_switch_than_active_are_found() {
         active = Active { switch, stamps_len, ..active };
     }
     store.set_active(&active).unwrap();
-    store.tidy_active(&active, &memory).unwrap();
+    store.tidy_active(&active, &memory, |_| true).unwrap();
     rig.ok(&["verify"]);
     store.set_active(&old).unwrap();
     verify_names(&rig, &[path(&rig.store.join("stamps")), "later switch"]);
+}
+
+#[test]
+fn stamps_of_nodes_that_no_release_has_are_dropped_and_mtimes_move_forward_all_the_same() {
+    let rig = three_releases();
+    let store = Store::open(&rig.store).unwrap();
+    let page = |name: &str| store.manifest(&name.parse().unwrap()).unwrap().node(1).unwrap().nodeid;
+    let pages = ["01", "02", "03"].map(page);
+    let stamp = |second: i64| Stamp { second, nanos: 7 };
+    // What releases had that were removed long ago, and more of it than the file keeps.
+    let append = |second: i64, pages: &[NodeId]| {
+        let mut active = store.active().unwrap().unwrap();
+        let gone = (1_000_000..1_060_000).map(|node| NodeId(node + second as u64));
+        let batch: Vec<_> = gone.chain(pages.iter().copied()).map(|node| (node, stamp(second))).collect();
+        active.stamps_len = store.append_stamps(active.stamps_len, &batch).unwrap();
+        store.set_active(&active).unwrap();
+    };
+    let stamped = |node: NodeId| {
+        let active = store.active().unwrap().unwrap();
+        store.read_stamps(active.stamps_len).unwrap().get(node, active.switch)
+    };
+    append(500, &pages);
+    rig.ok(&["switch", "03"]);
+    assert!(fs::metadata(rig.store.join("stamps")).unwrap().len() < 1000);
+    assert_eq!((stamped(pages[0]), stamped(pages[1])), (Some(stamp(500)), Some(stamp(500))));
+    assert_eq!(stamped(NodeId(1_000_500)), None);
+    rig.ok(&["remove", "01"]);
+    append(900, &pages[..1]);
+    rig.ok(&["switch", "02"]);
+    assert_eq!(stamped(pages[0]), None, "no release has it");
+    rig.add("04", &Tree::new().file("a", "01"));
+    assert_eq!(page("04"), pages[0]);
+    rig.ok(&["switch", "04"]);
+    assert!(stamped(pages[0]) > Some(stamp(900)), "{:?}", stamped(pages[0]));
+    rig.ok(&["verify"]);
 }
 
 #[test]

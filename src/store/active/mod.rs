@@ -12,7 +12,7 @@ use crate::store::Store;
 use crate::store::durable::with_reserve;
 use crate::store::sealed;
 use crate::store::settings;
-use crate::tree::ReleaseName;
+use crate::tree::{NodeId, ReleaseName};
 use serde::{Deserialize, Serialize};
 use stamps::Stamps;
 use std::collections::BTreeMap;
@@ -129,9 +129,10 @@ impl Store {
     }
 
     /// What a switch leaves for when it has happened and nobody waits: the format of an older store, and the room of
-    /// stamps that others replaced. `stamps` are those of `active`, and whoever calls keeps other switches out.
-    pub fn tidy_active(&self, active: &Active, stamps: &Stamps) -> Result<()> {
+    /// stamps that nobody needs. `stamps` are those of `active`, `is_served` says whether a mount has a node, and whoever
+    /// calls keeps other switches out.
+    pub fn tidy_active(&self, active: &Active, stamps: &Stamps, is_served: impl FnMut(NodeId) -> bool) -> Result<()> {
         self.raise_format()?;
-        self.compact_stamps(active.stamps_len, stamps)
+        self.compact_stamps(active.stamps_len, stamps, is_served)
     }
 }

@@ -92,14 +92,17 @@ impl Stamps {
         }
     }
 
-    /// How many nodes have one.
-    pub(super) fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
     /// The last stamp of each node.
     pub(super) fn last(&self) -> impl Iterator<Item = (NodeId, Stamp)> {
         self.nodes.iter().map(|node| (NodeId(*node.key()), node.now))
+    }
+
+    /// Drops the stamps of nodes that nobody can ask for.
+    pub(super) fn drop_nodes(&self, nodes: impl Iterator<Item = NodeId>) {
+        for node in nodes {
+            self.nodes.remove(&node.0);
+        }
+        self.nodes.shrink_to_fit();
     }
 
     /// Takes back the stamps of a switch that did not happen.

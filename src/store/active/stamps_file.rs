@@ -1,4 +1,4 @@
-//! The file `stamps`: the stamps of all switches, appended switch by switch, and compacted when most are replaced.
+//! The file `stamps`: the stamps of all switches, appended switch by switch, and compacted when it has doubled.
 //!
 //! ```text
 //! stamps: a head if it was compacted, then batches, one per switch that changed something
@@ -19,6 +19,7 @@ use crate::error::{Context, Error, Result};
 use crate::fault;
 use crate::store::Store;
 use crate::store::durable::with_reserve;
+use crate::store::release::manifest::Manifest;
 use crate::tree::{NodeId, StoredId};
 use rustix::fs::OFlags;
 use std::fs::File;
@@ -252,30 +253,40 @@ impl Store {
         })
     }
 
-    /// Writes the file anew if more than half of what counts in it was replaced by later switches. `stamps` are those
-    /// up to the position. A mount goes on serving from memory meanwhile.
-    pub(super) fn compact_stamps(&self, position: u64, stamps: &Stamps) -> Result<()> {
+    /// Writes the file anew if it has grown to twice what the last compaction left, without what later switches replaced
+    /// and without nodes that neither `is_served` nor a release of the store has. A switch that brings such a node back
+    /// stamps it anew, so nobody sees an older mtime. `stamps` are those up to the position; the nodes go from there
+    /// too, after they went from the disk. A mount goes on serving from memory meanwhile.
+    pub(super) fn compact_stamps(
+        &self,
+        position: u64,
+        stamps: &Stamps,
+        mut is_served: impl FnMut(NodeId) -> bool,
+    ) -> Result<()> {
         if position == 0 {
             return Ok(());
         }
+        let bad = |bad| self.bad_stamps("reading", bad);
         let file = self.stamps_file(OFlags::RDONLY)?;
-        let (_, end) = extent(&file, position).map_err(|bad| self.bad_stamps("reading", bad))?;
-        let needed = (stamps.len() * RECORD) as u64;
-        if end < FLOOR || needed * 2 > end {
+        let (head, (_, end)) = (Head::read(&file).map_err(bad)?, extent(&file, position).map_err(bad)?);
+        if end < FLOOR.max(head.takes.saturating_mul(2)) {
             return Ok(());
         }
+        // A manifest that cannot be read may have any node.
+        let releases: Vec<_> = self.releases()?.iter().map(|name| self.manifest(name).ok()).collect();
+        let has = |manifest: &Option<Manifest>, node| {
+            manifest.as_ref().is_none_or(|manifest| !matches!(manifest.find_node(node), Ok(None)))
+        };
+        let (needed, unneeded): (Vec<_>, Vec<_>) = stamps
+            .last()
+            .partition(|(node, _)| is_served(*node) || releases.iter().any(|manifest| has(manifest, *node)));
         let mut bytes = vec![0; HEAD];
-        let mut batch = Vec::with_capacity(TOGETHER);
-        let mut all = stamps.last().peekable();
-        while all.peek().is_some() {
-            batch.clear();
-            batch.extend(all.by_ref().take(TOGETHER));
-            bytes.extend(encode(&batch));
-        }
+        needed.chunks(TOGETHER).for_each(|batch| bytes.extend(encode(batch)));
         let head = Head { position, takes: bytes.len() as u64 };
         bytes[..HEAD].copy_from_slice(&head.encode());
         self.dir().replace(NAME, &bytes, 0o644)?;
         fault::point("stamps.compacted");
+        stamps.drop_nodes(unneeded.into_iter().map(|(node, _)| node));
         log::info!("compacted {}: {end} bytes became {}", self.stamps_path().display(), bytes.len());
         Ok(())
     }

@@ -1,0 +1,111 @@
+//! Deploys: a mount that lives for weeks keeps nothing of the releases that came and went.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+use support::tree::Tree;
+use support::{Rig, skip_mounted};
+
+const MIB: u64 = 1 << 20;
+/// How many deploys there are every day; VERFS_DEPLOYS has another number.
+const DEPLOYS: usize = 50;
+/// How long a removed release may stay that nobody uses.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn deploys() -> usize {
+    std::env::var("VERFS_DEPLOYS").map_or(DEPLOYS, |text| text.parse().unwrap())
+}
+
+/// A release with one changed file, some under new names, as a build tool makes them, and one in a scope.
+fn release(number: usize) -> Tree {
+    let page = format!("page {number}");
+    let tree = Tree::new().file("index.html", page).file("same", "same").file("media/logo", "logo");
+    (0..20).fold(tree, |tree, asset| tree.file(format!("assets/{asset}-{number}.js"), format!("asset {asset}")))
+}
+
+/// How many manifests of removed releases the daemon has mapped.
+fn removed_and_mapped(rig: &Rig) -> usize {
+    let maps = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let removed =
+        |maps: String| maps.lines().filter(|line| line.contains("/releases/") && line.ends_with(" (deleted)")).count();
+    rig.pids().iter().map(maps).map(removed).sum()
+}
+
+/// Bytes of the files in a directory and those below it.
+fn bytes(dir: &Path) -> u64 {
+    let (mut sum, mut dirs) = (0, vec![dir.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            match entry.file_type().unwrap().is_dir() {
+                true => dirs.push(entry.path()),
+                false => sum += entry.metadata().unwrap().size(),
+            }
+        }
+    }
+    sum
+}
+
+/// The file of the journal that is written, and how many were put aside.
+fn journal(rig: &Rig) -> (u64, usize) {
+    let names = fs::read_dir(&rig.store).unwrap().map(|entry| entry.unwrap().file_name());
+    let aside = names.filter(|name| name.to_str().unwrap().starts_with("journal.jsonl.")).count();
+    (fs::metadata(rig.store.join("journal.jsonl")).unwrap().len(), aside)
+}
+
+fn deploy(rig: &Rig, number: usize) {
+    let name = number.to_string();
+    rig.add(&name, &release(number));
+    fs::remove_dir_all(rig.src.join(&name)).unwrap();
+    rig.ok(&["switch", &name]);
+    // Visitors: by name, by a listing, and in a scope.
+    assert_eq!(fs::read_to_string(rig.mnt.join("index.html")).unwrap(), format!("page {number}"));
+    assert_eq!(fs::read_dir(rig.mnt.join("assets")).unwrap().count(), 20);
+    fs::metadata(rig.mnt.join(format!("assets/7-{number}.js"))).unwrap();
+    assert_eq!(fs::read(rig.mnt.join("media/logo")).unwrap(), b"logo");
+    if number > 2 {
+        rig.ok(&["remove", &(number - 2).to_string()]);
+    }
+    if number.is_multiple_of(10) {
+        rig.ok(&["gc"]);
+    }
+}
+
+#[test]
+fn a_site_that_is_deployed_again_and_again_takes_no_more_than_one_that_is_not() {
+    if skip_mounted() {
+        return;
+    }
+    let deploys = deploys();
+    let mut rig = Rig::with_limit(Duration::from_secs(120) + Duration::from_secs(2) * deploys as u32);
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media"]);
+    rig.setting("switch", "share_second", "true");
+    rig.add("1", &release(1));
+    rig.mount();
+    (2..=deploys / 2).for_each(|number| deploy(&rig, number));
+    rig.ok(&["gc"]);
+    let half = (rig.rss_anon(), bytes(&rig.store.join("objects")));
+    (deploys / 2 + 1..=deploys).for_each(|number| deploy(&rig, number));
+    rig.ok(&["gc"]);
+    // The bounds are those of the table "What grows, and what bounds it" in docs/ARCHITECTURE.md.
+    let begun = Instant::now();
+    while removed_and_mapped(&rig) > 0 {
+        // What the kernel knows of a scope holds its release until it is looked up again.
+        fs::metadata(rig.mnt.join("media/logo")).unwrap();
+        let mapped = removed_and_mapped(&rig);
+        assert!(begun.elapsed() < PATIENCE, "{mapped} of {deploys} releases are mapped and removed");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let stamps = fs::metadata(rig.store.join("stamps")).unwrap().len();
+    assert!(stamps < MIB + MIB / 16, "{stamps} bytes of stamps");
+    let (written, aside) = journal(&rig);
+    assert!(written < MIB + MIB / 16 && aside <= 16, "{written} bytes and {aside} files of the journal");
+    let (memory, objects) = (rig.rss_anon(), bytes(&rig.store.join("objects")));
+    assert!(memory < half.0 + 4 * 1024, "the daemon grew from {} to {memory} KiB", half.0);
+    assert!(objects < half.1 + MIB / 16, "the objects grew from {} to {objects} bytes", half.1);
+}
