@@ -129,7 +129,7 @@ impl Store {
     }
 
     /// What a switch leaves for when it has happened and nobody waits: the format of an older store, and the room of
-    /// stamps that nobody needs. `stamps` are those of `active`, `is_served` says whether a mount has a node, and whoever
+    /// stamps that nobody needs. `stamps` are those of `active`, `is_served` says whether a mount has a node. Whoever
     /// calls keeps other switches out.
     pub fn tidy_active(&self, active: &Active, stamps: &Stamps, is_served: impl FnMut(NodeId) -> bool) -> Result<()> {
         self.raise_format()?;

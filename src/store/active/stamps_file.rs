@@ -253,10 +253,10 @@ impl Store {
         })
     }
 
-    /// Writes the file anew if it has grown to twice what the last compaction left, without what later switches replaced
-    /// and without nodes that neither `is_served` nor a release of the store has. A switch that brings such a node back
-    /// stamps it anew, so nobody sees an older mtime. `stamps` are those up to the position; the nodes go from there
-    /// too, after they went from the disk. A mount goes on serving from memory meanwhile.
+    /// Writes the file anew if it has grown to twice what the last compaction left: without what later switches
+    /// replaced, and without nodes that neither `is_served` nor a release of the store has. A switch that brings such a
+    /// node back stamps it anew, so nobody sees an older mtime. `stamps` are those up to the position; once such nodes
+    /// are gone from the disk they go from there too. A mount goes on serving from memory meanwhile.
     pub(super) fn compact_stamps(
         &self,
         position: u64,
