@@ -74,6 +74,7 @@ pub(crate) const CRASH_POINTS: &[(&str, &str)] = &[
     ("media", "media.step"),
     ("media", "media.done"),
     ("media", "upper.copied"),
+    ("media", "upper.added"),
     ("media", "upper.whiteout"),
     ("media", "upper.exchanged"),
     ("media", "upper.kept"),

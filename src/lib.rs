@@ -119,6 +119,7 @@
 //! Usage.0                       fs/media/limits.rs          how much each scope with a limit takes
 //! Litter.is_there, Litter.came  fs/media/reaper.rs          whether there is something to let go of
 //! Home.removed                  store/media/home/mod.rs     whiteouts that were taken out, until they are removed
+//! Leaving.under_way             store/media/home/times.rs   directories that get an entry and keep their mtime
 //! Scopes.rules                  fs/media/scopes.rs          what holds in each scope
 //! Mount.lookups                 fs/mount.rs                 how often the kernel looked up each media node
 //! Mount.listings                fs/mount.rs                 the listings of open directories in scopes
@@ -131,7 +132,8 @@
 //! FAULT                         fault.rs                    the fault that a test asked for; set once
 //! ```
 //!
-//! Two kinds of locks are no fields. A *claim* of names is made to be held over disk work; the lock files (flock(2))
+//! Two kinds of locks are no fields. A *claim* of names is made to be held over disk work (inside it one of
+//! the times of a directory may be, for one step on the disk, and inside that none); the lock files (flock(2))
 //! keep processes apart and go with them. Those that are tried answer "busy" and wait for nobody.
 //!
 //! ```text
@@ -152,7 +154,8 @@
 //!   inside   Staging.small
 //! claim                         fs/media/namespace.rs       other changes of the same names; no look claims anything
 //!   inside   Namespace.claims, Media.nodes, Media.tops, Scopes.rules, Usage.0, Refused.0, Contents.open,
-//!            Objects.packs, Stamps.nodes, Transition.noted, PendingAttrs.nodes, Home.removed
+//!            Objects.packs, Stamps.nodes, Transition.noted, PendingAttrs.nodes, Home.removed,
+//!            Leaving.under_way
 //!   waits    for the disks of media and of the store
 //! ```
 

@@ -1175,6 +1175,53 @@ fn the_mtime_of_a_directory_moves_when_its_entries_change_and_only_then() {
 }
 
 #[test]
+fn nobody_sees_a_directory_change_while_what_it_shows_gets_a_place_in_the_writable_layer() {
+    if skip_mounted() {
+        return;
+    }
+    // Each stat asks the daemon. One that is believed for longer would go on to show what it was told then.
+    let mut rig = store("[[scope]]\npath = \"media\"\nttl = \"0s\"\n");
+    let tree = Tree::new().file("media/d/f", "f").file("media/d/deep/g", "g").file("media/e/deep/h", "h");
+    add(&rig, "1", &tree);
+    rig.ok(&["switch", "1"]);
+    // The top of the scope is made.
+    rig.mount();
+    rig.umount();
+    let held = rig.root().join("held");
+    rig.mount_with_env(&[("VERFS_FAULT", &format!("hold:upper.added:{}", held.display()))]);
+    let scope = rig.mnt.join("media");
+    let dirs = ["", "d", "d/deep", "e", "e/deep"].map(|dir| scope.join(dir));
+    let before = [(1_600_000_000, 0); 4];
+    let seen = || dirs[1..].iter().map(mtime).collect::<Vec<_>>();
+    let top = mtime(&dirs[0]);
+    let changes: [(&str, fn(&Path)); 3] = [
+        ("append", |scope| append_to(&scope.join("d/f"))),
+        ("chmod", |scope| fs::set_permissions(scope.join("d/deep"), PermissionsExt::from_mode(0o700)).unwrap()),
+        ("unlink", |scope| fs::remove_file(scope.join("e/deep/h")).unwrap()),
+    ];
+    for (name, change) in changes {
+        let changing = thread::spawn({
+            let scope = scope.clone();
+            move || change(&scope)
+        });
+        let mut stops = 0;
+        while !changing.is_finished() {
+            if held.exists() {
+                assert_eq!((mtime(&dirs[0]), &seen()[..]), (top, &before[..]), "{name}");
+                fs::remove_file(&held).unwrap();
+                stops += 1;
+            }
+            thread::yield_now();
+        }
+        changing.join().unwrap();
+        assert!(stops > 0, "{name} was never held");
+        let now = seen();
+        assert_eq!(now[..3], before[..3], "{name}");
+        assert_eq!(now[3] > before[3], name == "unlink", "{name}");
+    }
+}
+
+#[test]
 fn an_mtime_that_is_set_on_a_directory_stays_until_its_entries_change() {
     if skip_mounted() {
         return;

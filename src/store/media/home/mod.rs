@@ -45,7 +45,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use times::leaving_mtime;
+use times::Leaving;
 
 /// The longest path that is given to one call: below PATH_MAX (4,096) with its NUL.
 const LONGEST_PATH: usize = 4000;
@@ -68,6 +68,7 @@ pub struct Home {
     /// Whiteouts of directories that were taken out as a whole: their places in `tmp/`. They may be many, and no change
     /// waits for their removal; what a stopped process leaves goes with the next sweep.
     removed: Mutex<Vec<Vec<u8>>>,
+    leaving: Leaving,
     /// Whether the reserve is not as it should be.
     reserve_lacks: AtomicBool,
     device: u64,
@@ -115,6 +116,7 @@ impl Home {
             orphans: open("orphans")?,
             serial: AtomicU64::new(0),
             removed: Mutex::default(),
+            leaving: Leaving::default(),
             reserve_lacks: AtomicBool::new(true),
         })
     }
@@ -339,7 +341,8 @@ impl Home {
         format!("up-{}", self.serial.fetch_add(1, Ordering::Relaxed)).into_bytes()
     }
 
-    /// Makes one upper directory as the release's that shows there, with its attributes. One that is there already is left as it is.
+    /// Makes one upper directory as the release's that shows there, with its attributes. One that is there already is
+    /// left as it is.
     pub fn make_dir(&self, path: &LayerPath, like: Option<&(Node, Xattrs)>) -> Result<()> {
         if self.stat(path)?.is_some() {
             return Ok(());
@@ -368,7 +371,7 @@ impl Home {
     fn take_place(&self, temporary: &[u8], path: &LayerPath) -> Result<()> {
         fault::point("upper.copied");
         let placed = self.parent_of(path).and_then(|(dir, name)| {
-            let placed = leaving_mtime(&dir, || rename_to_free(&self.tmp, temporary, &dir, &name));
+            let placed = self.leaving.mtime(&dir, || rename_to_free(&self.tmp, temporary, &dir, &name));
             placed.on_disk("making", || self.show(path))
         });
         if placed.is_err() {

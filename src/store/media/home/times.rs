@@ -10,16 +10,21 @@
 //! `trusted.verfs.mtime` of the upper directory then has these two, which are over:
 //!
 //! ```text
-//! of the release's directory: seconds since 1970, i64 | nanoseconds, u32 | the same of its whiteouts      little-endian
+//! seconds since 1970, i64 | nanoseconds, u32 | the same of its whiteouts      little-endian
 //! ```
 
 use super::xattrs::{set_xattr, xattr};
-use super::{Home, In, absent};
+use super::{Home, In, Inode, absent, upper_kind};
 use crate::error::{Errno, OnDisk, Result};
+use crate::fault;
 use crate::store::active::stamps::Stamp;
 use crate::tree::LayerPath;
+use crate::tree::union::UpperKind;
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, OFlags, Stat, Timespec, Timestamps};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Root's: users neither see nor change it.
 const OVER: &[u8] = b"trusted.verfs.mtime";
@@ -58,16 +63,63 @@ fn decode(value: &[u8]) -> Option<LowerChanged> {
     Some(LowerChanged { release: stamp(release)?, whiteouts: stamp(whiteouts.try_into().ok()?)? })
 }
 
-/// Gives a directory an entry and leaves its mtime. Nobody else may change the directory meanwhile.
-pub(super) fn leaving_mtime(dir: &OwnedFd, add: impl FnOnce() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
-    let before = rustix::fs::fstat(dir)?;
-    add()?;
-    let mtime = Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as _ };
-    if let Err(error) = rustix::fs::utimensat(dir, "", &mtime_alone(mtime), AtFlags::EMPTY_PATH) {
-        // The entry is there, and a later time misleads nobody.
-        log::debug!("leaving the mtime of a directory of the writable layer: {error}");
+/// Directories that get an entry and are to keep their mtime: that, while the disk has another. So no look shows the
+/// other, which the kernel might believe for long.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// Seconds since 1970, and nanoseconds.
+    under_way: Mutex<HashMap<Inode, (i64, i64)>>,
+    /// How many are over.
+    over: AtomicU64,
+}
+
+impl Leaving {
+    /// Gives a directory an entry and leaves its mtime. Nobody else may change the directory meanwhile.
+    pub(super) fn mtime(&self, dir: &OwnedFd, add: impl FnOnce() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+        let before = rustix::fs::fstat(dir)?;
+        let mtime = (before.st_mtime, before.st_mtime_nsec as i64);
+        self.under_way.lock().insert(Inode::of(&before), mtime);
+        let _ends = Ends(self, Inode::of(&before));
+        add()?;
+        fault::point("upper.added");
+        let mtime = mtime_alone(Timespec { tv_sec: mtime.0, tv_nsec: mtime.1 as _ });
+        if let Err(error) = rustix::fs::utimensat(dir, "", &mtime, AtFlags::EMPTY_PATH) {
+            // The entry is there, and a later time misleads nobody.
+            log::debug!("leaving the mtime of a directory of the writable layer: {error}");
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// What a look finds; of a directory, the mtime that it keeps.
+    pub(super) fn look(&self, look: impl Fn() -> rustix::io::Result<Stat>) -> rustix::io::Result<Stat> {
+        loop {
+            let over = self.over.load(Ordering::Acquire);
+            let mut stat = look()?;
+            if upper_kind(&stat) != UpperKind::Dir {
+                return Ok(stat);
+            }
+            let under_way = self.under_way.lock();
+            if let Some((second, nanos)) = under_way.get(&Inode::of(&stat)) {
+                (stat.st_mtime, stat.st_mtime_nsec) = (*second, *nanos as _);
+                return Ok(stat);
+            }
+            // One that ended beside the look may have been this directory's: then it looks otherwise now.
+            if self.over.load(Ordering::Acquire) == over {
+                return Ok(stat);
+            }
+        }
+    }
+}
+
+/// It is over, whatever came of it.
+struct Ends<'a>(&'a Leaving, Inode);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.0.under_way.lock();
+        under_way.remove(&self.1);
+        self.0.over.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// Sets an mtime, and leaves the atime.
@@ -85,7 +137,8 @@ impl Home {
 
     /// The directory of whiteouts at a path, if there is one.
     pub fn whiteouts_dir(&self, path: &LayerPath) -> Result<Option<Stat>> {
-        absent(self.open_at(In::Whiteouts, path, OFlags::PATH | OFlags::DIRECTORY).and_then(rustix::fs::fstat))
+        let opened = self.open_at(In::Whiteouts, path, OFlags::PATH | OFlags::DIRECTORY);
+        absent(opened.and_then(|dir| self.leaving.look(|| rustix::fs::fstat(&dir))))
             .on_disk("looking at", || self.show_in(In::Whiteouts, path))
     }
 

@@ -45,7 +45,8 @@ impl Home {
     /// What the upper layer has at a path.
     pub fn find(&self, path: &LayerPath) -> Result<Upper> {
         let found = self.dir_above(In::Media, path).and_then(|dir| {
-            let stat = rustix::fs::statat(&dir, or_here(path.name()), AtFlags::SYMLINK_NOFOLLOW)?;
+            let name = or_here(path.name());
+            let stat = self.leaving.look(|| rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW))?;
             Ok(match upper_kind(&stat) {
                 UpperKind::Dir => Upper::Dir(stat),
                 UpperKind::Leaf => {

@@ -1,6 +1,6 @@
 //! Whiteouts: an empty file hides the release's entry of its name and all below it.
 
-use super::times::{leaving_mtime, mtime_alone};
+use super::times::mtime_alone;
 use super::{Home, In, absent, names, or_here, rename_to_free};
 use crate::error::{Errno, OnDisk, Result};
 use crate::fault;
@@ -63,8 +63,10 @@ impl Home {
             let temporary = self.temporary();
             rustix::fs::mkdirat(&self.tmp, &temporary[..], Mode::from_raw_mode(0o755))?;
             let never = mtime_alone(Timespec { tv_sec: 0, tv_nsec: 0 });
-            let placed = rustix::fs::utimensat(&self.tmp, &temporary[..], &never, AtFlags::SYMLINK_NOFOLLOW)
-                .and_then(|()| leaving_mtime(&above, || rename_to_free(&self.tmp, &temporary, &above, path.name())));
+            let placed =
+                rustix::fs::utimensat(&self.tmp, &temporary[..], &never, AtFlags::SYMLINK_NOFOLLOW).and_then(|()| {
+                    self.leaving.mtime(&above, || rename_to_free(&self.tmp, &temporary, &above, path.name()))
+                });
             if placed.is_err() {
                 let _ = rustix::fs::unlinkat(&self.tmp, &temporary[..], AtFlags::REMOVEDIR);
             }
@@ -77,8 +79,8 @@ impl Home {
         .on_disk("hiding the release's entry by", || self.show_in(In::Whiteouts, path))
     }
 
-    /// Hides the release's entry at a path; its directory of whiteouts is there. What was below in the tree of whiteouts goes in the same instant, by an
-    /// exchange: a name that it hid must not come back for a moment.
+    /// Hides the release's entry at a path; its directory of whiteouts is there. What was below in the tree of
+    /// whiteouts goes in the same instant, by an exchange: a name that it hid must not come back for a moment.
     pub(super) fn put_whiteout(&self, path: &LayerPath) -> Result<()> {
         self.with_reserve(|| self.make_whiteout(path))
             .on_disk("hiding the release's entry by", || self.show_in(In::Whiteouts, path))
