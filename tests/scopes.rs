@@ -1174,6 +1174,8 @@ fn the_mtime_of_a_directory_moves_when_its_entries_change_and_only_then() {
     }
 }
 
+type ChangeInScope = (&'static str, fn(&Path));
+
 #[test]
 fn nobody_sees_a_directory_change_while_what_it_shows_gets_a_place_in_the_writable_layer() {
     if skip_mounted() {
@@ -1194,7 +1196,7 @@ fn nobody_sees_a_directory_change_while_what_it_shows_gets_a_place_in_the_writab
     let before = [(1_600_000_000, 0); 4];
     let seen = || dirs[1..].iter().map(mtime).collect::<Vec<_>>();
     let top = mtime(&dirs[0]);
-    let changes: [(&str, fn(&Path)); 3] = [
+    let changes: [ChangeInScope; 3] = [
         ("append", |scope| append_to(&scope.join("d/f"))),
         ("chmod", |scope| fs::set_permissions(scope.join("d/deep"), PermissionsExt::from_mode(0o700)).unwrap()),
         ("unlink", |scope| fs::remove_file(scope.join("e/deep/h")).unwrap()),
@@ -1219,6 +1221,35 @@ fn nobody_sees_a_directory_change_while_what_it_shows_gets_a_place_in_the_writab
         assert_eq!(now[..3], before[..3], "{name}");
         assert_eq!(now[3] > before[3], name == "unlink", "{name}");
     }
+}
+
+#[test]
+fn a_restore_moves_the_mtime_of_the_directories_that_show_more_by_it() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"media\"\nttl = \"0s\"\n");
+    add(&rig, "1", &Tree::new().file("media/d/f", "f").file("media/e/g", "g").file("media/e/h", "h"));
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    fs::remove_dir_all(scope.join("d")).unwrap();
+    fs::create_dir(scope.join("d")).unwrap();
+    fs::write(scope.join("d/own"), "own").unwrap();
+    fs::remove_file(scope.join("e/g")).unwrap();
+    append_to(&scope.join("e/h"));
+    let times = || ["d", "e"].map(|dir| mtime(scope.join(dir)));
+    let before = times();
+    let clock = rig.root().join("clock");
+    // The clock of the disk, which is coarse, moves on.
+    while !fs::write(&clock, "").is_ok_and(|()| mtime(&clock) > before[0].max(before[1])) {
+        thread::yield_now();
+    }
+    rig.ok(&["media", "restore", "media/d"]);
+    rig.ok(&["media", "restore", "media/e"]);
+    assert_eq!(names(&scope.join("d")), BTreeSet::from(["f".to_owned(), "own".to_owned()]));
+    let after = times();
+    assert!(after[0] > before[0] && after[1] > before[1], "{before:?} {after:?}");
 }
 
 #[test]

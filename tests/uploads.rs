@@ -226,6 +226,9 @@ fn what_a_release_has_can_be_removed_on_a_full_disk() {
             fs::create_dir_all(source.join(format!("media/deep/er/{dir}"))).unwrap();
             fs::write(source.join(format!("media/deep/er/{dir}/f")), "f").unwrap();
         }
+        fs::create_dir(source.join("media/marked")).unwrap();
+        rustix::fs::setxattr(source.join("media/marked"), "user.k", &[7; 700], rustix::fs::XattrFlags::empty())
+            .unwrap();
         rig.ok(&["add", "1", source.to_str().unwrap()]);
         rig.mount();
         let scope = rig.mnt.join("media");
@@ -234,11 +237,22 @@ fn what_a_release_has_can_be_removed_on_a_full_disk() {
             let full =
                 fs::write(disk.path().join("more"), [7; 4096]).and_then(|()| fs::create_dir(disk.path().join("d")));
             assert_eq!(full.map_err(|error| error.raw_os_error()), Err(Some(libc::ENOSPC)), "{kind}");
+            let marked = scope.join("marked");
+            let chmod = |mode| fs::set_permissions(&marked, std::os::unix::fs::PermissionsExt::from_mode(mode));
+            let attribute = || rustix::fs::getxattr(&marked, "user.k", &mut [0; 4096][..]);
+            if round == "once" {
+                // The directory would need a place in the writable layer, and room for its attribute there.
+                let refused = chmod(0o700).map_err(|error| error.raw_os_error());
+                assert_eq!((refused, attribute()), (Err(Some(libc::ENOSPC)), Ok(700)), "{kind}");
+            }
+            let changed = || fs::metadata(scope.join("deep/er")).unwrap().modified().unwrap();
+            let before = changed();
             let half = if round == "once" { 0..10 } else { 10..20 };
             for dir in half {
                 let removed = fs::remove_dir_all(scope.join(format!("deep/er/{dir}")));
                 removed.unwrap_or_else(|error| panic!("{kind}, {round}: {dir}: {error}"));
             }
+            assert!(changed() > before, "{kind}, {round}: the mtime of the directory that lost entries moves");
             // With room again there is a reserve again.
             for entry in fs::read_dir(disk.path()).unwrap().flatten() {
                 let name = entry.file_name().into_string().unwrap();
@@ -254,6 +268,8 @@ fn what_a_release_has_can_be_removed_on_a_full_disk() {
                 assert!(Instant::now() < end, "{kind}: the reserve does not come back");
                 std::thread::sleep(Duration::from_millis(50));
             }
+            chmod(0o700).unwrap();
+            assert_eq!(attribute(), Ok(700), "{kind}, {round}");
         }
         assert_eq!(fs::read_dir(scope.join("deep/er")).unwrap().count(), 0);
         rig.umount();

@@ -129,6 +129,13 @@ pub(super) fn mtime_alone(mtime: Timespec) -> Timestamps {
 }
 
 impl Home {
+    /// Moves the mtime of an upper directory, if there is one.
+    pub(super) fn touch_dir(&self, path: &LayerPath) -> Result<()> {
+        let now = mtime_alone(Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW });
+        let touch = |dir: OwnedFd| rustix::fs::utimensat(&dir, "", &now, AtFlags::EMPTY_PATH);
+        absent(self.dir(In::Media, path).and_then(touch)).map(drop).on_disk("changing the times of", || self.show(path))
+    }
+
     /// When a whiteout was put into a directory, or taken away, last.
     pub fn whiteouts_changed(&self, path: &LayerPath) -> Result<Stamp> {
         let stat = self.whiteouts_dir(path)?.filter(|stat| stat.st_mtime > 0);

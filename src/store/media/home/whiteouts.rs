@@ -128,10 +128,13 @@ impl Home {
         Ok(())
     }
 
-    /// Lets the release's entry at a path show again.
+    /// Lets the release's entry at a path show again. An upper directory there shows others by that: its mtime moves
+    /// afterwards, so that who listed it before lists it again, and beforehand, should that not come.
     pub(super) fn remove_whiteout(&self, path: &LayerPath) -> Result<()> {
+        self.touch_dir(path)?;
         self.dir_above(In::Whiteouts, path)
             .and_then(|dir| rustix::fs::unlinkat(dir, path.name(), AtFlags::empty()))
-            .on_disk("removing", || self.show_in(In::Whiteouts, path))
+            .on_disk("removing", || self.show_in(In::Whiteouts, path))?;
+        self.touch_dir(path)
     }
 }
