@@ -6,10 +6,10 @@ mod support;
 
 use rustix::fs::{CWD, Mode, RenameFlags, Timespec, Timestamps, XattrFlags};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -49,7 +49,7 @@ fn add(rig: &Rig, name: &str, tree: &Tree) {
     tree.write(&source);
     for path in tree.0.keys() {
         let path = source.join(std::str::from_utf8(path).unwrap());
-        std::os::unix::fs::lchown(path, Some(33), Some(33)).unwrap();
+        lchown(path, Some(33), Some(33)).unwrap();
     }
     chown(&source, Some(33), Some(33)).unwrap();
     rig.ok(&["add", name, source.to_str().unwrap()]);
@@ -1358,4 +1358,164 @@ fn attributes_of_a_release_s_directory_are_seen_in_a_scope_and_outlive_its_chang
     let gone = rustix::fs::removexattr(scope.join("removed"), "user.k");
     assert_eq!(gone, Err(rustix::io::Errno::NODATA));
     assert_eq!(attributes(scope.join("removed")), BTreeSet::from(["user.n".to_owned()]));
+}
+
+/// The number of all that the scope `media` shows, by path: one for each, and the same in listings.
+fn numbers(rig: &Rig) -> BTreeMap<String, u64> {
+    let top = rig.mnt.join("media");
+    let (mut found, mut dirs) = (BTreeMap::new(), vec![top.clone()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+            let meta = fs::symlink_metadata(entry.path()).unwrap();
+            assert_eq!(entry.ino(), meta.ino(), "{}", entry.path().display());
+            found.insert(entry.path().strip_prefix(&top).unwrap().to_str().unwrap().to_owned(), meta.ino());
+            if meta.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    assert_eq!(found.values().collect::<BTreeSet<_>>().len(), found.len(), "{found:?}");
+    found
+}
+
+fn remount(rig: &mut Rig) {
+    rig.umount();
+    rig.mount();
+}
+
+/// A mounted store whose scope `media` lies on a disk of its own.
+fn store_on(kind: &str, scope: &str) -> (Rig, SmallDisk) {
+    let rig = store(&format!("[[scope]]\npath = \"media\"\n{scope}"));
+    let disk = if kind == "tmpfs" {
+        let dir = rig.root().join("tmpfs");
+        fs::create_dir(&dir).unwrap();
+        SmallDisk::in_memory(&dir)
+    } else {
+        SmallDisk::beside(&rig, kind)
+    };
+    set_media(&rig, disk.path());
+    (rig, disk)
+}
+
+#[test]
+fn numbers_stay_over_copy_up_renames_switches_and_new_mounts() {
+    if skip_mounted() {
+        return;
+    }
+    for kind in ["ext4", "xfs", "btrfs", "tmpfs"] {
+        let (mut rig, _disk) = store_on(kind, "");
+        let index = Tree::new().file("index", "1").file("media/h", "h").dir("media/both");
+        let dir = index.clone().file("media/dir/f", "f").file("media/dir/sub/g", "g").symlink("media/dir/link", "f");
+        add(&rig, "1", &dir);
+        add(&rig, "2", &index.file("media/own/late", "late").file("media/both/new", "new"));
+        rig.ok(&["switch", "1"]);
+        rig.mount();
+        let before = numbers(&rig);
+        let at = |path: &str| rig.mnt.join("media").join(path);
+        let number = |path: &str| fs::symlink_metadata(at(path)).unwrap().ino();
+        fs::set_permissions(at("dir/f"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(at("dir/sub/g"), "changed").unwrap();
+        lchown(at("dir/link"), Some(1), Some(1)).unwrap();
+        let copied_up = numbers(&rig);
+        assert_eq!(copied_up, before, "{kind}");
+        fs::create_dir_all(at("own/e/inner")).unwrap();
+        fs::write(at("own/e/inner/1"), "1").unwrap();
+        fs::rename(at("h"), at("own/h2")).unwrap();
+        assert_eq!(number("own/h2"), before["h"], "{kind}");
+        let moved = ["own/e", "own/e/inner", "own/e/inner/1"].map(number);
+        fs::rename(at("own/e"), at("own/e2")).unwrap();
+        assert_eq!(["own/e2", "own/e2/inner", "own/e2/inner/1"].map(number), moved, "{kind}");
+        fs::create_dir_all(at("own/e/inner")).unwrap();
+        // The disk gives out the inode of a directory that somebody is still in.
+        fs::create_dir(at("both/left")).unwrap();
+        let left = File::open(at("both/left")).unwrap();
+        fs::remove_dir(at("both/left")).unwrap();
+        (0..5).for_each(|name| fs::create_dir(at(&format!("both/{name}"))).unwrap());
+        drop(left);
+        let mut shown = numbers(&rig);
+        for release in ["1", "2", "1"] {
+            rig.ok(&["switch", release]);
+            let now = numbers(&rig);
+            let same = |(path, number): (&String, &u64)| now.get(path).is_none_or(|now| now == number);
+            assert!(shown.iter().all(same), "{kind}: switch to {release}: {shown:?} {now:?}");
+            remount(&mut rig);
+            assert_eq!(numbers(&rig), now, "{kind}: a new mount of {release}");
+            shown = now;
+        }
+        rig.umount();
+    }
+}
+
+#[test]
+fn what_is_copied_behind_the_mount_has_a_number_of_its_own() {
+    if skip_mounted() {
+        return;
+    }
+    for kind in ["ext4", "xfs", "btrfs", "tmpfs"] {
+        let (mut rig, disk) = store_on(kind, "ttl = \"0s\"");
+        add(&rig, "1", &Tree::new().file("media/dir/f", "f"));
+        rig.mount();
+        let at = |path: &str| rig.mnt.join("media").join(path);
+        fs::write(at("dir/f"), "changed").unwrap();
+        let before = numbers(&rig);
+        let behind = disk.path().join("media/media");
+        let mark = |path: &Path| {
+            let mut value = [0; 64];
+            rustix::fs::lgetxattr(path, "trusted.verfs.number", &mut value[..]).map(|len| value[..len].to_vec())
+        };
+        assert!(mark(&behind.join("dir/f")).is_ok(), "{kind}");
+        assert!(mark(&at("dir/f")).is_err(), "the mount shows no such attribute");
+        let mut names = [0; 64];
+        assert_eq!(rustix::fs::listxattr(at("dir/f"), &mut names[..]).unwrap(), 0, "{kind}");
+        let copied = Command::new("cp").arg("-a").arg(behind.join("dir")).arg(behind.join("copy")).status().unwrap();
+        assert!(copied.success());
+        for name in ["copy", "copy/f"] {
+            let original = mark(&behind.join(name.replace("copy", "dir"))).unwrap();
+            rustix::fs::lsetxattr(behind.join(name), "trusted.verfs.number", &original, XattrFlags::empty()).unwrap();
+        }
+        let with_copy = numbers(&rig);
+        assert_eq!((with_copy["dir"], with_copy["dir/f"]), (before["dir"], before["dir/f"]));
+        // A backup that was put back: nothing else has the number.
+        rig.umount();
+        fs::remove_dir_all(behind.join("dir")).unwrap();
+        rig.mount();
+        let restored = numbers(&rig);
+        assert_eq!((restored["copy"], restored["copy/f"]), (with_copy["copy"], with_copy["copy/f"]), "{kind}");
+        rig.umount();
+    }
+}
+
+#[test]
+fn a_directory_that_was_renamed_shows_at_once_what_a_release_brings_there() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"media\"\nttl = \"forever\"\n");
+    add(&rig, "1", &Tree::new().dir("media"));
+    add(&rig, "2", &Tree::new().file("media/own/late", "late").file("media/own/sub/deep", "deep"));
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let at = |path: &str| rig.mnt.join("media").join(path);
+    fs::create_dir_all(at("made/sub")).unwrap();
+    fs::rename(at("made"), at("own")).unwrap();
+    support::tree::set_mtime(&at("own"), 1_000_000_000);
+    let number = fs::metadata(at("own")).unwrap().ino();
+    for _ in 0..3 {
+        // All of it is in the kernel's cache, what is not there too.
+        assert!(!at("own/late").exists() && !at("own/sub/deep").exists());
+        assert_eq!(names(&at("own")), BTreeSet::from(["sub".to_owned()]));
+        let before = fs::metadata(at("own")).unwrap();
+        rig.ok(&["switch", "2"]);
+        let switch = rig.json(&["status"])["switch"].as_i64().unwrap();
+        assert_eq!((text(at("own/late")), text(at("own/sub/deep"))), ("late".to_owned(), "deep".to_owned()));
+        assert_eq!(names(&at("own")), ["late", "sub"].map(str::to_owned).into());
+        let now = fs::metadata(at("own")).unwrap();
+        assert_eq!((now.ino(), now.nlink(), now.mtime_nsec()), (number, 1, switch), "it changed with the release");
+        assert!(now.mtime() > before.mtime());
+        rig.ok(&["switch", "1"]);
+        assert!(!at("own/late").exists() && !at("own/sub/deep").exists());
+        let now = fs::metadata(at("own")).unwrap();
+        assert_eq!((now.ino(), now.mtime(), now.mtime_nsec()), (number, before.mtime(), before.mtime_nsec()));
+    }
+    rig.umount();
 }

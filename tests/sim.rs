@@ -299,7 +299,7 @@ impl Runner for Beside<'_> {
 
 impl Beside<'_> {
     fn forget(&mut self, list: &Invalidations) -> Outcome {
-        for notice in list.notices() {
+        for notice in list.notices(&|_| unreachable!("no scopes")) {
             if let Refusal::Stuck(more) = &mut self.refusal {
                 if *more == 0 {
                     return Outcome::TimedOut;

@@ -28,7 +28,7 @@ pub use mount::LookupRef;
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::store::media::home::is_acl;
 use crate::store::release::objects::{Content, Objects};
-use crate::tree::{EntryName, Kind, NodeId, Tree, name_key};
+use crate::tree::{EntryName, Kind, LayerPath, NodeId, Tree, name_key};
 use faults::{Asked, Disk, Faults};
 use media::{Caller, Reading};
 use refused::{Refused, Why};
@@ -238,6 +238,14 @@ impl Fs {
     /// The attributes of a node, computed from this epoch, are being sent.
     pub fn attrs_sent(&self, epoch: &Epoch, node: NodeId) {
         epoch.attrs_sent(node.unscoped());
+    }
+
+    /// The number by which the kernel knows the directory at a path of a shared scope.
+    pub fn known_as(&self, dir: &[u8]) -> NodeId {
+        match &self.media {
+            Some(media) => media.number_of_dir(&LayerPath::shared(dir)),
+            None => NodeId::of_dir(dir),
+        }
     }
 
     /// The kernel forgot a node.

@@ -230,8 +230,7 @@ impl Commit {
     /// What was said in the transition, and what the kernel may have taken over of it.
     fn said(&self) -> Invalidations {
         let Some(ServedSwitch { pair, transition, .. }) = &self.served else { return Invalidations::default() };
-        let entries = transition.noted().into_iter().map(|(dir, name)| (pair.known_as(dir), name));
-        Invalidations { pairs: vec![(pair.clone(), Phase::AfterSwap)], entries: entries.collect() }
+        Invalidations { pairs: vec![(pair.clone(), Phase::AfterSwap)], entries: transition.noted() }
     }
 
     fn tidy(&mut self) -> Option<Effect> {

@@ -6,7 +6,7 @@ use crate::fs::Release;
 use crate::fs::media::Scopes;
 use crate::store::release::manifest::Manifest;
 use crate::tree::{ChangeSet, ChangedEntry, NodeId, Side, Tree, change_set, is_within, name_key, split};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A switch from one release to another, and in what they differ.
@@ -21,8 +21,8 @@ pub struct ReleasePair {
     /// Changed names that stand for a shared scope, and so for the same in every release: their places in
     /// `changes.entries`, ascending.
     unchanged: Vec<usize>,
-    /// Changed directories that lie in shared scopes: the kernel knows them as media nodes.
-    scoped: HashSet<NodeId>,
+    /// Changed directories that lie in shared scopes, the kernel knows them as media nodes: where each is.
+    scoped: HashMap<NodeId, (Side, u32)>,
     /// Tops of the scopes that each release has to itself: the name stands for another directory in each.
     tops: Vec<(NodeId, Vec<u8>)>,
 }
@@ -34,7 +34,7 @@ impl ReleasePair {
         if let Some(bad) = [&old, &new].into_iter().find(|release| release.manifest.is_bad()) {
             return Err(bad.manifest.damaged("a page of it cannot be read"));
         }
-        let mut pair = Self { old, new, changes, unchanged: Vec::new(), scoped: HashSet::new(), tops: Vec::new() };
+        let mut pair = Self { old, new, changes, unchanged: Vec::new(), scoped: HashMap::new(), tops: Vec::new() };
         if let Some(scopes) = scopes {
             pair.take_scopes(scopes)?;
         }
@@ -49,7 +49,7 @@ impl ReleasePair {
         let within = |path: &[u8]| shared.iter().any(|top| is_within(path, top));
         for dir in &self.changes.dirs {
             if within(&self.release(dir.side).manifest.path_of(dir.index)?) {
-                self.scoped.insert(dir.node);
+                self.scoped.insert(dir.node, (dir.side, dir.index));
             }
         }
         for (at, entry) in self.changes.entries.iter().enumerate() {
@@ -85,12 +85,15 @@ impl ReleasePair {
 
     /// Changed names in scopes, by their paths.
     pub fn scoped_paths(&self) -> Result<Vec<Vec<u8>>> {
-        self.entries().filter(|entry| self.scoped.contains(&entry.dir)).map(|entry| self.path_of(entry)).collect()
+        self.entries().filter(|entry| self.scoped.contains_key(&entry.dir)).map(|entry| self.path_of(entry)).collect()
     }
 
     /// The number by which the kernel knows a changed directory.
-    pub fn known_as(&self, dir: NodeId) -> NodeId {
-        if self.scoped.contains(&dir) { dir.scoped() } else { dir }
+    fn known_as(&self, dir: NodeId, known_as: KnownAs<'_>) -> Result<NodeId> {
+        match self.scoped.get(&dir) {
+            Some((side, index)) => Ok(known_as(&self.release(*side).manifest.path_of(*index)?)),
+            None => Ok(dir),
+        }
     }
 
     fn release(&self, side: Side) -> &Release {
@@ -126,6 +129,9 @@ pub struct Invalidations {
     pub entries: Vec<(NodeId, Vec<u8>)>,
 }
 
+/// The number by which the kernel knows the directory at a path of a shared scope.
+pub type KnownAs<'a> = &'a dyn Fn(&[u8]) -> NodeId;
+
 /// One thing that the kernel is told.
 #[derive(Clone, Copy, Debug)]
 pub enum Notice<'a> {
@@ -154,41 +160,44 @@ impl Invalidations {
     }
 
     /// What the kernel is told, one by one, in the order that makes it forget for good.
-    pub fn notices(&self) -> impl Iterator<Item = Result<Notice<'_>>> {
+    pub fn notices<'a>(&'a self, known_as: KnownAs<'a>) -> impl Iterator<Item = Result<Notice<'a>>> {
         let barrier = self.pairs.iter().filter(|_| !fault::skips(Skip::Barrier));
         let mut passed = HashSet::new();
-        let locks = barrier.flat_map(|(pair, _)| pair.locks()).filter(move |lock| match lock {
+        let locks = barrier.flat_map(move |(pair, _)| pair.locks(known_as)).filter(move |lock| match lock {
             Ok(Notice::PassLock { dir, .. }) => passed.insert(*dir),
             _ => true,
         });
         let noted = self.entries.iter().map(|(dir, name)| Ok(Notice::DropEntry { dir: *dir, name }));
-        locks.chain(noted).chain(self.pairs.iter().flat_map(|(pair, phase)| pair.drops(*phase)))
+        locks.chain(noted).chain(self.pairs.iter().flat_map(move |(pair, phase)| pair.drops(*phase, known_as)))
     }
 }
 
 impl ReleasePair {
     /// The locks of each changed directory and of its parent.
-    fn locks(&self) -> impl Iterator<Item = Result<Notice<'_>>> {
-        let dirs = self.changes.dirs.iter().flat_map(|dir| {
+    fn locks<'a>(&'a self, known_as: KnownAs<'a>) -> impl Iterator<Item = Result<Notice<'a>>> {
+        let dirs = self.changes.dirs.iter().flat_map(move |dir| {
             let manifest = &self.release(dir.side).manifest;
-            let lock = |node, index| Notice::PassLock { dir: self.known_as(node), at: Some((manifest, index)) };
-            let parent = manifest.node(dir.index).map(|node| lock(dir.parent, node.parent));
-            [parent, Ok(lock(dir.node, dir.index))]
+            let lock = |node, index| {
+                self.known_as(node, known_as).map(|dir| Notice::PassLock { dir, at: Some((manifest, index)) })
+            };
+            let parent = manifest.node(dir.index).and_then(|node| lock(dir.parent, node.parent));
+            [parent, lock(dir.node, dir.index)]
         });
-        let tops = self.tops.iter().map(|(dir, _)| {
+        let tops = self.tops.iter().map(move |(dir, _)| {
             let index = self.new.manifest.find_node(*dir)?;
-            Ok(Notice::PassLock { dir: self.known_as(*dir), at: index.map(|index| (&self.new.manifest, index)) })
+            let dir = self.known_as(*dir, known_as)?;
+            Ok(Notice::PassLock { dir, at: index.map(|index| (&self.new.manifest, index)) })
         });
         dirs.chain(tops)
     }
 
     /// Names and attributes of a phase.
-    fn drops(&self, phase: Phase) -> impl Iterator<Item = Result<Notice<'_>>> {
+    fn drops<'a>(&'a self, phase: Phase, known_as: KnownAs<'a>) -> impl Iterator<Item = Result<Notice<'a>>> {
         let names = (phase == Phase::BeforeSwap).then(|| {
             let tops = self.tops.iter().map(|(dir, name)| Ok(Notice::DropEntry { dir: *dir, name }));
-            tops.chain(self.entries().map(|entry| {
+            tops.chain(self.entries().map(move |entry| {
                 let name = self.release(entry.side).manifest.name(entry.index)?;
-                Ok(Notice::DropEntry { dir: self.known_as(entry.dir), name })
+                Ok(Notice::DropEntry { dir: self.known_as(entry.dir, known_as)?, name })
             }))
         });
         let leaves = match phase {
@@ -199,6 +208,7 @@ impl ReleasePair {
         // Where a scope changes too, a node may be known by either number.
         let twice = !self.scoped.is_empty();
         let numbers = nodes.flat_map(move |node| [Some(node), twice.then(|| node.scoped())].into_iter().flatten());
-        names.into_iter().flatten().chain(numbers.map(|node| Ok(Notice::DropAttributes(node))))
+        let dirs = self.scoped.keys().map(move |dir| Ok(Notice::DropAttributes(self.known_as(*dir, known_as)?)));
+        names.into_iter().flatten().chain(numbers.map(|node| Ok(Notice::DropAttributes(node)))).chain(dirs)
     }
 }

@@ -8,6 +8,7 @@ use super::commit::Outcome;
 use super::invalidate::{Invalidations, Notice};
 use super::kernel::Kernel;
 use crate::error::{Errno, Error, Result};
+use crate::fs::Fs;
 use crate::store::settings::Barrier;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use std::os::fd::OwnedFd;
@@ -23,6 +24,7 @@ const MOST_STUCK: usize = 8;
 /// Works lists off.
 #[derive(Debug)]
 pub(super) struct Invalidator {
+    fs: Arc<Fs>,
     kernel: Arc<dyn Kernel>,
     mountpoint: PathBuf,
     stuck: Arc<AtomicUsize>,
@@ -30,8 +32,8 @@ pub(super) struct Invalidator {
 
 impl Invalidator {
     /// For the mount at this place.
-    pub(super) fn new(kernel: Arc<dyn Kernel>, mountpoint: PathBuf) -> Self {
-        Self { kernel, mountpoint, stuck: Arc::default() }
+    pub(super) fn new(fs: Arc<Fs>, kernel: Arc<dyn Kernel>, mountpoint: PathBuf) -> Self {
+        Self { fs, kernel, mountpoint, stuck: Arc::default() }
     }
 
     /// Works a list off; gives up when nothing moved for `limit`.
@@ -43,6 +45,7 @@ impl Invalidator {
         let progress = Arc::new(AtomicUsize::new(0));
         let (done, result) = channel();
         let running = Running {
+            fs: self.fs.clone(),
             kernel: self.kernel.clone(),
             mountpoint: self.mountpoint.clone(),
             barrier: barrier.on_this_kernel(),
@@ -101,6 +104,7 @@ fn kernel_version() -> (u32, u32) {
 }
 
 struct Running {
+    fs: Arc<Fs>,
     kernel: Arc<dyn Kernel>,
     mountpoint: PathBuf,
     barrier: Barrier,
@@ -115,7 +119,8 @@ impl Running {
             Barrier::Rmdir if !list.pairs.is_empty() => Some(open_root(&self.mountpoint)?),
             _ => None,
         };
-        for notice in list.notices() {
+        let known_as = |dir: &[u8]| self.fs.known_as(dir);
+        for notice in list.notices(&known_as) {
             self.check_cancelled()?;
             match notice? {
                 Notice::PassLock { dir, at } => match (&root, at) {

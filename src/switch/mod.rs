@@ -40,7 +40,7 @@ mod target;
 
 pub use busy::{Holder, holders, lock_holders};
 pub use commit::{Commit, Effect, End, Outcome, Runner, Tidy};
-pub use invalidate::{Invalidations, Notice, Phase, ReleasePair};
+pub use invalidate::{Invalidations, KnownAs, Notice, Phase, ReleasePair};
 pub use kernel::{Kernel, Use};
 pub use moment::{Clock, Moment, SecondOf, SystemClock};
 pub use mounts::{Mounted, below, kind_on, mounted, set_read_ahead};

@@ -110,7 +110,7 @@ impl Switcher {
     /// For a mounted store whose active release is served.
     pub fn mounted(store: Store, mount: Mount, active: Active) -> Self {
         let Mount { fs, kernel, mountpoint } = mount;
-        let invalidator = Invalidator::new(kernel.clone(), mountpoint.clone());
+        let invalidator = Invalidator::new(fs.clone(), kernel.clone(), mountpoint.clone());
         Self::new(Arc::new(store), Some(Mounting { fs, kernel, invalidator, mountpoint }), Some(active))
     }
 

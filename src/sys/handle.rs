@@ -49,6 +49,15 @@ impl Handle {
         }
     }
 
+    /// All of it, of one length.
+    pub fn to_bytes(self) -> [u8; LENGTH + 5] {
+        let mut all = [0; LENGTH + 5];
+        all[..4].copy_from_slice(&self.kind.to_le_bytes());
+        all[4] = self.length;
+        all[5..].copy_from_slice(&self.bytes);
+        all
+    }
+
     /// Whether there is one.
     pub fn is_known(self) -> bool {
         self.length > 0

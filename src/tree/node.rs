@@ -43,7 +43,7 @@ impl fmt::Debug for Digest {
 /// | 1 | the root (FUSE_ROOT_ID) |
 /// | 2 to 15 | not used |
 /// | 16 to 2^62 - 1 | releases: a hash |
-/// | 2^62 to 2^63 - 1 | scopes; below the bit a release's number, a hash of device and inode, or a serial |
+/// | 2^62 to 2^63 - 1 | scopes; below the bit a release's number, a hash of an inode, or any |
 /// | 2^63 and up | not used: many programs read st_ino as a signed number |
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);

@@ -134,7 +134,12 @@ impl Epoch {
 
     /// Whether a switch under way changes what the name stands for; if so the name is noted.
     pub fn changes(&self, dir: NodeId, name: &[u8]) -> bool {
-        self.transition.as_ref().is_some_and(|transition| transition.note_if_changed(dir, name))
+        self.changes_as(dir, name, || dir)
+    }
+
+    /// The same of a name in a directory that the kernel knows by another number than a release's.
+    pub fn changes_as(&self, dir: NodeId, name: &[u8], known_as: impl FnOnce() -> NodeId) -> bool {
+        self.transition.as_ref().is_some_and(|transition| transition.note_if_changed(dir, name, known_as))
     }
 
     /// Whether a switch under way changes the attributes of the node.
@@ -145,6 +150,12 @@ impl Epoch {
     /// Whether what is said of a node's attributes holds for no time.
     pub fn is_uncertain(&self, node: NodeId) -> bool {
         self.touches(node) || self.pending.contains(node)
+    }
+
+    /// The same of a directory that is known by another number: it is asked for by that from now on.
+    pub fn is_uncertain_as(&self, dir: NodeId, known_as: NodeId) -> bool {
+        self.pending.rename(dir, known_as);
+        self.touches(dir) || self.pending.contains(known_as)
     }
 
     /// A node's attributes are being sent.

@@ -30,6 +30,14 @@ impl PendingAttrs {
         self.left.load(Ordering::Relaxed) > 0 && self.nodes.contains(&node)
     }
 
+    /// A node is known by another number.
+    pub(super) fn rename(&self, node: NodeId, known_as: NodeId) {
+        // Both are there for an instant, so that nobody finds neither.
+        if node != known_as && self.contains(node) && self.nodes.insert(known_as) {
+            self.nodes.remove(&node);
+        }
+    }
+
     /// The node's attributes are being sent.
     pub(super) fn sent(&self, node: NodeId) {
         let was_there = self.contains(node) && self.nodes.remove(&node).is_some();

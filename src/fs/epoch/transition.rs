@@ -30,12 +30,14 @@ impl Transition {
         self.names.contains(&name_key(dir, name))
     }
 
-    /// Whether the name changes; if so it is noted as told to the kernel.
-    pub(super) fn note_if_changed(&self, dir: NodeId, name: &[u8]) -> bool {
+    /// Whether the name changes; if so it is noted as told to the kernel, which knows the directory by another number
+    /// perhaps.
+    pub(super) fn note_if_changed(&self, dir: NodeId, name: &[u8], known_as: impl FnOnce() -> NodeId) -> bool {
         if fault::skips(Skip::Ttl0) || !self.changes(dir, name) {
             return false;
         }
-        self.noted.lock().insert((dir, name.to_vec()));
+        let known_as = known_as();
+        self.noted.lock().insert((known_as, name.to_vec()));
         true
     }
 

@@ -167,11 +167,18 @@ impl Media {
         let _room = self.may_take(at, task.caller, len)?;
         node.mtime = task.epoch.mtime(&node).as_nanos();
         let object = task.contents.open(manifest.digest(index)?, node.size)?;
-        let copied = self.home.copy(&node, &object, &manifest.xattrs(index)?, len).map_err(|error| match error {
+        let known_as = self.known_as(at.1, node.nodeid);
+        let copied = self.home.copy((&node, known_as), &object, &manifest.xattrs(index)?, len);
+        let copied = copied.map_err(|error| match error {
             Error::Disk { operation: COPYING, errno: Errno::IO, .. } => task.contents.unreadable(&object, Errno::IO),
             error => error,
         });
         copied.map(|copy| Made { copy, _room })
+    }
+
+    /// The number by which the kernel knows a release's file.
+    pub(super) fn known_as(&self, path: Option<&LayerPath>, node: NodeId) -> NodeId {
+        path.and_then(|path| self.nodes.lock().at(path)).unwrap_or(node.scoped())
     }
 
     /// Brings a file up whose name has moved on.

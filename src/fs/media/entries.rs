@@ -9,6 +9,7 @@ use super::lookup::Visible;
 use crate::error::Result;
 use crate::fs::attr::Type;
 use crate::store::media::home::{Inode, Whiteout};
+use crate::tree::union::UpperKind;
 use crate::tree::{Kind, LayerPath, Node, NodeId, Tree};
 use rustix::fs::FileType;
 use std::collections::{BTreeMap, BinaryHeap, HashSet};
@@ -143,6 +144,8 @@ impl<T> First<T> {
 enum Layer {
     Lower(Node),
     Upper(Inode, FileType),
+    /// A directory, and the release has one too.
+    Merged,
 }
 
 impl Visible<'_> {
@@ -172,7 +175,14 @@ impl Visible<'_> {
                 found.insert(key, Layer::Lower(what));
             }
         }
-        found.extend(upper.names.into_iter().map(|Offered { key, what: (id, kind) }| (key, Layer::Upper(id, kind))));
+        for Offered { key, what: (id, kind) } in upper.names {
+            let merged = |lower: &Layer| matches!(lower, Layer::Lower(Node { kind: Kind::Dir, .. }));
+            let layer = match kind == FileType::Directory && found.get(&key).is_some_and(merged) {
+                true => Layer::Merged,
+                false => Layer::Upper(id, kind),
+            };
+            found.insert(key, layer);
+        }
         found.retain(|(cookie, _), _| end.is_none_or(|end| *cookie <= end));
         let mut window = Window {
             after,
@@ -229,13 +239,17 @@ impl Visible<'_> {
                 let known = nodes.in_place(place, &name);
                 let number_of_dir = || known.unwrap_or_else(|| dir.join(&name).dir_node());
                 let (number, kind) = match layer {
-                    Layer::Lower(Node { kind: Kind::Dir, .. }) => (number_of_dir(), Type::Dir),
+                    Layer::Lower(Node { kind: Kind::Dir, .. }) | Layer::Merged => (number_of_dir(), Type::Dir),
                     Layer::Lower(lower) => {
                         let known = known.filter(|node| nodes.is_lower(*node, &lower));
                         (known.unwrap_or(lower.nodeid.scoped()), Type::from(lower.kind))
                     }
-                    Layer::Upper(_, FileType::Directory) => (number_of_dir(), Type::Dir),
-                    Layer::Upper(id, kind) => (known.unwrap_or_else(|| nodes.number_of_file(id)), kind.into()),
+                    Layer::Upper(inode, kind) => {
+                        let is_dir = kind == FileType::Directory;
+                        let upper_kind = if is_dir { UpperKind::Dir } else { UpperKind::Leaf };
+                        let own = || self.media.home.number_of_inode(inode, upper_kind);
+                        (known.or_else(|| nodes.of_inode(inode)).unwrap_or_else(own), kind.into())
+                    }
                 };
                 window.entries.push(WindowEntry { cookie, number, kind, name: window.names.len() });
                 window.names.extend_from_slice(&name);

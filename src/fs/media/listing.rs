@@ -7,7 +7,7 @@ use crate::error::{Errno, Error, Result};
 use crate::fs::attr::{Attr, Ttl};
 use crate::fs::epoch::Epoch;
 use crate::fs::listing::{ListRequest, Listed, Listing, Position};
-use crate::tree::NodeId;
+use crate::tree::{LayerPath, NodeId};
 use std::sync::Arc;
 
 impl Media {
@@ -78,10 +78,15 @@ impl Media {
 
     fn parent_node(&self, dir: NodeId) -> Result<NodeId> {
         let path = self.nodes.lock().dir_path(dir)?;
-        Ok(match self.scopes.is_top(path.in_docroot()) {
+        Ok(self.number_above(&path))
+    }
+
+    /// The number by which the kernel knows the directory that a path lies in.
+    pub(super) fn number_above(&self, path: &LayerPath) -> NodeId {
+        match self.scopes.is_top(path.in_docroot()) {
             true => NodeId::of_dir(path.parent_in_docroot()),
-            false => path.parent().dir_node(),
-        })
+            false => self.nodes.lock().number_of_dir(&path.parent()),
+        }
     }
 
     /// The handle of a listing that begins.

@@ -11,7 +11,7 @@ use crate::fs::attr::{Attr, Entry, Ttl, Type};
 use crate::fs::epoch::{Epoch, Release};
 use crate::fs::mount::LookupRef;
 use crate::store::active::stamps::Stamp;
-use crate::store::media::home::{FileId, Inode, Leaf, Upper, Whiteout, upper_kind};
+use crate::store::media::home::{FileId, Inode, Leaf, Mark, Upper, Whiteout, upper_kind};
 use crate::tree::union::{Layers, Name, Shown, UpperKind};
 use crate::tree::{Kind, LayerId, LayerPath, NodeId, Owner, Tree};
 use rustix::fs::{FileType, OFlags, Stat};
@@ -85,7 +85,9 @@ impl Visible<'_> {
 
     fn entry_of(&self, path: &LayerPath, resolved: Option<Resolved>) -> Result<Entry> {
         let moving = resolved.as_ref().is_some_and(|resolved| resolved.moving);
-        let entry_ttl = match moving || self.epoch.changes(NodeId::of_dir(path.parent_in_docroot()), path.name()) {
+        let known_as = || self.media.number_above(path);
+        let dir = NodeId::of_dir(path.parent_in_docroot());
+        let entry_ttl = match moving || self.epoch.changes_as(dir, path.name(), known_as) {
             true => Ttl::Zero,
             false => self.ttl(path)?,
         };
@@ -95,7 +97,7 @@ impl Visible<'_> {
             let entry_ttl = if gone { Ttl::Zero } else { entry_ttl };
             return Ok(Entry { attr: None, entry_ttl, attr_ttl: Ttl::Zero, lookup: None });
         };
-        let attr_ttl = self.ttl_of_attr(attr.node, path)?.min(entry_ttl);
+        let attr_ttl = self.ttl_of_attr(&attr, path)?.min(entry_ttl);
         Ok(Entry { attr: Some(attr), entry_ttl, attr_ttl, lookup: Some(lookup) })
     }
 
@@ -111,8 +113,26 @@ impl Visible<'_> {
         }
     }
 
-    pub(super) fn ttl_of_attr(&self, node: NodeId, path: &LayerPath) -> Result<Ttl> {
-        if self.epoch.is_uncertain(node.unscoped()) { Ok(Ttl::Zero) } else { self.ttl(path) }
+    pub(super) fn ttl_of_attr(&self, attr: &Attr, path: &LayerPath) -> Result<Ttl> {
+        let known_as = attr.node.unscoped();
+        let uncertain = match attr.kind {
+            Type::Dir => self.epoch.is_uncertain_as(NodeId::of_dir(path.in_docroot()), known_as),
+            _ => self.epoch.is_uncertain(known_as),
+        };
+        if uncertain { Ok(Ttl::Zero) } else { self.ttl(path) }
+    }
+
+    /// The number of what is seen for the first time.
+    fn number_of_new(&self, path: &LayerPath, layered: &Layered, backing: &Backing) -> NodeId {
+        match (backing, &layered.stat) {
+            (Backing::Lower { node, .. }, _) => node.scoped(),
+            (_, Some(stat)) if !self.media.scopes.is_top(path.in_docroot()) => match self.media.home.marked(path) {
+                Mark::Number(number) => number,
+                Mark::Unknown if layered.layers.shown() == Shown::Merged => path.dir_node(),
+                Mark::Unknown | Mark::None => self.media.home.number_of_inode(Inode::of(stat), upper_kind(stat)),
+            },
+            _ => path.dir_node(),
+        }
     }
 
     /// The path that `path_of` gives, and what it stands for.
@@ -149,15 +169,22 @@ impl Visible<'_> {
             _ => Backing::Dir,
         };
         let scope = self.media.scopes.of(path.in_docroot())?;
-        let mut nodes = self.media.nodes.lock();
-        if nodes.outran(seen) {
-            return Ok(Attempt::Outran);
-        }
-        let disk = match &layered.stat {
-            Some(stat) => stat.st_dev,
-            None => nodes.disk_of(&seen.dir).unwrap_or(self.media.home.device()),
+        let mut number = None;
+        let (mut nodes, node, lookup) = loop {
+            let mut nodes = self.media.nodes.lock();
+            if nodes.outran(seen) {
+                return Ok(Attempt::Outran);
+            }
+            let disk = match &layered.stat {
+                Some(stat) => stat.st_dev,
+                None => nodes.disk_of(&seen.dir).unwrap_or(self.media.home.device()),
+            };
+            if let Some((node, lookup)) = nodes.settle(path, (scope, disk), backing.clone(), number) {
+                break (nodes, node, lookup);
+            }
+            drop(nodes);
+            number = Some(self.number_of_new(path, &layered, &backing));
         };
-        let (node, lookup) = nodes.settle(path, scope, disk, backing);
         let moving = nodes.get(node).is_some_and(|held| held.moving > 0);
         let orphan = nodes.found_again(node);
         drop(nodes);

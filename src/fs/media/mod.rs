@@ -356,8 +356,9 @@ impl Media {
         let Some(attr) = remembered else { return self.lookup_top(epoch, scope) };
         let mut nodes = self.nodes.lock();
         let disk = nodes.disk_of(&path).unwrap_or(self.home.device());
-        let (node, lookup) = nodes.settle(&path, scope, disk, Backing::Dir);
+        let settled = nodes.settle(&path, (scope, disk), Backing::Dir, Some(path.dir_node()));
         drop(nodes);
+        let Some((node, lookup)) = settled else { return self.lookup_top(epoch, scope) };
         let attr = Some(Attr { node, ..attr });
         Ok(Entry { attr, entry_ttl: Ttl::Zero, attr_ttl: Ttl::Zero, lookup: Some(lookup) })
     }
@@ -373,7 +374,12 @@ impl Media {
         let visible = Visible { media: self, epoch };
         let attr = visible.attr_of(node)?;
         let path = self.nodes.lock().path(node)?;
-        Ok((attr, path.map_or(Ok(Ttl::Zero), |path| visible.ttl_of_attr(node, &path))?))
+        Ok((attr, path.map_or(Ok(Ttl::Zero), |path| visible.ttl_of_attr(&attr, &path))?))
+    }
+
+    /// The number by which the kernel knows a directory.
+    pub fn number_of_dir(&self, dir: &LayerPath) -> NodeId {
+        self.nodes.lock().number_of_dir(dir)
     }
 
     /// A symlink's target.

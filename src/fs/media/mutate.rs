@@ -9,7 +9,7 @@ use super::{Media, Rights, Task};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
-use crate::store::media::home::{Inode, Leaf, Orphan, has_default_acl};
+use crate::store::media::home::{Inode, Leaf, Orphan, Upper, has_default_acl, upper_kind};
 use crate::sys::AsCaller;
 use crate::tree::union::{self, Onto, Plan, Step};
 use crate::tree::{EntryName, Kind, LayerPath, NodeId};
@@ -116,7 +116,8 @@ impl Media {
             }
         };
         changing.carry_out(plan, Materials { make: Some(&make), copies: Copies::default() })?;
-        if let Some(Leaf { id, stat }) = self.home.leaf(&path)? {
+        let made = self.home.find(&path)?;
+        if let Upper::Leaf(Leaf { id, stat }) = made {
             self.usage.add(scope, disk_bytes(&stat));
             // The number of a file that was removed behind the mount may come back with a new one.
             let mut nodes = self.nodes.lock();
@@ -124,7 +125,16 @@ impl Media {
                 nodes.lose_file(node);
             }
         }
-        changing.made(&path)
+        let entry = changing.made(&path)?;
+        // The number of its inode may be that of something removed which the kernel still holds.
+        if let (Some(attr), Upper::Dir(stat) | Upper::Leaf(Leaf { stat, .. })) = (&entry.attr, made)
+            && attr.node != self.home.number_of_inode(Inode::of(&stat), upper_kind(&stat))
+        {
+            self.home.mark(&path, attr.node);
+            // That moved the ctime.
+            return changing.made(&path);
+        }
+        Ok(entry)
     }
 
     /// unlink(2).
@@ -412,7 +422,8 @@ impl Changing<'_> {
                     let mut node = lower.node;
                     node.mtime = self.epoch.mtime(&node).as_nanos();
                     let target = lower.release.manifest.target(lower.index)?;
-                    self.media.home.copy_up_symlink(path, &node, target)?;
+                    let known_as = self.media.known_as(Some(path), node.nodeid);
+                    self.media.home.copy_up_symlink(path, (&node, known_as), target)?;
                 }
                 None => return Err(Error::answer(Errno::ISDIR)),
             }

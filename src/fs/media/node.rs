@@ -4,7 +4,7 @@ use super::nodes::PlaceId;
 use super::scopes::ScopeId;
 use crate::fs::attr::Attr;
 use crate::fs::epoch::Release;
-use crate::store::media::home::{FileId, Inode, Orphan};
+use crate::store::media::home::{FileId, Orphan};
 use crate::tree::{LayerPath, NodeId};
 use rustix::fs::Stat;
 use std::sync::Arc;
@@ -111,9 +111,4 @@ impl Held {
         let orphaned = self.orphan.is_some() == before.orphan.is_some();
         self.path == before.path && orphaned && self.backing.same(&before.backing)
     }
-}
-
-/// The number of an upper file, where nothing else is known of it.
-pub(super) fn pure_of_file(inode: Inode) -> NodeId {
-    NodeId(inode.hash()).scoped()
 }

@@ -93,10 +93,10 @@ impl Media {
                 break;
             }
             let dir = path.parent();
-            let known = self.nodes.lock().at(&dir);
+            let known_as = self.nodes.lock().number_of_dir(&dir);
             done.restored.push(Restored {
                 path: path.in_docroot().to_vec(),
-                dir: known.unwrap_or_else(|| dir.dir_node()),
+                dir: known_as,
                 name: path.name().to_vec(),
             });
         }

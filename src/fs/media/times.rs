@@ -65,8 +65,9 @@ impl Changing<'_> {
                 }
                 None => None,
             };
+            let known_as = self.media.nodes.lock().number_of_dir(&dir);
             let _times = self.times([dir.parent()]);
-            home.make_dir(&dir, like.as_ref())?;
+            home.make_dir(&dir, like.as_ref(), known_as)?;
             self.count_names(&dir, 1);
         }
         Ok(())

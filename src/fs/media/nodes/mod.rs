@@ -1,8 +1,9 @@
 //! Who a file in a scope is: the names of each node, and what is behind it.
 //!
-//! The number of a node is a pure function where it can be: of a directory that of its path, of a release's file that
-//! of its release node, of an upper file a hash of its device and inode. A node keeps its number when its file is
-//! copied up or its name moves; then this table alone knows.
+//! The number of a node is a pure function where it can be: of a release's directory that of its path, of a release's
+//! file that of its release node, of what is in the upper layer a hash of its inode. A node keeps its number when it is
+//! copied up or its name moves; a mark on the disk has it then (store/media/home/number.rs). This table sees to it that
+//! no two nodes have one number.
 //!
 //! Disk and table are two things: a step changes the disk first and is noted here afterwards. So each step is announced
 //! ([`Nodes::begin_step`]) and ends here ([`Nodes::end_step`]), and a look without a lock learns whether it still holds
@@ -18,7 +19,7 @@ pub(super) use places::PlaceId;
 pub(super) use steps::{StepOutcome, paths_of};
 pub use unused::Unused;
 
-use super::node::{Backing, Held, MediaNode, pure_of_file};
+use super::node::{Backing, Held, MediaNode};
 use super::scopes::ScopeId;
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
@@ -153,9 +154,14 @@ impl Nodes {
         matches!(backing, Some(Backing::Lower { node: was, .. }) if *was == lower.nodeid)
     }
 
-    /// The number under which an upper file is shown in a listing.
-    pub(in crate::fs::media) fn number_of_file(&self, inode: Inode) -> NodeId {
-        self.by_file.get(&inode).copied().unwrap_or_else(|| pure_of_file(inode))
+    /// The node of an upper file.
+    pub(in crate::fs::media) fn of_inode(&self, inode: Inode) -> Option<NodeId> {
+        self.by_file.get(&inode).copied()
+    }
+
+    /// The number by which the kernel knows a directory, or would if nobody moved one.
+    pub(in crate::fs::media) fn number_of_dir(&self, dir: &LayerPath) -> NodeId {
+        self.at(dir).unwrap_or_else(|| dir.dir_node())
     }
 
     /// The node of this very file.
@@ -223,14 +229,15 @@ impl Nodes {
     }
 
     /// The node for what is at a path now, with one lookup counted; a node that was there for something else loses that
-    /// name. A node that a step under way changes is left to the step.
+    /// name. A node that a step under way changes is left to the step. `None`: it is not known, and the number that is
+    /// its own is to be found out.
     pub(in crate::fs::media) fn settle(
         &mut self,
         path: &LayerPath,
-        scope: ScopeId,
-        disk: u64,
+        (scope, disk): (ScopeId, u64),
         backing: Backing,
-    ) -> (NodeId, LookupRef) {
+        number: Option<NodeId>,
+    ) -> Option<(NodeId, LookupRef)> {
         let known = match &backing {
             Backing::Upper(id) => self.of_file(*id),
             _ => self.at(path).filter(|node| self.nodes.get(node).is_some_and(|held| held.backing.same(&backing))),
@@ -239,9 +246,9 @@ impl Nodes {
         // Of a file that is being copied up the look may have met the copy, which is not noted yet.
         let known = known.or_else(|| self.at(path).filter(is_moving));
         let Some(node) = known else {
-            let node = self.insert(path, scope, disk, backing);
+            let node = self.insert(number?, scope, disk, backing);
             self.give_name(node, path);
-            return (node, self.mount.count(node));
+            return Some((node, self.mount.count(node)));
         };
         if let Some(held) = self.nodes.peek_mut(&node).filter(|held| held.moving == 0) {
             // The release may be another one, with other extended attributes: they do not count for the number.
@@ -252,20 +259,14 @@ impl Nodes {
         if let Some(held) = self.nodes.get_mut(&node) {
             held.looks += 1;
         }
-        (node, self.mount.count(node))
+        Some((node, self.mount.count(node)))
     }
 
-    fn insert(&mut self, path: &LayerPath, scope: ScopeId, disk: u64, backing: Backing) -> NodeId {
-        let mut number = match &backing {
-            Backing::Dir => path.dir_node(),
-            Backing::Upper(id) => pure_of_file(id.inode()),
-            Backing::Lower { node, .. } => node.scoped(),
-            Backing::Gone => NodeId::ROOT.scoped(),
-        };
+    fn insert(&mut self, mut number: NodeId, scope: ScopeId, disk: u64, backing: Backing) -> NodeId {
         while self.nodes.contains(&number) {
-            // Taken by a node that moved away and is still held: any number will do.
+            // Taken by a node that is still held: any number will do that no earlier mount gave.
             self.serial += 1;
-            number = NodeId(self.serial).scoped();
+            number = NodeId(self.hasher.hash_one(self.serial) >> 2).scoped();
         }
         let node = MediaNode {
             names: Vec::new(),

@@ -48,7 +48,8 @@ fn paths(nodes: &Nodes, node: NodeId) -> Vec<LayerPath> {
 
 /// Looks a path up, as a request whose reply is sent.
 fn look(nodes: &mut Nodes, scope: ScopeId, path: &LayerPath, backing: Backing) -> NodeId {
-    let (node, lookup) = nodes.settle(path, scope, DISK, backing);
+    let number = NodeId(nodes.nodes.len() as u64 + 100).scoped();
+    let (node, lookup) = nodes.settle(path, (scope, DISK), backing, Some(number)).expect("it has a number");
     lookup.sent();
     node
 }

@@ -1,9 +1,9 @@
 //! Copies of a release's files on their way up.
 
-use super::{Home, Orphan};
+use super::{Home, Orphan, number};
 use crate::error::{Errno, OnDisk, Result};
 use crate::store::release::objects::Content;
-use crate::tree::{LayerPath, Node, Owner};
+use crate::tree::{LayerPath, Node, NodeId, Owner};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -46,8 +46,14 @@ impl Drop for Copy<'_> {
 
 impl Home {
     /// Copies a file of a release: its first `keep` bytes, its mode, owner, times and attributes. The copy has no name
-    /// yet.
-    pub fn copy(&self, node: &Node, object: &Content, xattrs: &[(Vec<u8>, Vec<u8>)], keep: u64) -> Result<Copy<'_>> {
+    /// yet, and goes on with the number that it is `known_as`.
+    pub fn copy(
+        &self,
+        (node, known_as): (&Node, NodeId),
+        object: &Content,
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+        keep: u64,
+    ) -> Result<Copy<'_>> {
         let temporary = self.temporary();
         let shown = || self.show_beside("tmp", &temporary);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -59,6 +65,7 @@ impl Home {
             rustix::fs::fsetxattr(&file, &name[..], value, rustix::fs::XattrFlags::empty()).on_disk(DRESSING, shown)?;
         }
         dress(&self.tmp, &copy.temporary, node).on_disk(DRESSING, shown)?;
+        number::mark(&self.tmp, &copy.temporary, known_as);
         if keep < node.size {
             // Another content than the release's, and it stays if we are stopped before the truncation comes.
             let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
@@ -70,11 +77,12 @@ impl Home {
         Ok(copy)
     }
 
-    /// Copies a symlink of the release up.
-    pub fn copy_up_symlink(&self, path: &LayerPath, node: &Node, target: &[u8]) -> Result<()> {
+    /// Copies a symlink of the release up; it goes on with the number that it is `known_as`.
+    pub fn copy_up_symlink(&self, path: &LayerPath, (node, known_as): (&Node, NodeId), target: &[u8]) -> Result<()> {
         let temporary = self.temporary();
         rustix::fs::symlinkat(target, &self.tmp, &temporary[..]).on_disk("making", || self.show(path))?;
         dress(&self.tmp, &temporary, node).on_disk(DRESSING, || self.show(path))?;
+        number::mark(&self.tmp, &temporary, known_as);
         self.take_place(&temporary, path)
     }
 }

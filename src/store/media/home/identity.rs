@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 /// The number of a file on its disk, which may be another file's once it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Inode {
-    dev: u64,
-    ino: u64,
+    pub(super) dev: u64,
+    pub(super) ino: u64,
 }
 
 impl Inode {
@@ -25,15 +25,6 @@ impl Inode {
     /// That of an entry of a listing, in a directory on this device.
     pub fn listed(dev: u64, ino: u64) -> Self {
         Self { dev, ino }
-    }
-
-    /// 62 bits that no other file is likely to have.
-    pub fn hash(self) -> u64 {
-        let mut bytes = [0; 8];
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.dev.to_le_bytes()).update(&self.ino.to_le_bytes());
-        hasher.finalize_xof().fill(&mut bytes);
-        u64::from_le_bytes(bytes) >> 2
     }
 }
 

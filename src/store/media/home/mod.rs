@@ -10,6 +10,7 @@
 mod below;
 mod copy;
 mod identity;
+mod number;
 mod orphans;
 mod parts;
 mod reserve;
@@ -22,6 +23,7 @@ mod xattrs;
 pub(super) use below::remove_all;
 pub use copy::{COPYING, Copy};
 pub use identity::{FileId, Inode, Leaf};
+pub use number::Mark;
 pub use orphans::Orphan;
 pub use times::LowerChanged;
 pub use upper::{Upper, UpperName, upper_kind};
@@ -35,7 +37,7 @@ use crate::store::media::scope::Scope;
 use crate::store::release::manifest::Xattrs;
 use crate::store::trust::BENEATH;
 use crate::tree::union::{Onto, Step, UpperKind};
-use crate::tree::{LayerId, LayerPath, Node};
+use crate::tree::{LayerId, LayerPath, Node, NodeId};
 use copy::dress;
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, StatVfs};
@@ -341,9 +343,9 @@ impl Home {
         format!("up-{}", self.serial.fetch_add(1, Ordering::Relaxed)).into_bytes()
     }
 
-    /// Makes one upper directory as the release's that shows there, with its attributes. One that is there already is
-    /// left as it is.
-    pub fn make_dir(&self, path: &LayerPath, like: Option<&(Node, Xattrs)>) -> Result<()> {
+    /// Makes one upper directory as the release's that shows there, with its attributes; it goes on with the number that
+    /// it is `known_as`. One that is there already is left as it is.
+    pub fn make_dir(&self, path: &LayerPath, like: Option<&(Node, Xattrs)>, known_as: NodeId) -> Result<()> {
         if self.stat(path)?.is_some() {
             return Ok(());
         }
@@ -355,8 +357,10 @@ impl Home {
             xattrs.iter().try_for_each(|(name, value)| set_xattr(&dir, name, Some((value, 0))))?;
             dress(&self.tmp, &temporary, node)
         });
-        if dressed.is_err() {
-            let _ = remove_all(&self.tmp, &temporary);
+        match (&dressed, like) {
+            (Err(_), _) => drop(remove_all(&self.tmp, &temporary)),
+            (Ok(()), Some(_)) => number::mark(&self.tmp, &temporary, known_as),
+            (Ok(()), None) => {}
         }
         dressed.on_disk(copy::DRESSING, || self.show(path))?;
         let is_dir = |stat: Stat| upper_kind(&stat) == UpperKind::Dir;
