@@ -1493,6 +1493,7 @@ fn a_directory_that_was_renamed_shows_at_once_what_a_release_brings_there() {
     let mut rig = store("[[scope]]\npath = \"media\"\nttl = \"forever\"\n");
     add(&rig, "1", &Tree::new().dir("media"));
     add(&rig, "2", &Tree::new().file("media/own/late", "late").file("media/own/sub/deep", "deep"));
+    add(&rig, "3", &Tree::new().file("media/own/later", "later").file("media/own/sub/deep", "deeper"));
     rig.ok(&["switch", "1"]);
     rig.mount();
     let at = |path: &str| rig.mnt.join("media").join(path);
@@ -1512,6 +1513,14 @@ fn a_directory_that_was_renamed_shows_at_once_what_a_release_brings_there() {
         let now = fs::metadata(at("own")).unwrap();
         assert_eq!((now.ino(), now.nlink(), now.mtime_nsec()), (number, 1, switch), "it changed with the release");
         assert!(now.mtime() > before.mtime());
+        // The directory stays, and what is in it changes.
+        assert!(!at("own/later").exists());
+        rig.ok(&["switch", "3"]);
+        assert!(!at("own/late").exists());
+        assert_eq!((text(at("own/later")), text(at("own/sub/deep"))), ("later".to_owned(), "deeper".to_owned()));
+        assert_eq!(names(&at("own")), ["later", "sub"].map(str::to_owned).into());
+        let now = fs::metadata(at("own")).unwrap();
+        assert_eq!((now.ino(), now.mtime_nsec()), (number, switch + 1));
         rig.ok(&["switch", "1"]);
         assert!(!at("own/late").exists() && !at("own/sub/deep").exists());
         let now = fs::metadata(at("own")).unwrap();
