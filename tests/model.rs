@@ -350,10 +350,11 @@ fn releases() -> impl Strategy<Value = [[Tree; 2]; RELEASES]> {
     [trees(), trees(), trees()]
 }
 
-fn config() -> ProptestConfig {
+/// As many cases as asked for, or ten times as many where the long variant is.
+fn config(cases: u32) -> ProptestConfig {
     let long = std::env::var_os("VERFS_LONG").is_some_and(|value| value == "1");
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
-    let cases = cases.unwrap_or(if long { 8000 } else { 800 });
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    let cases = asked.unwrap_or(if long { 10 * cases } else { cases });
     let kept = FileFailurePersistence::Direct("tests/model/regressions.txt");
     ProptestConfig {
         cases,
@@ -366,7 +367,7 @@ fn config() -> ProptestConfig {
 #[test]
 fn random_operations_switches_and_new_lives_show_what_the_reference_shows() {
     let cases = (releases(), proptest::collection::vec(operation(), 1..60));
-    let run = TestRunner::new(config()).run(&cases, |(trees, operations)| check(trees, operations));
+    let run = TestRunner::new(config(800)).run(&cases, |(trees, operations)| check(trees, operations));
     run.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
@@ -374,6 +375,6 @@ fn random_operations_switches_and_new_lives_show_what_the_reference_shows() {
 fn what_others_change_behind_the_mount_shows_as_in_the_reference() {
     let steps = prop_oneof![2 => operation(), 1 => behind()];
     let cases = (releases(), proptest::collection::vec(steps, 1..60));
-    let run = TestRunner::new(config()).run(&cases, |(trees, operations)| check(trees, operations));
+    let run = TestRunner::new(config(300)).run(&cases, |(trees, operations)| check(trees, operations));
     run.unwrap_or_else(|failure| panic!("{failure}"));
 }

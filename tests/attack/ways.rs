@@ -44,7 +44,7 @@ pub const WAYS: &[(&str, Turn)] = &[
     ("a look at each of 100,000 names", every_name),
     ("a listing of 100,000 names", list),
     ("such a listing by another", list),
-    ("30 listings that are kept open", kept_listings),
+    ("20 listings that are kept open", kept_listings),
     ("2,000 links of a file", links),
     ("large files of a release moved", |clock, turn| copy_up(turn, false, clock)),
     ("large files of a release linked", |clock, turn| copy_up(turn, true, clock)),
@@ -69,7 +69,7 @@ pub fn many(number: usize) -> String {
 pub const FILMS: usize = 60;
 
 /// Between two turns that keep a processor busy for long: the machine is not to stand still for others.
-const BREATH: Duration = Duration::from_millis(200);
+const BREATH: Duration = Duration::from_secs(1);
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
 const MODE: Mode = Mode::from_raw_mode(0o755);
 
@@ -201,7 +201,7 @@ fn list(clock: Clock<'_>, _: u64) -> io::Result<()> {
 /// Listings that are kept open; each goes on by some names, one after another: no window serves two of them.
 fn kept_listings(clock: Clock<'_>, _: u64) -> io::Result<()> {
     let mut listings = Vec::new();
-    for _ in 0..30 {
+    for _ in 0..20 {
         listings.push(hold(Path::new("many"))?);
     }
     for listing in listings.iter().chain(&listings).take_while(|_| clock.goes_on()) {
@@ -326,7 +326,7 @@ fn names(clock: Clock<'_>, turn: u64) -> io::Result<()> {
 /// Many files that are open and have no name, each with some of its content.
 fn nameless(clock: Clock<'_>, turn: u64) -> io::Result<()> {
     let mut open = Vec::new();
-    for number in 0..300 {
+    for number in 0..100 {
         let name = format!("nameless-{number}");
         let _ = fs::remove_file(&name);
         let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&name)?;
