@@ -17,8 +17,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How many manifests are searched for a node, or the kernel asked for one, in one turn: some milliseconds.
 const MOST_AT_ONCE: usize = 10_000;
-/// A search that met a node in use begins anew after so many times what it took.
+/// A search that met a node in use begins anew after so many times what it took, for each that is under way: so all
+/// take a hundredth of a processor together.
 const REST: u32 = 100;
+/// One that failed begins anew after this time.
+const LONG_REST: Duration = Duration::from_secs(60);
 
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,14 +74,15 @@ impl LettingGo {
     /// Searches a little, and lets go of a release of which the kernel holds nothing. The caller has the turn.
     pub(super) fn some(&mut self, fs: &Fs, kernel: &dyn Kernel, store: &Store) -> Result<Next> {
         let epoch = fs.epochs.load();
-        self.find_removed(&epoch, store)?;
+        self.find_removed(&epoch, store);
+        let searches = u32::try_from(self.searches.len()).unwrap_or(u32::MAX);
         for search in &mut self.searches {
             if search.rests.is_some_and(|until| Instant::now() < until) || fs.epochs.is_listed(&search.release) {
                 continue;
             }
             let release = search.release.clone();
             let asked = Asked { epoch: &epoch, release: &release, kernel };
-            match search.go_on(&asked)? {
+            match search.go_on(&asked, searches)? {
                 Next::Rest if search.from == 0 && !asked.holds_own_layer(store)? => {
                     log::info!("release {} was removed and nobody uses it any more: it is let go", release.name);
                     fs.epochs.let_go(&release);
@@ -92,13 +96,14 @@ impl LettingGo {
     }
 
     /// Finds earlier releases that were removed, if any may have been since the last look.
-    fn find_removed(&mut self, epoch: &Epoch, store: &Store) -> Result<()> {
+    fn find_removed(&mut self, epoch: &Epoch, store: &Store) {
         let earlier = |release: &Arc<Release>| epoch.earlier.iter().any(|other| Arc::ptr_eq(other, release));
         self.searches.retain(|search| earlier(&search.release));
-        let names = look::metadata(&store.root().join("releases"))?;
-        let Some(changed) = names.and_then(|meta| meta.modified().ok()) else { return Ok(()) };
+        // Where it cannot be looked at, nothing counts as removed.
+        let names = look::metadata(&store.root().join("releases")).ok().flatten();
+        let Some(changed) = names.and_then(|meta| meta.modified().ok()) else { return };
         if self.seen == Some((changed, epoch.switch)) {
-            return Ok(());
+            return;
         }
         for release in &epoch.earlier {
             let known = self.searches.iter().position(|search| Arc::ptr_eq(&search.release, release));
@@ -111,7 +116,6 @@ impl LettingGo {
         }
         // The clock of the disk is coarse: what changed a moment ago may change again and look the same.
         self.seen = changed.elapsed().is_ok_and(|age| age > Duration::from_secs(1)).then_some((changed, epoch.switch));
-        Ok(())
     }
 }
 
@@ -121,14 +125,17 @@ impl Search {
         Self { release: release.clone(), from, dropped: None, took: Duration::ZERO, rests: None }
     }
 
-    /// Rests with all nodes found gone, or because one is in use: then it begins anew.
-    fn go_on(&mut self, asked: &Asked<'_>) -> Result<Next> {
+    /// Rests with all nodes found gone, or because one is in use or the search failed: then it begins anew.
+    fn go_on(&mut self, asked: &Asked<'_>, searches: u32) -> Result<Next> {
         let begun = Instant::now();
         let next = self.look(asked);
         self.took += begun.elapsed();
-        if matches!(next, Ok(Next::Rest)) && self.from > 0 {
-            *self = Self { rests: Some(Instant::now() + self.took * REST), ..Self::new(&self.release) };
-        }
+        let rest = match &next {
+            Ok(Next::Rest) if self.from > 0 => self.took.saturating_mul(REST).saturating_mul(searches),
+            Err(_) => LONG_REST,
+            Ok(_) => return next,
+        };
+        *self = Self { rests: Instant::now().checked_add(rest), ..Self::new(&self.release) };
         next
     }
 
