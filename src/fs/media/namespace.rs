@@ -95,6 +95,10 @@ mod tests {
         Claim::Tree(LayerPath::shared(dir))
     }
 
+    fn times(dir: &str) -> Claim {
+        Claim::Times(LayerPath::shared(dir))
+    }
+
     #[test]
     fn claims_conflict_in_one_directory_and_below_a_tree() {
         let table = [
@@ -106,6 +110,10 @@ mod tests {
             (tree("a/b"), names("a"), false),
             (tree("a/b"), tree("a"), true),
             (tree("a/b"), tree("a/c"), false),
+            (times("a"), times("a"), true),
+            (times("a"), times("a/b"), false),
+            (times("a"), names("a"), false),
+            (times("a"), tree("a"), false),
         ];
         for (one, other, conflict) in table {
             assert_eq!(one.conflicts(&other), conflict, "{one:?} {other:?}");
