@@ -55,6 +55,7 @@
 //! | switch | replaces the epoch; a rollback is a switch |
 //! | change set | the directory entries in which two releases differ |
 //! | stamp | the mtime that is served for a path: the second and the number of the switch that changed it last |
+//! | arrival | the earliest mtime that is shown of what lay in a release's own layer when a switch showed it |
 //! | stage | a part of a switch as a type: plan, prepared, stamped, commit |
 //! | transition | the time in a switch in which changed names are answered with TTL 0 and noted |
 //! | barrier | the lock of each changed directory, taken and let go: every earlier reply has been used |
@@ -84,7 +85,8 @@
 //!            Epochs.past, Epochs.listings, Gate.0, Transition.noted, PendingAttrs.nodes, Faults.seen, Media.tops,
 //!            Media.nodes, Mount.lookups, Scopes.rules, Stamps.nodes, Objects.packs
 //!   waits    for the store's disk, the lock file `releases`, 2 s for the disk of media, 2 s for a second of its own,
-//!            limit_ms for the kernel, settle_ms for readers; for what the kernel says of 10,000 nodes
+//!            limit_ms for the kernel, settle_ms for readers, 2.4 s until what it shows is of the past; for what the kernel
+//!            says of 10,000 nodes
 //! Switcher.settings             switch/switcher.rs          the settings in use
 //! Published.0                   switch/publish.rs           what `status` shows: so it waits for no switch
 //! MediaDisk.wanted              switch/shadowed.rs          releases whose own layer is still to be made

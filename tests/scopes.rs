@@ -4,9 +4,9 @@
 
 mod support;
 
-use rustix::fs::{CWD, Mode, RenameFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, Timespec, Timestamps, XattrFlags};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::disk::SmallDisk;
 use support::tree::Tree;
 use support::user::{WWW_DATA, another_process};
@@ -492,6 +492,198 @@ fn each_release_sees_its_own_files_over_switches_mounts_and_a_killed_daemon() {
         check(&rig, release);
     }
     assert_eq!(text(rig.store.join("own/2/media/cache/more")), "more of 2", "a plain file in the store");
+}
+
+/// Three releases with a scope to each, whose switches share no second.
+fn own_seconds() -> Rig {
+    let rig = own();
+    rig.setting("switch", "share_second", "false");
+    rig.ok(&["reload"]);
+    rig
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
+}
+
+/// The mtime of a name itself.
+fn mtime(path: impl AsRef<Path>) -> (i64, i64) {
+    let path = path.as_ref();
+    let meta = fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    (meta.mtime(), meta.mtime_nsec())
+}
+
+fn set_mtime(path: impl AsRef<Path>, second: u64) {
+    let file = File::options().read(true).open(path).unwrap();
+    file.set_times(fs::FileTimes::new().set_modified(UNIX_EPOCH + Duration::from_secs(second))).unwrap();
+}
+
+#[test]
+fn what_a_switch_shows_in_a_release_s_own_scope_shares_its_second_with_nothing_that_was_there() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = own_seconds();
+    let cache = rig.mnt.join("cache");
+    // Written in both releases, written in one of them, of both releases alone, and in a directory of both layers.
+    let paths = ["mine", "seed", "dir/deep", "dir/mine"];
+    let mut seen: HashMap<(&str, i64), Option<String>> = HashMap::new();
+    let mut look = |cache: &Path, what: &str| {
+        for path in paths {
+            let Ok(content) = fs::read_to_string(cache.join(path)) else { continue };
+            let second = mtime(cache.join(path)).0;
+            assert!(second <= now(), "{what}: {path} is of a time to come");
+            let other = seen.insert((path, second), Some(content.clone())).flatten();
+            assert!(other.is_none_or(|other| other == content), "{what}: {path} had another content in {second}");
+        }
+    };
+    for round in 0..3 {
+        for to in ["2", "1"] {
+            for path in ["mine", "dir/mine"] {
+                fs::write(cache.join(path), format!("before {to}, {round}")).unwrap();
+            }
+            if to == "2" {
+                fs::write(cache.join("seed"), format!("before {to}, {round}")).unwrap();
+            }
+            look(&cache, "written");
+            let asked = now();
+            rig.ok(if to == "2" { ["switch", "2"].as_slice() } else { &["rollback"] });
+            for path in paths.into_iter().chain(["", "dir"]).filter(|path| cache.join(path).exists()) {
+                let second = mtime(cache.join(path)).0;
+                assert!(second >= asked, "{path} is {} s older than the switch to {to}", asked - second);
+            }
+            look(&cache, "switched");
+        }
+        if round == 1 {
+            let before = paths.map(|path| mtime(cache.join(path)));
+            rig.umount();
+            // Without a mount the same holds for the next one.
+            rig.ok(&["switch", "2"]);
+            rig.ok(&["switch", "1"]);
+            rig.mount();
+            look(&cache, "switched without a mount");
+            let after = paths.map(|path| mtime(cache.join(path)));
+            assert!(before.iter().zip(&after).all(|(before, after)| before < after), "{before:?} {after:?}");
+            rig.umount();
+            rig.mount();
+            assert_eq!(paths.map(|path| mtime(cache.join(path))), after, "after a new mount");
+        }
+    }
+}
+
+#[test]
+fn a_switch_that_takes_longer_than_it_meant_to_shows_a_later_mtime() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = own_seconds();
+    let mine = rig.mnt.join("cache/mine");
+    fs::write(&mine, "of 1").unwrap();
+    rig.ok(&["switch", "2"]);
+    fs::write(&mine, "of 2").unwrap();
+    rig.umount();
+    let held = rig.root().join("held");
+    rig.mount_with_env(&[("VERFS_FAULT", &format!("hold:switch.recorded:{}", held.display()))]);
+    let asked = now();
+    thread::scope(|scope| {
+        let switch = scope.spawn(|| rig.ok(&["switch", "1"]));
+        poll("the switch", || held.exists() && now() > asked + 4);
+        assert_eq!(text(&mine), "of 2");
+        fs::write(&mine, "Of 2").unwrap();
+        let other = mtime(&mine);
+        fs::remove_file(&held).unwrap();
+        switch.join().unwrap();
+        assert_eq!(text(&mine), "of 1");
+        assert!(mtime(&mine).0 > other.0, "{:?} and {other:?}", mtime(&mine));
+    });
+    let shown = mtime(&mine);
+    rig.umount();
+    rig.mount();
+    assert_eq!(mtime(&mine), shown, "after a new mount");
+}
+
+/// A change of the file at a path that leaves its content.
+type Change = &'static dyn Fn(&Path);
+
+#[test]
+fn what_a_switch_showed_again_keeps_its_mtime_whatever_changes_but_its_content() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = own_seconds();
+    let cache = rig.mnt.join("cache");
+    let changes: [(&str, Change); 11] = [
+        ("chmod", &|file| fs::set_permissions(file, fs::Permissions::from_mode(0o640)).unwrap()),
+        ("chown", &|file| chown(file, Some(33), Some(34)).unwrap()),
+        ("setxattr", &|file| rustix::fs::setxattr(file, "user.a", b"a", XattrFlags::empty()).unwrap()),
+        ("link", &|file| fs::hard_link(file, file.with_extension("link")).unwrap()),
+        ("rename", &|file| {
+            fs::rename(file, file.with_extension("away")).unwrap();
+            fs::rename(file.with_extension("away"), file).unwrap();
+        }),
+        ("unlink", &|file| fs::remove_file(file.with_extension("other")).unwrap()),
+        ("replace", &|file| {
+            fs::write(file.with_extension("new"), "").unwrap();
+            fs::rename(file.with_extension("new"), file.with_extension("other")).unwrap();
+        }),
+        ("exchange", &|file| {
+            let other = file.with_extension("with");
+            fs::write(&other, "").unwrap();
+            for _ in 0..2 {
+                rustix::fs::renameat_with(CWD, file, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+            }
+        }),
+        ("atime", &|file| {
+            let times = fs::FileTimes::new().set_accessed(UNIX_EPOCH + Duration::from_secs(5));
+            File::open(file).unwrap().set_times(times).unwrap();
+        }),
+        ("copy-up", &|file| chown(file.with_file_name("seed"), Some(33), Some(34)).unwrap()),
+        ("nothing", &|_| ()),
+    ];
+    for (name, _) in &changes {
+        fs::write(cache.join(name), "content").unwrap();
+        fs::hard_link(cache.join(name), cache.join(name).with_extension("other")).unwrap();
+        set_mtime(cache.join(name), 1_000_000_000);
+    }
+    symlink("seed", cache.join("symlink")).unwrap();
+    fs::create_dir(cache.join("own")).unwrap();
+    let others = ["symlink", "own", "seed", "unlink.other", "dir/deep"];
+    let asked = now();
+    rig.ok(&["switch", "2"]);
+    rig.ok(&["rollback"]);
+    let shown = |name: &str| mtime(cache.join(name));
+    let all = || changes.iter().map(|(name, _)| *name).chain(others).filter(|name| cache.join(name).exists());
+    let before: HashMap<&str, _> = all().map(|name| (name, shown(name))).collect();
+    assert!(before.values().all(|mtime| mtime.0 > asked), "{before:?}");
+    for (name, change) in &changes {
+        change(&cache.join(name));
+        assert_eq!(shown(name), before[name], "after {name}");
+    }
+    rustix::fs::chownat(
+        CWD,
+        cache.join("symlink"),
+        Some(rustix::fs::Uid::from_raw(33)),
+        None,
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .unwrap();
+    fs::set_permissions(cache.join("own"), fs::Permissions::from_mode(0o700)).unwrap();
+    let after = |what: &str| {
+        for name in all().filter(|name| *name != "unlink.other") {
+            assert_eq!(shown(name), before[name], "{name}, {what}");
+        }
+    };
+    after("after all changes");
+    rig.umount();
+    rig.mount();
+    after("after a new mount");
+    // Who asks for a time gets it, an earlier one too, and keeps it until the next switch.
+    set_mtime(cache.join("nothing"), 1_234_567_890);
+    assert_eq!(shown("nothing"), (1_234_567_890, 0));
+    fs::set_permissions(cache.join("nothing"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(shown("nothing"), (1_234_567_890, 0), "after chmod");
+    fs::write(cache.join("chmod"), "another").unwrap();
+    assert!(shown("chmod") > before["chmod"]);
 }
 
 #[test]
@@ -1057,16 +1249,6 @@ fn the_numbers_of_files_are_positive_for_who_reads_them_signed() {
         assert!(i64::try_from(number).is_ok(), "{name}: {number}");
     }
     rig.umount();
-}
-
-/// A mtime, in seconds since 1970, and nanoseconds.
-fn mtime(path: impl AsRef<Path>) -> (i64, i64) {
-    let stat = fs::metadata(path).unwrap();
-    (stat.mtime(), stat.mtime_nsec())
-}
-
-fn set_mtime(path: impl AsRef<Path>, second: u64) {
-    File::open(path).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(second)).unwrap();
 }
 
 /// What is done in a tree, and the directories of it whose entries that changes.

@@ -348,6 +348,7 @@ fn run(seed: u64, judged: Judged, objects: &Objects) -> Option<Wrong> {
         second: 1_000,
         since: 0,
         stamps_len: 0,
+        arrival: None,
     };
     let mut leftover = Invalidations::default();
     let mut wanted = None;

@@ -7,9 +7,11 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 use stuck::Stuck;
@@ -166,6 +168,38 @@ fn a_disk_of_media_that_stands_still_keeps_no_release_from_being_switched() {
     while !known("01") && !known("02") {
         assert!(begun.elapsed() < PATIENCE, "the disk is never asked again");
     }
+    rig.umount();
+}
+
+#[test]
+fn what_a_switch_shows_again_of_a_disk_that_stands_still_is_looked_at_and_counts_as_changed() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let disk = SmallDisk::beside(&rig, "ext4");
+    let home = disk.path().join("layer");
+    fs::create_dir(&home).unwrap();
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--per-release", "cache", "--media", home.to_str().unwrap()]);
+    two_releases(&rig);
+    rig.mount();
+    let page = rig.mnt.join("cache/page");
+    fs::write(&page, "of 01").unwrap();
+    rig.ok(&["switch", "02"]);
+    fs::write(&page, "of 02").unwrap();
+    let other = fs::metadata(&page).unwrap().mtime();
+    let frozen = Frozen::new(&disk);
+    rig.ok(&["switch", "01"]);
+    let (look, looked) = mpsc::channel();
+    thread::spawn({
+        let page = page.clone();
+        move || look.send((fs::metadata(&page).unwrap().mtime(), fs::read_to_string(&page).unwrap()))
+    });
+    let looked = looked.recv_timeout(PATIENCE);
+    drop(frozen);
+    let (mtime, content) = looked.expect("whoever looks waits for the disk");
+    assert_eq!(content, "of 01");
+    assert!(mtime > other, "{} s before what 02 has there", other - mtime);
     rig.umount();
 }
 

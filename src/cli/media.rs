@@ -144,14 +144,14 @@ fn restored(store: &Store, path: &[u8]) -> Result<Restored> {
     if let Some(mut daemon) = which::daemon(store)? {
         return restored_by(&mut daemon, &EncodedPath::from(path));
     }
-    let Some(_lock) = store.lock_active()? else {
+    let Some(lock) = store.lock_active()? else {
         return Err(Error::busy(format!(
             "a process has the store {} locked and does not answer; end it and try again",
             store.root().display()
         )));
     };
     let restored: Vec<EncodedPath> =
-        unmounted::restore(store, path)?.iter().map(|path| EncodedPath::from(&path[..])).collect();
+        unmounted::restore(store, &lock, path)?.iter().map(|path| EncodedPath::from(&path[..])).collect();
     Ok(Restored { count: restored.len() as u64, restored, next: None })
 }
 

@@ -4,6 +4,8 @@
 //!           nobody is served: ──────────────┐
 //!                                           ▼
 //!   begin ─Open─▶ opened ─Forget─▶ dropped ─Record─▶ recorded ─Settle─▶ ─Swap─▶ ─Leave─▶ swapped ─Forget─▶ tidied
+//!                                     │        │                   │ ▲
+//!                                     │        │       too late:   └─┘ Record, with a later arrival
 //!                                     │        │
 //!                 too long, or failed └────────┴─Close─▶ ─Leave─▶ ─Restore─▶ taken back
 //! ```
@@ -12,12 +14,14 @@
 //! against a model of the kernel, and lets its readers go on between any two effects.
 
 use super::invalidate::{Invalidations, Phase, ReleasePair};
+use super::moment::{Clock, SystemClock};
 use super::prepare::Stamped;
 use crate::error::{Error, Result};
 use crate::fault::{self, Skip};
 use crate::fs::{Epoch, Transition};
 use crate::store::active::Active;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A step that somebody has to carry out.
 #[derive(Debug)]
@@ -61,6 +65,11 @@ impl From<Result<()>> for Outcome {
 pub trait Runner {
     /// Does it, and returns when it is done.
     fn perform(&mut self, effect: Effect) -> Outcome;
+
+    /// Time since 1970.
+    fn now(&self) -> Duration {
+        SystemClock.now()
+    }
 }
 
 /// Whether the kernel was told everything.
@@ -90,6 +99,7 @@ enum State {
     Dropping,
     Recording,
     Settling,
+    RecordingLater,
     Swapping,
     Leaving,
     Tidying,
@@ -142,16 +152,16 @@ impl Commit {
     /// Runs it to its end; gives what is left for the next switch.
     pub fn run(mut self, runner: &mut impl Runner) -> (End, Invalidations) {
         let mut outcome = Outcome::Done;
-        while let Some(effect) = self.next(outcome) {
+        while let Some(effect) = self.next(outcome, runner.now()) {
             outcome = runner.perform(effect);
         }
         (self.end, self.leftover)
     }
 
     /// What is to be done next, after the effect before it had this outcome.
-    fn next(&mut self, outcome: Outcome) -> Option<Effect> {
+    fn next(&mut self, outcome: Outcome, now: Duration) -> Option<Effect> {
         match self.state {
-            State::Begin => self.begin(),
+            State::Begin => self.begin(now),
             State::Opening => {
                 fault::point("switch.opened");
                 self.drop_entries()
@@ -161,7 +171,7 @@ impl Commit {
                 match outcome {
                     Outcome::Done => {
                         self.leftover = Invalidations::default();
-                        self.record()
+                        self.record(now)
                     }
                     refused => self.take_back(refused),
                 }
@@ -174,7 +184,18 @@ impl Commit {
                 }
                 refused => self.take_back(refused),
             },
+            State::Settling if self.stamped.is_late(now) => {
+                self.stamped.arrive(now);
+                self.state = State::RecordingLater;
+                Some(Effect::Record(self.stamped.active().clone()))
+            }
             State::Settling => self.swap(),
+            State::RecordingLater => {
+                if let Outcome::Failed(error) = outcome {
+                    log::error!("{error}: the next mount shows files of the release's own layers a second earlier");
+                }
+                self.swap()
+            }
             // Before the tidying: a lookup that waits keeps its directory's lock.
             State::Swapping => self.leave(State::Leaving),
             State::Leaving => {
@@ -192,8 +213,8 @@ impl Commit {
         }
     }
 
-    fn begin(&mut self) -> Option<Effect> {
-        let Some(served) = &self.served else { return self.record() };
+    fn begin(&mut self, now: Duration) -> Option<Effect> {
+        let Some(served) = &self.served else { return self.record(now) };
         self.state = State::Opening;
         Some(Effect::Open(served.epoch.with_transition(Some(served.transition.clone()))))
     }
@@ -205,8 +226,9 @@ impl Commit {
         Some(Effect::Forget(if fault::skips(Skip::Drop) { Invalidations::default() } else { list }))
     }
 
-    fn record(&mut self) -> Option<Effect> {
+    fn record(&mut self, now: Duration) -> Option<Effect> {
         self.state = State::Recording;
+        self.stamped.arrive(now);
         Some(Effect::Record(self.stamped.active().clone()))
     }
 
@@ -219,7 +241,9 @@ impl Commit {
     fn swap(&mut self) -> Option<Effect> {
         self.state = State::Swapping;
         let ServedSwitch { epoch, pair, .. } = self.served.as_ref()?;
-        Some(Effect::Swap(epoch.after(self.stamped.active().switch, pair.new.clone(), &pair.changes)))
+        let active = self.stamped.active();
+        let epoch = epoch.after(active.switch, pair.new.clone(), &pair.changes);
+        Some(Effect::Swap(epoch.arriving(active.arrival)))
     }
 
     fn leave(&mut self, state: State) -> Option<Effect> {

@@ -78,6 +78,11 @@ impl ReleasePair {
         same(&self.old, &other.old) && same(&self.new, &other.new)
     }
 
+    /// Whether each release has scopes to itself.
+    pub fn has_own_layers(&self) -> bool {
+        !self.tops.is_empty()
+    }
+
     /// The path of a changed name.
     fn path_of(&self, entry: &ChangedEntry) -> Result<Vec<u8>> {
         self.release(entry.side).manifest.path_of(entry.index)

@@ -16,6 +16,7 @@
 //! - `commit` is the four steps of docs/SEMANTICS.md as effects; `switcher` runs them, or a simulation.
 //! - `invalidate` is what the kernel is to forget, as data; `invalidator` is the thread that tells the [`Kernel`].
 //! - `let_go` lets go of releases that were removed, once the kernel holds nothing of them.
+//! - `restamp` is no switch: it stamps what shows again because the writable layer gives up what hid it.
 //! - `publish` is what `status` shows. `busy` and `mounts` find who is in the way.
 //!
 //! **Locks.** The turn (one switch at a time) is taken first, the store's lock on its releases next, the epoch lock for
@@ -34,6 +35,7 @@ mod mounts;
 mod plan;
 mod prepare;
 mod publish;
+mod restamp;
 mod shadowed;
 mod switcher;
 mod target;
@@ -47,6 +49,7 @@ pub use mounts::{Mounted, below, kind_on, mounted, set_read_ahead};
 pub use plan::{Before, Plan};
 pub use prepare::{Prepared, Stamped};
 pub use publish::{Published, Snapshot, Stage, UnderWay};
+pub use restamp::Restamped;
 pub use shadowed::media_of;
 pub use switcher::{First, Mount, Switched, Switcher};
 pub use target::Target;

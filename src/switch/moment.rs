@@ -6,6 +6,12 @@ use std::time::Duration;
 
 /// How long a switch waits at most for a second of its own.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How long after the moment that it is chosen a second begins at least: until then what it is for can be done.
+const LEAD: Duration = Duration::from_millis(300);
+/// How much of that must be left for the last step.
+const MARGIN: Duration = Duration::from_millis(50);
+/// How much later than the clock a file may be said to have changed: the kernel takes the time of its last tick.
+const TICK: Duration = Duration::from_millis(20);
 
 /// The time, and the wait for a later one.
 pub trait Clock {
@@ -93,6 +99,30 @@ impl SecondOf {
     }
 }
 
+/// A second that has not begun, later than `last`, which was chosen like this before. What is shown until it begins has
+/// earlier mtimes than what gets it. Where the clock went back it counts from the clock, as the mtimes on disk do.
+pub(super) fn second_to_come(now: Duration, last: Option<i64>) -> i64 {
+    let next = (now + LEAD).as_secs() as i64 + 1;
+    match last {
+        Some(last) if (next..next + LONGEST_WAIT.as_secs() as i64).contains(&last) => last + 1,
+        _ => next,
+    }
+}
+
+/// Whether a second has begun, or is about to.
+pub(super) fn is_upon(second: i64, now: Duration) -> bool {
+    (now + MARGIN).as_secs() as i64 >= second
+}
+
+/// Waits until a second that was to come is over, for files too: what is written then has a later one.
+pub(super) fn outwait(second: i64, clock: &impl Clock) {
+    let over = Duration::from_secs(second.max(0) as u64 + 1) + TICK;
+    let left = over.saturating_sub(clock.now());
+    if !left.is_zero() {
+        clock.sleep(left.min(LONGEST_WAIT * 2));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +156,22 @@ mod tests {
         assert_eq!(clock.now(), Duration::from_secs(8), "it waited for the next second, and no longer");
         assert_eq!(SecondOf::LastOrLater.after(8, &clock), 8, "shared");
         assert_eq!(clock.now(), Duration::from_secs(8));
+    }
+
+    #[test]
+    fn a_second_to_come_is_later_than_the_clock_and_than_the_last_one() {
+        let at = Duration::from_millis;
+        assert_eq!(second_to_come(at(7_100), None), 8);
+        assert_eq!(second_to_come(at(7_800), None), 9, "too little is left of this one");
+        assert_eq!(second_to_come(at(7_100), Some(7)), 8);
+        assert_eq!(second_to_come(at(7_100), Some(8)), 9);
+        assert_eq!(second_to_come(at(7_100), Some(1_000)), 8, "the clock went back");
+        assert!(!is_upon(8, at(7_900)) && is_upon(8, at(7_960)) && is_upon(8, at(8_100)));
+        let clock = Still::at(7_300);
+        outwait(8, &clock);
+        assert_eq!(clock.now(), at(9_020));
+        outwait(8, &clock);
+        assert_eq!(clock.now(), at(9_020), "it is over");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::commit::Commit;
 use super::invalidate::{Invalidations, ReleasePair};
-use super::moment::{Clock, Moment, SecondOf};
+use super::moment::{Clock, Moment, SecondOf, is_upon, second_to_come};
 use super::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fault;
@@ -12,6 +12,7 @@ use crate::store::active::stamps::{Stamp, Stamps};
 use crate::store::lock::{Hold, Lock};
 use crate::tree::{NodeId, Tree};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A plan whose release is held against `remove`. Nothing is written yet.
 #[derive(Debug)]
@@ -79,6 +80,8 @@ impl Plan {
 pub struct Stamped {
     plan: Plan,
     active: Active,
+    /// Whether it may share its seconds with other switches.
+    shares_second: bool,
     in_memory: StampsInMemory,
     _held: Option<Lock>,
 }
@@ -94,10 +97,38 @@ impl Stamped {
             second: moment.second,
             since: moment.since,
             stamps_len,
+            arrival: before.and_then(|before| before.active.arrival),
         };
         let stamps = before.map(|before| before.epoch.stamps.clone()).unwrap_or_default();
         let in_memory = StampsInMemory::put(stamps, batch, moment.switch);
-        Self { plan, active, in_memory, _held: held }
+        Self { plan, active, shares_second: false, in_memory, _held: held }
+    }
+
+    /// The same, sharing its seconds with other switches if that is set.
+    pub fn sharing(self, shares_second: bool) -> Self {
+        Self { shares_second, ..self }
+    }
+
+    /// The release is about to be shown: from when on do files of its own layer count as changed? Until then others may
+    /// write to that of the release before.
+    pub(super) fn arrive(&mut self, now: Duration) {
+        if self.has_own_layers() {
+            let last = self.before().and_then(|before| before.arrival);
+            self.active.arrival = Some(match self.shares_second {
+                true => now.as_secs() as i64,
+                false => second_to_come(now, last),
+            });
+        }
+    }
+
+    /// Whether it took so long that the release would be shown too late for its arrival.
+    pub(super) fn is_late(&self, now: Duration) -> bool {
+        let late = self.active.arrival.is_some_and(|arrival| is_upon(arrival, now));
+        late && self.has_own_layers() && !self.shares_second
+    }
+
+    fn has_own_layers(&self) -> bool {
+        self.plan.pair().is_some_and(ReleasePair::has_own_layers)
     }
 
     /// What `active` will hold.

@@ -5,7 +5,7 @@ use super::invalidate::Invalidations;
 use super::invalidator::Invalidator;
 use super::kernel::Kernel;
 use super::let_go::{self, LettingGo, Next};
-use super::moment::{Moment, SystemClock};
+use super::moment::{Moment, SystemClock, outwait};
 use super::plan::Plan;
 use super::prepare::Stamped;
 use super::publish::{Published, Showing, Snapshot, Stage};
@@ -79,8 +79,8 @@ pub struct Mount {
 
 /// The mount, with the thread that tells its kernel what to forget.
 #[derive(Debug)]
-struct Mounting {
-    fs: Arc<Fs>,
+pub(super) struct Mounting {
+    pub(super) fs: Arc<Fs>,
     kernel: Arc<dyn Kernel>,
     invalidator: Invalidator,
     mountpoint: PathBuf,
@@ -88,8 +88,8 @@ struct Mounting {
 
 /// What one switch at a time holds.
 #[derive(Debug)]
-struct Turn {
-    active: Option<Active>,
+pub(super) struct Turn {
+    pub(super) active: Option<Active>,
     /// What a stuck client kept the kernel from forgetting: the next switch begins with it.
     leftover: Invalidations,
     letting_go: LettingGo,
@@ -100,9 +100,9 @@ struct Turn {
 pub struct Switcher {
     store: Arc<Store>,
     settings: RwLock<Settings>,
-    served: Option<Mounting>,
+    pub(super) served: Option<Mounting>,
     media_disk: MediaDisk,
-    turn: Mutex<Turn>,
+    pub(super) turn: Mutex<Turn>,
     published: Published,
 }
 
@@ -165,6 +165,15 @@ impl Switcher {
         if let (Ok(switched), Some(warning)) = (&mut result, warning) {
             switched.warnings.push(warning);
         }
+        // What is written after the answer has a later second than what the switch shows.
+        let arrival = turn.active.as_ref().and_then(|active| active.arrival);
+        if let (Ok(switched), Some(arrival), false) = (&mut result, arrival, self.settings().switch.share_second)
+            && !switched.is_nothing()
+        {
+            let waiting = Instant::now();
+            outwait(arrival, &SystemClock);
+            switched.waited += waiting.elapsed();
+        }
         result
     }
 
@@ -185,7 +194,7 @@ impl Switcher {
         let waiting = Instant::now();
         let moment = prepared.own_moment(settings.share_second, &SystemClock)?;
         let waited = waiting.elapsed();
-        let stamped = prepared.stamp(&self.store, moment)?;
+        let stamped = prepared.stamp(&self.store, moment)?.sharing(settings.share_second);
         let (swap, tidy) = self.commit(turn, stamped, &settings, &showing)?;
         let call = begun.elapsed().saturating_sub(waited);
         self.tidy_store(turn, stamps.as_deref());
@@ -310,30 +319,22 @@ impl Switcher {
         settings: &SwitchSettings,
         showing: &Showing<'_>,
     ) -> Result<(Duration, Tidy)> {
-        let active = stamped.active().clone();
-        let disk = Disk { store: &self.store };
-        let (end, swap) = match &self.served {
-            None => (stamped.commit().run(&mut { disk }).0, Duration::ZERO),
+        let mut disk = Disk { store: &self.store, recorded: stamped.active().clone() };
+        let (end, swap, recorded) = match &self.served {
+            None => (stamped.commit().run(&mut disk).0, Duration::ZERO, disk.recorded),
             Some(served) => {
                 let commit: Commit = stamped.commit_served(turn.leftover.clone())?;
-                let mut live = LiveRunner {
-                    disk,
-                    served,
-                    settings,
-                    showing,
-                    active: &active,
-                    forgotten: Instant::now(),
-                    swap: Duration::ZERO,
-                };
+                let mut live =
+                    LiveRunner { disk, served, settings, showing, forgotten: Instant::now(), swap: Duration::ZERO };
                 let (end, leftover) = commit.run(&mut live);
                 showing.tidy_pending(!leftover.is_empty());
                 turn.leftover = leftover;
-                (end, live.swap)
+                (end, live.swap, live.disk.recorded)
             }
         };
         match end {
             End::Switched(tidy) => {
-                turn.active = Some(active);
+                turn.active = Some(recorded);
                 Ok((swap, tidy))
             }
             End::Busy => Err(self.busy(settings.limit())),
@@ -382,14 +383,20 @@ fn epoch_on_disk(store: &Store, active: &Active) -> Result<Epoch> {
 }
 
 /// Carries out what a commit does on disk.
-struct Disk<'a> {
-    store: &'a Store,
+pub(super) struct Disk<'a> {
+    pub(super) store: &'a Store,
+    /// What was recorded last.
+    pub(super) recorded: Active,
 }
 
 impl Runner for Disk<'_> {
     fn perform(&mut self, effect: Effect) -> Outcome {
         match effect {
-            Effect::Record(active) => return record(self.store, &active).into(),
+            Effect::Record(active) => {
+                let outcome = record(self.store, &active).into();
+                self.recorded = active;
+                return outcome;
+            }
             // After a failed write the disk may have taken it all the same, and must say what is served.
             Effect::Restore(active) if !matches!(self.store.active(), Ok(Some(there)) if there == active) => {
                 if let Err(error) = self.store.set_active(&active) {
@@ -409,7 +416,6 @@ struct LiveRunner<'a> {
     served: &'a Mounting,
     settings: &'a SwitchSettings,
     showing: &'a Showing<'a>,
-    active: &'a Active,
     /// When the kernel had forgotten what it was told last.
     forgotten: Instant,
     /// How long the epoch lock was held for the swap.
@@ -436,7 +442,7 @@ impl Runner for LiveRunner<'_> {
             }
             Effect::Swap(epoch) => {
                 self.swap = epochs.publish(epoch);
-                self.showing.swapped(self.active);
+                self.showing.swapped(&self.disk.recorded);
                 self.showing.stage(Stage::Tidy);
             }
             Effect::Leave(transition) => transition.gate.end(),
@@ -487,7 +493,8 @@ impl First {
     /// Makes it so, and notes it.
     pub fn commit(self, store: &Store) -> Result<()> {
         let line = journal::first_line(self.active());
-        match self.0.commit().run(&mut Disk { store }).0 {
+        let mut disk = Disk { store, recorded: self.active().clone() };
+        match self.0.commit().run(&mut disk).0 {
             End::Failed(error) => Err(error),
             End::Switched(_) | End::Busy => store.write_journal(&line),
         }

@@ -1,5 +1,6 @@
 //! The worker: wires store, file system, kernel and control socket together.
 
+mod restore;
 mod serve;
 mod service;
 pub(crate) mod unmounted;

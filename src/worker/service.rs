@@ -1,8 +1,9 @@
 //! What the control socket answers.
 
+use super::restore;
 use crate::control::server::{Answer, Peer};
 use crate::error::{Error, Result};
-use crate::fs::media::{Caller, Restored, Task};
+use crate::fs::media::Restored;
 use crate::fs::refused::Refusal;
 use crate::fs::{Fs, Media};
 use crate::fuse::Mountpoint;
@@ -149,14 +150,17 @@ impl Service {
     /// Lets what is hidden at a path show again.
     fn restore(&self, path: &EncodedPath) -> Result<protocol::Restored> {
         let media = self.fs.media.as_ref().ok_or_else(|| Error::request("the store has no scopes"))?;
-        let epoch = self.fs.epochs.load();
-        let task = Task { epoch: &epoch, contents: &self.fs.descriptors, caller: Caller::ROOT };
-        let done = media.restore(task, &path.decode())?;
-        for Restored { dir, name, .. } in &done.restored {
+        let (contents, served) = (&self.fs.descriptors, || self.fs.epochs.load());
+        let shown = restore::restore((media, contents), &self.switcher, served, &path.decode())?;
+        for Restored { dir, name, .. } in &shown.done.restored {
             self.kernel.drop_entry(*dir, name)?;
             self.kernel.drop_attributes(*dir)?;
         }
-        let restored = done.whole()?;
+        for node in &shown.nodes {
+            self.kernel.drop_attributes(node.scoped())?;
+        }
+        shown.outwait();
+        let restored = shown.done.whole()?;
         let count = restored.len() as u64;
         let names = restored.iter().map(|restored| EncodedPath::from(&restored.path[..]));
         let names = names.filter(|name| fitting(std::slice::from_ref(name), PAGE) == 1).collect();

@@ -1,11 +1,13 @@
 //! The writable layer of a store, looked at and changed by a command while nobody serves it.
 
+use super::restore;
 use crate::error::{Error, Result};
-use crate::fs::media::{Caller, How, Task};
+use crate::fs::media::How;
 use crate::fs::{Contents, Epoch, Media, Release};
 use crate::store::Store;
+use crate::store::lock::Lock;
 use crate::store::release::objects::Objects;
-use crate::switch::{ReleasePair, media_of};
+use crate::switch::{ReleasePair, Switcher, media_of};
 use crate::tree::ReleaseName;
 use std::sync::Arc;
 
@@ -37,12 +39,15 @@ pub(crate) fn hidden_in_switch(store: &Store, to: &ReleaseName) -> Result<usize>
     Ok(hidden)
 }
 
-/// Lets what is hidden at a path of the docroot, and below it, show again; only while nobody serves the store.
-pub(crate) fn restore(store: &Store, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+/// Lets what is hidden at a path of the docroot, and below it, show again. Nobody serves the store: the lock keeps it
+/// so.
+pub(crate) fn restore(store: &Store, lock: &Lock, path: &[u8]) -> Result<Vec<Vec<u8>>> {
     store.make_layer()?;
     let (media, epoch) = opened(store)?;
     media.make_own_layer(&epoch.release.name, &store.settings().scopes)?;
     let contents = Contents::new(Objects::of(store.root())?, 16);
-    let task = Task { epoch: &epoch, contents: &contents, caller: Caller::ROOT };
-    Ok(media.restore(task, path)?.whole()?.into_iter().map(|restored| restored.path).collect())
+    let (switcher, epoch) = (Switcher::unmounted(store, lock)?, Arc::new(epoch));
+    let shown = restore::restore((&media, &contents), &switcher, || epoch.clone(), path)?;
+    shown.outwait();
+    Ok(shown.done.whole()?.into_iter().map(|restored| restored.path).collect())
 }

@@ -5,19 +5,21 @@ use super::support::tree::Tree;
 use super::support::{Rig, seen, skip_mounted};
 use serde_json::json;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A store with these shared scopes, and a release with files in `media`; not mounted.
 fn store(scopes: &[&str]) -> Rig {
+    store_with(&scopes.iter().flat_map(|scope| ["--writable", scope]).collect::<Vec<_>>())
+}
+
+/// The same with these options of `init`.
+fn store_with(options: &[&str]) -> Rig {
     let rig = Rig::with_limit(Duration::from_secs(120));
-    let mut words = vec!["init", rig.store.to_str().unwrap()];
-    for scope in scopes {
-        words.extend(["--writable", scope]);
-    }
-    rig.ok(&words);
+    rig.ok(&[&["init", rig.store.to_str().unwrap()], options].concat());
     let tree = Tree::new()
         .file("page", "page")
         .file("media/logo", "the release's")
@@ -168,6 +170,140 @@ fn what_hides_the_release_is_listed_and_given_up_with_a_mount_and_without() {
         assert!(rig.ok(&["media", "restore", "media/logo"]).contains("nothing to do"));
         let actions = rig.json(&["log"]);
         assert_eq!(actions.to_string().matches("\"restore\"").count(), 3, "{actions}");
+    }
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
+}
+
+fn second(path: impl AsRef<Path>) -> i64 {
+    let path = path.as_ref();
+    fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).mtime()
+}
+
+/// What the store of [`store`] has in `media`.
+const OF_THE_RELEASE: [(&str, &str); 4] =
+    [("logo", "the release's"), ("theme/a", "a"), ("theme/b", "b"), ("other/c", "c")];
+
+/// Hides all that the release has in a scope. What is written is written last, so that it is as young as can be.
+fn hide_all(scope: &Path) {
+    fs::remove_file(scope.join("theme/a")).unwrap();
+    fs::remove_dir_all(scope.join("other")).unwrap();
+    fs::write(scope.join("other"), "a file of mine").unwrap();
+    fs::write(scope.join("new"), "mine").unwrap();
+    fs::rename(scope.join("new"), scope.join("theme/b")).unwrap();
+    fs::write(scope.join("logo"), "of the upload").unwrap();
+}
+
+#[test]
+fn what_a_restore_shows_is_younger_than_what_it_replaces() {
+    if skip_mounted() {
+        return;
+    }
+    for (kind, mounted) in [("--writable", true), ("--writable", false), ("--per-release", true)] {
+        let mut rig = store_with(&[kind, "media"]);
+        rig.mount();
+        let scope = rig.mnt.join("media");
+        hide_all(&scope);
+        let uploads = ["logo", "theme/b", "other"].map(|name| second(scope.join(name)));
+        if !mounted {
+            rig.umount();
+        }
+        assert_eq!(rig.json(&["media", "restore", "media"])["count"], 4);
+        let done = now();
+        if !mounted {
+            rig.mount();
+        }
+        let dirs = ["", "theme", "other"].into_iter();
+        let look = |what: &str| -> Vec<i64> {
+            let seconds = OF_THE_RELEASE.iter().map(|(name, _)| *name).chain(dirs.clone());
+            let seconds: Vec<i64> = seconds.map(|name| second(scope.join(name))).collect();
+            let young = uploads.iter().all(|upload| seconds.iter().all(|second| second > upload));
+            assert!(young, "{kind}, mounted: {mounted}, {what}: {seconds:?} and {uploads:?}");
+            assert!(seconds.iter().all(|second| *second <= done), "{what}: a time to come in {seconds:?}");
+            seconds
+        };
+        let before = look("restored");
+        for (name, content) in OF_THE_RELEASE {
+            assert_eq!(fs::read_to_string(scope.join(name)).unwrap(), content, "{name}");
+        }
+        rig.umount();
+        rig.mount();
+        assert_eq!(look("after a new mount"), before);
+        // Another upload at once, which is given up at once, and a switch.
+        fs::write(scope.join("logo"), "another").unwrap();
+        let upload = second(scope.join("logo"));
+        rig.ok(&["media", "restore", "media/logo"]);
+        let again = second(scope.join("logo"));
+        assert!(before[0] < upload && upload < again, "{} {upload} {again}", before[0]);
+        rig.add("2", &Tree::new().file("media/logo", "of the second"));
+        rig.ok(&["switch", "2"]);
+        assert!(second(scope.join("logo")) > again);
+        rig.ok(&["verify"]);
+    }
+}
+
+#[test]
+fn a_restore_that_takes_longer_than_its_second_takes_a_later_one() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(&["media"]);
+    rig.mount();
+    let logo = rig.mnt.join("media/logo");
+    fs::write(&logo, "of the upload").unwrap();
+    rig.umount();
+    let held = rig.root().join("held");
+    rig.mount_with_env(&[("VERFS_FAULT", &format!("hold:media.step:{}", held.display()))]);
+    let asked = now();
+    std::thread::scope(|scope| {
+        let restore = scope.spawn(|| rig.ok(&["media", "restore", "media/logo"]));
+        let end = Instant::now() + Duration::from_secs(60);
+        while !held.exists() || now() < asked + 4 {
+            assert!(Instant::now() < end, "the restore never begins");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // Whoever has the upload open may still write to it.
+        fs::OpenOptions::new().write(true).open(&logo).unwrap().write_all(b"OF").unwrap();
+        let upload = second(&logo);
+        fs::remove_file(&held).unwrap();
+        restore.join().unwrap();
+        assert_eq!(fs::read_to_string(&logo).unwrap(), "the release's");
+        assert!(second(&logo) > upload, "{} s before the upload", upload - second(&logo));
+    });
+    rig.umount();
+}
+
+#[test]
+fn a_restore_that_is_stopped_anywhere_shows_no_older_mtime() {
+    if skip_mounted() {
+        return;
+    }
+    let points = Rig::new().ok(&["debug-faults"]);
+    let points: Vec<&str> = points.lines().filter_map(|line| line.strip_prefix("restore ")).collect();
+    assert!(!points.is_empty());
+    for point in points {
+        let mut rig = store(&["media"]);
+        rig.mount();
+        let scope = rig.mnt.join("media");
+        hide_all(&scope);
+        let uploads = ["logo", "theme/b", "other"].map(|name| second(scope.join(name)));
+        rig.umount();
+        let passes = if point.starts_with("media.") { 2 } else { 1 };
+        let fault = format!("crash:{point}:{passes}");
+        let stopped = rig.run(&["media", "restore", "media"], &[("VERFS_FAULT", &fault)]);
+        assert!(stopped.code != 0 && stopped.stderr.contains(point), "{point}: {stopped:?}");
+        rig.mount();
+        for (name, content) in OF_THE_RELEASE {
+            if fs::read_to_string(scope.join(name)).is_ok_and(|now| now == content) {
+                let now = second(scope.join(name));
+                assert!(uploads.iter().all(|upload| now > *upload), "{point}: {name} of {now}, uploads {uploads:?}");
+            }
+        }
+        rig.ok(&["media", "restore", "media"]);
+        assert_eq!(shadowed(&rig), []);
+        rig.ok(&["verify"]);
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Epoch {
     pub earlier: Vec<Arc<Release>>,
     /// Which switch last changed which node.
     pub stamps: Arc<Stamps>,
+    /// The earliest mtime of what was in a release's own layer when that release was shown.
+    pub arrival: Option<Stamp>,
     /// The switch that is under way.
     pub transition: Option<Arc<Transition>>,
     /// Nodes whose attributes a switch changed and that the kernel has not asked for since.
@@ -75,12 +77,19 @@ impl Epoch {
         let name = active.release()?;
         let manifest = store.manifest(&name)?;
         let stamps = Arc::new(store.read_stamps(active.stamps_len)?);
-        Ok(Self::new(active.switch, Arc::new(Release { name, manifest }), stamps))
+        Ok(Self::new(active.switch, Arc::new(Release { name, manifest }), stamps).arriving(active.arrival))
     }
 
     /// A release as one switch made it active, with no other before it.
     pub fn new(switch: u32, release: Arc<Release>, stamps: Arc<Stamps>) -> Self {
-        Self { switch, release, earlier: Vec::new(), stamps, transition: None, pending: Arc::default() }
+        let (earlier, pending) = (Vec::new(), Arc::default());
+        Self { switch, release, earlier, stamps, arrival: None, transition: None, pending }
+    }
+
+    /// The same, where the release arrives in this second.
+    pub fn arriving(self, second: Option<i64>) -> Self {
+        let arrival = second.map(|second| Stamp { second, nanos: self.switch });
+        Self { arrival, ..self }
     }
 
     /// Finds the release that answers for a node: the active one, else the one that had it and was active last.
@@ -176,6 +185,7 @@ impl Epoch {
             release: self.release.clone(),
             earlier: self.earlier.clone(),
             stamps: self.stamps.clone(),
+            arrival: self.arrival,
             transition,
             pending: self.pending.clone(),
         }
@@ -197,6 +207,7 @@ impl Epoch {
         let mut earlier = vec![self.release.clone()];
         earlier.extend(self.earlier.iter().cloned());
         earlier.retain(|other| !Arc::ptr_eq(other, &release));
-        Self { switch, release, earlier, stamps: self.stamps.clone(), transition: None, pending: Arc::new(pending) }
+        let stamps = self.stamps.clone();
+        Self { switch, release, earlier, stamps, arrival: self.arrival, transition: None, pending: Arc::new(pending) }
     }
 }

@@ -12,7 +12,7 @@ use crate::store::media::home::{is_acl, set_xattr, xattr, xattrs};
 use crate::sys::AsCaller;
 use crate::tree::NodeId;
 use crate::tree::union::Shown;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timestamps, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timestamps, UTIME_OMIT, Uid};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// What setattr changes.
@@ -28,6 +28,12 @@ pub struct Changes {
     pub size: Option<u64>,
     /// Times; `UTIME_OMIT` where one stays.
     pub times: Option<Timestamps>,
+}
+
+impl Changes {
+    fn leaves_mtime(&self) -> bool {
+        self.size.is_none() && self.times.as_ref().is_none_or(|times| times.last_modification.tv_nsec == UTIME_OMIT)
+    }
 }
 
 /// Where the extended attributes of a node are.
@@ -67,6 +73,9 @@ impl Media {
             self.truncate(task, node, size)?;
         }
         let handle = self.handle(node)?;
+        if changes.leaves_mtime() {
+            self.keep_mtime(task, node, &handle)?;
+        }
         let owner = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
         if owner.0.is_some() || owner.1.is_some() {
             rustix::fs::chownat(&handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH)
@@ -177,6 +186,7 @@ impl Media {
         let size = value.map_or(0, |(value, _)| (name.len() + value.len()) as u64);
         let _growth = self.grow_attributes(node, task.caller, handle.as_fd(), size)?;
         let change = self.begin_change(node);
+        self.keep_mtime(task, node, &handle)?;
         set_xattr(&handle, name, value).on_disk("changing the attributes of", || self.shown(node))?;
         change.done(&handle)
     }

@@ -129,6 +129,7 @@ impl Media {
         let end = if takes { offset.saturating_add(len) } else { offset };
         let _growth = self.grow(node, task.caller, &file, offset..end)?;
         let change = self.begin_change(node);
+        self.keep_mtime(task, node, &*file)?;
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid).on_disk("changing", || self.shown(node))?;
             rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode as u32), offset, len)

@@ -165,7 +165,7 @@ impl Media {
         let mut node = manifest.node(index)?;
         let len = keep.unwrap_or(node.size).min(node.size);
         let _room = self.may_take(at, task.caller, len)?;
-        node.mtime = task.epoch.mtime(&node).as_nanos();
+        node.mtime = self.mtime_in(at.0, task.epoch, &node).as_nanos();
         let object = task.contents.open(manifest.digest(index)?, node.size)?;
         let known_as = self.known_as(at.1, node.nodeid);
         let copied = self.home.copy((&node, known_as), &object, &manifest.xattrs(index)?, len);

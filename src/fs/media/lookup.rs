@@ -3,6 +3,7 @@
 //! Looking takes no lock that a change holds over the disk. So a look is made first and checked afterwards: if a step
 //! ended in its directory meanwhile, or the directory moved, the look is made again ([`Nodes::outran`]).
 
+use super::arrival::is_own;
 use super::node::{Backing, Held, Look};
 use super::nodes::{Nodes, Seen};
 use super::{Layered, Lower, Media};
@@ -257,7 +258,7 @@ impl Visible<'_> {
     pub(super) fn attr(&self, node: NodeId, path: &LayerPath, layered: &Layered) -> Result<Attr> {
         match (&layered.stat, &layered.lower) {
             (Some(stat), lower) => {
-                let mut attr = attr_of_stat(node, stat);
+                let mut attr = self.arrived(is_own(path), attr_of_stat(node, stat));
                 if let (Type::Dir, Some(lower), false) = (attr.kind, lower, layered.layers.whiteout)
                     && lower.node.kind == Kind::Dir
                 {
@@ -269,7 +270,7 @@ impl Visible<'_> {
                 Ok(attr)
             }
             (None, Some(lower)) => {
-                let attr = Attr { node, ..self.lower_attr(&lower.release, lower.index)? };
+                let attr = Attr { node, ..self.lower_attr(is_own(path), &lower.release, lower.index)? };
                 match attr.kind {
                     Type::Dir => self.with_times_of_both(path, lower, attr),
                     _ => Ok(attr),
@@ -280,9 +281,9 @@ impl Visible<'_> {
     }
 
     /// A file of a release in a scope keeps its write bits: it can be written to, by being copied up.
-    fn lower_attr(&self, release: &Release, index: u32) -> Result<Attr> {
+    fn lower_attr(&self, own: bool, release: &Release, index: u32) -> Result<Attr> {
         let node = release.manifest.node(index)?;
-        Ok(Attr { mode: node.mode, ..Attr::of(&node, self.epoch.mtime(&node)) })
+        Ok(self.arrived(own, Attr { mode: node.mode, ..Attr::of(&node, self.epoch.mtime(&node)) }))
     }
 
     /// The attributes of a node, wherever it is now.
@@ -290,12 +291,13 @@ impl Visible<'_> {
         let moved = |error| {
             let file = self.media.open_moved(node, OFlags::PATH, error)?;
             let stat = rustix::fs::fstat(&file).on_disk("looking at", || self.media.shown(node))?;
-            Ok(attr_of_stat(node, &stat))
+            Ok(self.arrived(self.media.is_own(node)?, attr_of_stat(node, &stat)))
         };
         self.media.by_name(node, |held| self.attr_of_held(node, held)).or_else(moved)
     }
 
     fn attr_of_held(&self, node: NodeId, held: &Held) -> Result<Attr> {
+        let own = self.media.scopes.is_per_release(held.scope);
         match (&held.backing, &held.path, &held.orphan) {
             (Backing::Dir, Some(path), _) => match self.attr(node, path, &self.look(path)?)? {
                 attr if attr.kind == Type::Dir => Ok(attr),
@@ -304,15 +306,17 @@ impl Visible<'_> {
             },
             (Backing::Dir, None, _) => self.media.removed_dir(node),
             (Backing::Lower { release, index, .. }, path, _) => {
-                let attr = self.lower_attr(release, *index)?;
+                let attr = self.lower_attr(own, release, *index)?;
                 // None after unlink(2): whoever has a lock file open learns from it that its name is gone.
                 Ok(Attr { node, links: path.is_some().into(), ..attr })
             }
-            (Backing::Upper(_), _, Some(orphan)) => Ok(attr_of_stat(node, &self.media.home.stat_orphan(orphan)?)),
+            (Backing::Upper(_), _, Some(orphan)) => {
+                Ok(self.arrived(own, attr_of_stat(node, &self.media.home.stat_orphan(orphan)?)))
+            }
             (Backing::Upper(id), Some(path), None) => match self.media.home.leaf(path)? {
                 Some(leaf) if leaf.id == *id => {
                     self.media.notice(node, path, &leaf.stat);
-                    Ok(attr_of_stat(node, &leaf.stat))
+                    Ok(self.arrived(own, attr_of_stat(node, &leaf.stat)))
                 }
                 // Replaced, moved or removed behind the mount.
                 _ => Err(Error::answer(Errno::STALE)),

@@ -5,6 +5,7 @@
 //! `truncations` and `mount`. No look and no change waits for a disk or for the kernel with one of those held. Looking
 //! claims nothing. src/lib.rs has the table.
 
+mod arrival;
 mod attrs;
 mod content;
 mod copies;
@@ -31,7 +32,7 @@ pub(crate) use entries::Window;
 pub use mutate::{New, Permissions};
 pub use nodes::Unused;
 pub use scopes::{ScopeId, Scopes};
-pub use shadow::{How, Restoration, Restored};
+pub use shadow::{How, Restoration, Restored, shown_at};
 
 use super::attr::{Attr, Entry, Ttl, Type};
 use super::contents::Contents;

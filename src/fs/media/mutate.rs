@@ -339,7 +339,10 @@ impl Changing<'_> {
                     self.make_whiteouts_dirs(&path.parent())?;
                     self.take_step(step, || self.media.home.apply(step))?;
                 }
-                step => self.take_step(step, || self.media.home.apply(step))?,
+                step => {
+                    self.keep_mtimes(step)?;
+                    self.take_step(step, || self.media.home.apply(step))?;
+                }
             }
         }
         fault::point("media.done");
@@ -420,7 +423,8 @@ impl Changing<'_> {
                 Some(made) => made.copy.place(path)?,
                 None if lower.node.kind == Kind::Symlink => {
                     let mut node = lower.node;
-                    node.mtime = self.epoch.mtime(&node).as_nanos();
+                    let scope = self.media.scopes.of(path.in_docroot())?;
+                    node.mtime = self.media.mtime_in(scope, self.epoch, &node).as_nanos();
                     let target = lower.release.manifest.target(lower.index)?;
                     let known_as = self.media.known_as(Some(path), node.nodeid);
                     self.media.home.copy_up_symlink(path, (&node, known_as), target)?;

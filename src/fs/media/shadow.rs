@@ -7,7 +7,7 @@ use crate::error::{self, Error, Result};
 use crate::fs::epoch::Epoch;
 use crate::store::media::home::{Whiteout, upper_kind};
 use crate::tree::union::{self, Layers, Name, Plan, Shown, UpperKind};
-use crate::tree::{Kind, LayerPath, NodeId, Tree};
+use crate::tree::{Kind, LayerPath, NodeId, Tree, split};
 use std::collections::BTreeSet;
 
 /// How an entry of the release is hidden.
@@ -40,6 +40,11 @@ pub struct Restoration {
 }
 
 impl Restoration {
+    /// It did not end well, for a further reason.
+    pub fn fail(&mut self, error: Error) {
+        self.stopped.get_or_insert(error);
+    }
+
     /// The names, if all was done.
     pub fn whole(self) -> Result<Vec<Restored>> {
         match self.stopped {
@@ -70,22 +75,20 @@ impl Media {
         Ok(found)
     }
 
+    /// The nodes of the release that [`Media::restore`] would show.
+    pub fn would_show(&self, epoch: &Epoch, path: &[u8]) -> Result<BTreeSet<NodeId>> {
+        let visible = Visible { media: self, epoch };
+        let plans = visible.plan_restore(visible.place_to_restore(path)?)?;
+        shown_at(epoch, plans.iter().map(|(path, _)| path.in_docroot()))
+    }
+
     /// Drops what hides the release's entry at a path of the docroot, and all that it has below. What only the writable
     /// layer has stays. If something of it is in the way, nothing is done.
     pub fn restore(&self, task: Task<'_>, path: &[u8]) -> Result<Restoration> {
-        let shown = error::Shown(path);
-        let Ok(scope) = self.scopes.of(path) else {
-            return Err(Error::request(format!("{shown} lies in no scope, so nothing hides the release there")));
-        };
-        let whole = LayerPath::new(self.scopes.layer(scope, &task.epoch.release.name), path);
+        let whole = Visible { media: self, epoch: task.epoch }.place_to_restore(path)?;
         // Nobody changes a name below until all of it is done.
         let changing = self.change_at(task, &whole)?;
-        if changing.name(&whole)?.layers.lower.is_none() {
-            return Err(Error::request(format!(
-                "release {} has nothing at {shown}, or a directory above it was removed: then restore that",
-                task.epoch.release.name
-            )));
-        }
+        changing.place_to_restore(path)?;
         let mut done = Restoration { restored: Vec::new(), stopped: None };
         for (path, plan) in changing.plan_restore(whole)? {
             if let Err(error) = changing.carry_out(plan, Materials::default()) {
@@ -102,6 +105,26 @@ impl Media {
         }
         Ok(done)
     }
+}
+
+/// The nodes that the release has at these paths of the docroot, those above first, and below them; and the directories
+/// that the paths are names in.
+pub fn shown_at<'p>(epoch: &Epoch, paths: impl Iterator<Item = &'p [u8]>) -> Result<BTreeSet<NodeId>> {
+    let manifest = &epoch.release.manifest;
+    let (mut found, mut above) = (BTreeSet::new(), BTreeSet::new());
+    for path in paths {
+        let Some(index) = manifest.find_path(path)? else { continue };
+        above.insert(NodeId::of_dir(split(path).0));
+        let mut left = vec![index];
+        while let Some(index) = left.pop() {
+            let node = manifest.node(index)?;
+            if found.insert(node.nodeid) && node.kind == Kind::Dir {
+                left.extend(manifest.children(index)?);
+            }
+        }
+    }
+    found.extend(above);
+    Ok(found)
 }
 
 /// How the release's entry at a place is hidden by the place itself.
@@ -153,6 +176,21 @@ impl Visible<'_> {
         match release.manifest.find_path(path.in_docroot())? {
             Some(index) => Ok(Some(release.manifest.node(index)?.kind)),
             None => Ok(None),
+        }
+    }
+
+    /// Where a path of the docroot lies that is to be restored, if it can be.
+    fn place_to_restore(&self, path: &[u8]) -> Result<LayerPath> {
+        let (shown, scopes, release) = (error::Shown(path), &self.media.scopes, &self.epoch.release.name);
+        let Ok(scope) = scopes.of(path) else {
+            return Err(Error::request(format!("{shown} lies in no scope, so nothing hides the release there")));
+        };
+        let whole = LayerPath::new(scopes.layer(scope, release), path);
+        match self.name(&whole)?.layers.lower {
+            Some(_) => Ok(whole),
+            None => Err(Error::request(format!(
+                "release {release} has nothing at {shown}, or a directory above it was removed: then restore that"
+            ))),
         }
     }
 

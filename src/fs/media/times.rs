@@ -18,8 +18,9 @@ use std::os::fd::OwnedFd;
 impl Visible<'_> {
     /// When what a directory shows of the release changed last.
     fn lower_changed(&self, path: &LayerPath, lower: &Lower) -> Result<LowerChanged> {
+        let scope = self.media.scopes.of(path.in_docroot())?;
         let whiteouts = self.media.home.whiteouts_changed(path)?;
-        Ok(LowerChanged { release: self.epoch.mtime(&lower.node), whiteouts })
+        Ok(LowerChanged { release: self.media.mtime_in(scope, self.epoch, &lower.node), whiteouts })
     }
 
     /// A directory that the release has too, of which these are the attributes that one layer has, changed when the

@@ -38,6 +38,10 @@ pub struct Active {
     /// How many bytes of stamps were ever written and count: a position in `stamps` (see stamps_file.rs). What lies
     /// behind it belongs to a switch that was not finished.
     pub stamps_len: u64,
+    /// The second after the one in which the active release was shown: no file of its own layer that was there before
+    /// shows an earlier mtime. None where no release has a layer of its own.
+    #[serde(default)]
+    pub arrival: Option<i64>,
 }
 
 impl Active {
@@ -87,6 +91,8 @@ impl Store {
             second: latest.unwrap_or(line.time.0),
             since: line.time.0,
             stamps_len,
+            // The line was written when the release was shown: not earlier than what was chosen then.
+            arrival: self.settings().scopes.iter().any(|scope| scope.per_release).then_some(line.time.0 + 2),
         };
         active.release()?;
         self.set_active(&active)?;

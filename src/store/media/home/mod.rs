@@ -235,6 +235,11 @@ impl Home {
         self.same(path, opened.on_disk("opening", || self.show(path))?, id).map(OwnedFd::from)
     }
 
+    /// Whatever the upper layer has at a path, a symlink itself, as a path alone (O_PATH).
+    pub fn open_any_path(&self, path: &LayerPath) -> Result<Option<OwnedFd>> {
+        absent(self.open_at(In::Media, path, OFlags::PATH)).on_disk("opening", || self.show(path))
+    }
+
     /// A directory of the upper layer, to change its attributes.
     pub fn open_dir_path(&self, path: &LayerPath) -> Result<OwnedFd> {
         self.dir(In::Media, path).on_disk("opening", || self.show(path))
