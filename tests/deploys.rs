@@ -25,7 +25,7 @@ fn deploys() -> usize {
 fn release(number: usize) -> Tree {
     let page = format!("page {number}");
     let tree = Tree::new().file("index.html", page).file("same", "same").file("media/logo", "logo");
-    (0..20).fold(tree, |tree, asset| tree.file(format!("assets/{asset}-{number}.js"), format!("asset {asset}")))
+    (0..40).fold(tree, |tree, asset| tree.file(format!("assets/{asset}-{number}.js"), format!("asset {asset}")))
 }
 
 /// How many manifests of removed releases the daemon has mapped.
@@ -65,7 +65,7 @@ fn deploy(rig: &Rig, number: usize) {
     rig.ok(&["switch", &name]);
     // Visitors: by name, by a listing, and in a scope.
     assert_eq!(fs::read_to_string(rig.mnt.join("index.html")).unwrap(), format!("page {number}"));
-    assert_eq!(fs::read_dir(rig.mnt.join("assets")).unwrap().count(), 20);
+    assert_eq!(fs::read_dir(rig.mnt.join("assets")).unwrap().count(), 40);
     fs::metadata(rig.mnt.join(format!("assets/7-{number}.js"))).unwrap();
     assert_eq!(fs::read(rig.mnt.join("media/logo")).unwrap(), b"logo");
     if number > 2 {
