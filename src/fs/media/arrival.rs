@@ -4,6 +4,7 @@
 //! The disk is not written to for that. What was changed since has a later ctime, and then its mtime holds as it is. So
 //! whoever moves the ctime and not the mtime writes the mtime that is shown first.
 
+use super::content::OwnChange;
 use super::lookup::Visible;
 use super::mutate::Changing;
 use super::scopes::ScopeId;
@@ -14,7 +15,7 @@ use crate::fs::epoch::Epoch;
 use crate::store::active::stamps::Stamp;
 use crate::tree::union::{Onto, Step};
 use crate::tree::{LayerId, LayerPath, Node, NodeId};
-use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use std::os::fd::AsFd;
 
 /// Whether a path lies in a release's own layer.
@@ -49,12 +50,19 @@ impl Media {
         }
     }
 
-    /// Writes the mtime that is shown to the disk, before a change that moves the ctime alone. Such changes of a file
-    /// come one after the other, because the kernel holds its lock; `file` may be a path alone (O_PATH).
-    pub(super) fn keep_mtime(&self, task: Task<'_>, node: NodeId, file: impl AsFd) -> Result<()> {
+    /// Writes the mtime that is shown to the disk, as a part of a change that moves the ctime alone. `file` may be a
+    /// path alone (O_PATH).
+    pub(super) fn keep_mtime(
+        &self,
+        task: Task<'_>,
+        node: NodeId,
+        change: &OwnChange<'_>,
+        file: impl AsFd,
+    ) -> Result<()> {
         match task.epoch.arrival {
             Some(arrival) if self.is_own(node)? => {
-                write_mtime(arrival, file).on_disk("setting the times of", || self.shown(node))
+                let written = write_mtime(arrival, &file).and_then(|written| change.after_mtime(written, &file));
+                written.on_disk("setting the times of", || self.shown(node))
             }
             _ => Ok(()),
         }
@@ -85,20 +93,38 @@ impl Changing<'_> {
         let Some(file) = self.media.home.open_any_path(path)? else { return Ok(()) };
         let known = self.media.nodes.lock().at(path);
         let change = known.map(|node| self.media.begin_change(node));
-        write_mtime(arrival, &file).on_disk("setting the times of", || self.media.home.show(path))?;
+        let written = write_mtime(arrival, &file).and_then(|written| match &change {
+            Some(change) => change.after_mtime(written, &file),
+            None => Ok(()),
+        });
+        written.on_disk("setting the times of", || self.media.home.show(path))?;
         change.map_or(Ok(()), |change| change.done(&file))
     }
 }
 
-fn write_mtime(arrival: Stamp, file: impl AsFd) -> rustix::io::Result<()> {
+impl OwnChange<'_> {
+    /// The mtime was written. The kernel lets changes of one file come one after the other, but for what it writes back
+    /// of a mapping: then the content is as young as that.
+    fn after_mtime(&self, written: bool, file: impl AsFd) -> rustix::io::Result<()> {
+        match written && !self.is_alone() {
+            true => set_mtime(Timespec { tv_sec: 0, tv_nsec: UTIME_NOW }, file),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Writes the mtime that is shown, if that is another; says whether.
+fn write_mtime(arrival: Stamp, file: impl AsFd) -> rustix::io::Result<bool> {
     let stat = rustix::fs::statat(&file, "", AtFlags::EMPTY_PATH)?;
     let mtime = Stamp { second: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 };
     if stat.st_ctime >= arrival.second || mtime >= arrival {
-        return Ok(());
+        return Ok(false);
     }
-    let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: arrival.second, tv_nsec: arrival.nanos.into() },
-    };
+    set_mtime(Timespec { tv_sec: arrival.second, tv_nsec: arrival.nanos.into() }, file).map(|()| true)
+}
+
+fn set_mtime(mtime: Timespec, file: impl AsFd) -> rustix::io::Result<()> {
+    let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let times = Timestamps { last_access, last_modification: mtime };
     rustix::fs::utimensat(&file, "", &times, AtFlags::EMPTY_PATH)
 }

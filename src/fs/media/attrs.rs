@@ -74,7 +74,7 @@ impl Media {
         }
         let handle = self.handle(node)?;
         if changes.leaves_mtime() {
-            self.keep_mtime(task, node, &handle)?;
+            self.keep_mtime(task, node, &change, &handle)?;
         }
         let owner = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
         if owner.0.is_some() || owner.1.is_some() {
@@ -186,7 +186,7 @@ impl Media {
         let size = value.map_or(0, |(value, _)| (name.len() + value.len()) as u64);
         let _growth = self.grow_attributes(node, task.caller, handle.as_fd(), size)?;
         let change = self.begin_change(node);
-        self.keep_mtime(task, node, &handle)?;
+        self.keep_mtime(task, node, &change, &handle)?;
         set_xattr(&handle, name, value).on_disk("changing the attributes of", || self.shown(node))?;
         change.done(&handle)
     }

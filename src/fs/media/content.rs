@@ -114,11 +114,13 @@ impl Media {
     /// Says that a change of ours begins; it is over when what this gives is dropped.
     pub(super) fn begin_change(&self, node: NodeId) -> OwnChange<'_> {
         self.truncations.end(node);
+        let mut began = 0;
         if let Some(held) = self.nodes.lock().get_mut(node) {
             held.changing += 1;
             held.changes += 1;
+            began = held.changes;
         }
-        OwnChange { media: self, node, look: None }
+        OwnChange { media: self, node, began, look: None }
     }
 
     /// fallocate(2).
@@ -129,7 +131,7 @@ impl Media {
         let end = if takes { offset.saturating_add(len) } else { offset };
         let _growth = self.grow(node, task.caller, &file, offset..end)?;
         let change = self.begin_change(node);
-        self.keep_mtime(task, node, &*file)?;
+        self.keep_mtime(task, node, &change, &*file)?;
         {
             let _caller = AsCaller::new(task.caller.uid, task.caller.gid).on_disk("changing", || self.shown(node))?;
             rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode as u32), offset, len)
@@ -214,10 +216,18 @@ impl Media {
 pub(super) struct OwnChange<'a> {
     media: &'a Media,
     node: NodeId,
+    /// How many had begun by then.
+    began: u64,
     look: Option<Look>,
 }
 
 impl OwnChange<'_> {
+    /// Whether no other was under way since it began.
+    pub(super) fn is_alone(&self) -> bool {
+        let nodes = self.media.nodes.lock();
+        nodes.get(self.node).is_none_or(|held| (held.changing, held.changes) == (1, self.began))
+    }
+
     /// It was done, and the file looks so now.
     pub(super) fn done(mut self, file: impl AsFd) -> Result<()> {
         let stat = rustix::fs::fstat(file).on_disk("looking at", || self.media.shown(self.node))?;
