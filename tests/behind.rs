@@ -6,7 +6,7 @@ mod support;
 use rustix::fs::{CWD, RenameFlags, Timespec, Timestamps, renameat_with, utimensat};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::chance::Chance;
@@ -43,7 +43,7 @@ impl Shop {
         let toml = rig.store.join("verfs.toml");
         let text = fs::read_to_string(&toml).unwrap();
         fs::write(toml, format!("{text}ttl = \"0s\"\n")).unwrap();
-        rig.add("01", &Tree::new().file("index.html", "one").dir("media"));
+        rig.add("01", &Tree::new().file("index.html", "one").file("media/theirs", "theirs"));
         rig.mount();
         Shop { scope: rig.mnt.join("media"), behind: home.join("media/media"), rig, _disk: disk }
     }
@@ -190,6 +190,15 @@ fn an_open_file_stays_that_file_when_its_name_is_moved_replaced_or_removed_behin
             feed.read_to_string(&mut read).unwrap();
             assert_eq!(read, "old feed", "{kind}");
         }
+        // One of the release that was copied up since.
+        let mut theirs = File::open(shop.scope.join("theirs")).unwrap();
+        fs::set_permissions(shop.scope.join("theirs"), PermissionsExt::from_mode(0o640)).unwrap();
+        put(&shop.behind.join("new"), "new");
+        fs::rename(shop.behind.join("new"), shop.behind.join("theirs")).unwrap();
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        let mut read = String::new();
+        theirs.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "theirs", "{kind}");
         // One that was made and written a while ago, when the kernel remembers nothing of its disk.
         let made = File::options().read(true).write(true).create_new(true).open(shop.scope.join("made")).unwrap();
         made.write_at(b"made", 0).unwrap();
@@ -293,7 +302,7 @@ fn take(top: &Path, step: &Step) -> io::Result<()> {
             let path = top.join(path);
             match path.symlink_metadata()?.is_symlink() {
                 true => Ok(()),
-                false => fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(*mode)),
+                false => fs::set_permissions(path, PermissionsExt::from_mode(*mode)),
             }
         }
     }
@@ -311,6 +320,8 @@ fn held(mut file: &File) -> io::Result<(Vec<u8>, u64, u64)> {
 /// Random steps, each through the mount or behind it, and the same in a plain directory of the same disk.
 fn changed_on_both_sides(kind: &str, seed: u64) {
     let shop = Shop::on(kind);
+    // What a release has would show again.
+    fs::remove_file(shop.scope.join("theirs")).unwrap();
     let plain = shop.behind.join("../../../plain");
     fs::create_dir(&plain).unwrap();
     let mut random = Chance::new(seed);

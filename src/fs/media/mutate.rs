@@ -433,7 +433,11 @@ impl Changing<'_> {
             }
             self.note_copy(path)?;
             Ok(None)
-        })
+        })?;
+        let node = self.media.nodes.lock().at(path).filter(|_| lower.node.kind == Kind::File);
+        // It may have been open as the release's.
+        node.into_iter().for_each(|node| self.media.hold(node));
+        Ok(())
     }
 
     fn note_copy(&self, path: &LayerPath) -> Result<()> {
