@@ -40,7 +40,7 @@ pub struct Active {
     pub stamps_len: u64,
     /// The second after the one in which the active release was shown: no file of its own layer that was there before
     /// shows an earlier mtime. None where no release has a layer of its own.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrival: Option<i64>,
 }
 
