@@ -12,13 +12,12 @@ use support::tree::Tree;
 use support::{Rig, skip_mounted};
 
 const MIB: u64 = 1 << 20;
-/// How many deploys there are every day; VERFS_DEPLOYS has another number.
-const DEPLOYS: usize = 50;
 /// How long a removed release may stay that nobody uses.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How many deploys there are, every day and in the long run of the tests.
 fn deploys() -> usize {
-    std::env::var("VERFS_DEPLOYS").map_or(DEPLOYS, |text| text.parse().unwrap())
+    if support::long() { 2000 } else { 50 }
 }
 
 /// A release with one changed file, some under new names, as a build tool makes them, and one in a scope.

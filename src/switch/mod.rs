@@ -13,7 +13,7 @@
 //! - `plan` says what would change and what the operator should know.
 //! - `prepare` holds the release against `remove`, and writes the stamps for a [`Moment`]: its own, or one that is
 //!   given.
-//! - `commit` is the four steps of docs/SEMANTICS.md as effects; `switcher` runs them, or a simulation.
+//! - `commit` is the four steps of docs/SEMANTICS.md as effects; `runners` carry them out, or a simulation.
 //! - `invalidate` is what the kernel is to forget, as data; `invalidator` is the thread that tells the [`Kernel`].
 //! - `let_go` lets go of releases that were removed, once the kernel holds nothing of them.
 //! - `restamp` is no switch: it stamps what shows again because the writable layer gives up what hid it.
@@ -36,6 +36,7 @@ mod plan;
 mod prepare;
 mod publish;
 mod restamp;
+mod runners;
 mod shadowed;
 mod switcher;
 mod target;

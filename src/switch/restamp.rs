@@ -2,7 +2,8 @@
 
 use super::commit::{Effect, Outcome, Runner};
 use super::moment::{Clock, SystemClock, is_upon, outwait, second_to_come};
-use super::switcher::{Disk, Switcher};
+use super::runners::Disk;
+use super::switcher::Switcher;
 use crate::error::{Error, Result};
 use crate::store::active::Active;
 use crate::store::active::stamps::Stamp;

@@ -1,6 +1,6 @@
 //! Switches a store, one switch at a time: under its mount, or on disk alone where nobody serves it.
 
-use super::commit::{Commit, Effect, End, Outcome, Runner, Tidy};
+use super::commit::{Commit, End, Tidy};
 use super::invalidate::Invalidations;
 use super::invalidator::Invalidator;
 use super::kernel::Kernel;
@@ -9,6 +9,7 @@ use super::moment::{Moment, SystemClock, outwait};
 use super::plan::Plan;
 use super::prepare::Stamped;
 use super::publish::{Published, Showing, Snapshot, Stage};
+use super::runners::{Disk, LiveRunner};
 use super::shadowed::{Looked, MediaDisk};
 use super::target::Target;
 use super::{busy, journal, mounts};
@@ -82,7 +83,7 @@ pub struct Mount {
 pub(super) struct Mounting {
     pub(super) fs: Arc<Fs>,
     kernel: Arc<dyn Kernel>,
-    invalidator: Invalidator,
+    pub(super) invalidator: Invalidator,
     mountpoint: PathBuf,
 }
 
@@ -324,8 +325,7 @@ impl Switcher {
             None => (stamped.commit().run(&mut disk).0, Duration::ZERO, disk.recorded),
             Some(served) => {
                 let commit: Commit = stamped.commit_served(turn.leftover.clone())?;
-                let mut live =
-                    LiveRunner { disk, served, settings, showing, forgotten: Instant::now(), swap: Duration::ZERO };
+                let mut live = LiveRunner::new(disk, served, settings, showing);
                 let (end, leftover) = commit.run(&mut live);
                 showing.tidy_pending(!leftover.is_empty());
                 turn.leftover = leftover;
@@ -380,88 +380,6 @@ fn epoch_on_disk(store: &Store, active: &Active) -> Result<Epoch> {
     };
     let stamps = Arc::new(store.read_stamps(active.stamps_len)?);
     Ok(Epoch::new(active.switch, Arc::new(Release { name, manifest }), stamps))
-}
-
-/// Carries out what a commit does on disk.
-pub(super) struct Disk<'a> {
-    pub(super) store: &'a Store,
-    /// What was recorded last.
-    pub(super) recorded: Active,
-}
-
-impl Runner for Disk<'_> {
-    fn perform(&mut self, effect: Effect) -> Outcome {
-        match effect {
-            Effect::Record(active) => {
-                let outcome = record(self.store, &active).into();
-                self.recorded = active;
-                return outcome;
-            }
-            // After a failed write the disk may have taken it all the same, and must say what is served.
-            Effect::Restore(active) if !matches!(self.store.active(), Ok(Some(there)) if there == active) => {
-                if let Err(error) = self.store.set_active(&active) {
-                    log::error!("{error}: the next mount may serve another release than {}", active.release);
-                }
-            }
-            // Nobody is served.
-            _ => {}
-        }
-        Outcome::Done
-    }
-}
-
-/// Carries a commit out under a mount.
-struct LiveRunner<'a> {
-    disk: Disk<'a>,
-    served: &'a Mounting,
-    settings: &'a SwitchSettings,
-    showing: &'a Showing<'a>,
-    /// When the kernel had forgotten what it was told last.
-    forgotten: Instant,
-    /// How long the epoch lock was held for the swap.
-    swap: Duration,
-}
-
-impl Runner for LiveRunner<'_> {
-    fn perform(&mut self, effect: Effect) -> Outcome {
-        let epochs = &self.served.fs.epochs;
-        match effect {
-            Effect::Open(epoch) => {
-                self.showing.stage(Stage::Drop);
-                epochs.publish(epoch);
-            }
-            Effect::Forget(list) if list.is_empty() => {}
-            Effect::Forget(list) => {
-                let outcome = self.served.invalidator.run(list, self.settings.barrier, self.settings.limit());
-                self.forgotten = Instant::now();
-                return outcome;
-            }
-            Effect::Settle(transition) => {
-                self.showing.stage(Stage::Swap);
-                transition.gate.close(self.settings.settle(), self.forgotten);
-            }
-            Effect::Swap(epoch) => {
-                self.swap = epochs.publish(epoch);
-                self.showing.swapped(&self.disk.recorded);
-                self.showing.stage(Stage::Tidy);
-            }
-            Effect::Leave(transition) => transition.gate.end(),
-            Effect::Close(epoch) => {
-                epochs.publish(epoch);
-            }
-            on_disk @ (Effect::Record(_) | Effect::Restore(_)) => return self.disk.perform(on_disk),
-        }
-        Outcome::Done
-    }
-}
-
-/// Makes a release the active one on disk. The file of the stamps is made with the first: a later switch on a disk
-/// without inodes has but the one of the reserve.
-fn record(store: &Store, active: &Active) -> Result<()> {
-    if active.stamps_len == 0 {
-        store.append_stamps(0, &[])?;
-    }
-    store.set_active(active)
 }
 
 /// The first release of a store, which becomes active when it is mounted.

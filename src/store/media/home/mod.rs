@@ -348,8 +348,8 @@ impl Home {
         format!("up-{}", self.serial.fetch_add(1, Ordering::Relaxed)).into_bytes()
     }
 
-    /// Makes one upper directory as the release's that shows there, with its attributes; it goes on with the number that
-    /// it is `known_as`. One that is there already is left as it is.
+    /// Makes one upper directory as the release's that shows there, with its attributes and the number that it is
+    /// `known_as`. One that is there already is left as it is.
     pub fn make_dir(&self, path: &LayerPath, like: Option<&(Node, Xattrs)>, known_as: NodeId) -> Result<()> {
         if self.stat(path)?.is_some() {
             return Ok(());
