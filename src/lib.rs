@@ -85,8 +85,8 @@
 //!            Epochs.past, Epochs.listings, Gate.0, Transition.noted, PendingAttrs.nodes, Faults.seen, Media.tops,
 //!            Media.nodes, Mount.lookups, Scopes.rules, Stamps.nodes, Objects.packs
 //!   waits    for the store's disk, the lock file `releases`, 2 s for the disk of media, 2 s for a second of its own,
-//!            limit_ms for the kernel, settle_ms for readers, 2.4 s until what it shows is of the past, and for what the
-//!            kernel says of 10,000 nodes
+//!            limit_ms for the kernel, settle_ms for readers, 2.4 s until what it shows is of the past, and for what
+//!            the kernel says of 10,000 nodes
 //! Switcher.settings             switch/switcher.rs          the settings in use
 //! Published.0                   switch/publish.rs           what `status` shows: so it waits for no switch
 //! MediaDisk.wanted              switch/shadowed.rs          releases whose own layer is still to be made
