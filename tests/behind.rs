@@ -213,6 +213,15 @@ fn an_open_file_stays_that_file_when_its_name_is_moved_replaced_or_removed_behin
         let mut read = [0; 4];
         made.read_exact_at(&mut read, 0).unwrap();
         assert_eq!(read, *b"Made", "{kind}");
+        // One that was made, and replaced before anything was written.
+        let made = File::options().read(true).write(true).create_new(true).open(shop.scope.join("empty")).unwrap();
+        put(&shop.behind.join("empty.new"), "new");
+        fs::rename(shop.behind.join("empty.new"), shop.behind.join("empty")).unwrap();
+        made.write_at(b"made", 0).unwrap();
+        let mut read = [0; 4];
+        made.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(read, *b"made", "{kind}");
+        assert_eq!(fs::read(shop.behind.join("empty")).unwrap(), b"new", "{kind}");
         // What is moved out of the layer is out of reach.
         put(&shop.behind.join("secret"), "secret");
         let outside = shop.behind.join("../../../secret");

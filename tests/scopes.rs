@@ -1595,6 +1595,25 @@ fn attributes_of_a_release_s_directory_are_seen_in_a_scope_and_outlive_its_chang
     assert_eq!(attributes(scope.join("removed")), BTreeSet::from(["user.n".to_owned()]));
 }
 
+#[test]
+fn directories_above_a_scope_that_were_removed_behind_the_mount_are_made_again() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store("[[scope]]\npath = \"wp-content/uploads\"");
+    add(&rig, "1", &Tree::new().file("wp-content/uploads/2024/a.jpg", "a"));
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    fs::remove_dir_all(rig.store.join("media/wp-content")).unwrap();
+    let scope = rig.mnt.join("wp-content/uploads");
+    fs::write(scope.join("new.jpg"), "new").unwrap();
+    fs::write(scope.join("2024/a.jpg"), "changed").unwrap();
+    assert_eq!(fs::read(scope.join("new.jpg")).unwrap(), b"new");
+    assert_eq!(fs::read(scope.join("2024/a.jpg")).unwrap(), b"changed");
+    assert!(rig.json(&["status"])["degraded"].as_array().unwrap().is_empty());
+    rig.umount();
+}
+
 /// The number of all that the scope `media` shows, by path: one for each, and the same in listings.
 fn numbers(rig: &Rig) -> BTreeMap<String, u64> {
     let top = rig.mnt.join("media");

@@ -5,7 +5,7 @@ use super::attr::{Attr, Entry, Ttl, Type};
 use super::counters::Operation;
 use super::epoch::Epoch;
 use super::faults::Asked;
-use super::media::{Caller, Changes, New, Permissions, SetBits, Source, Task, Writing};
+use super::media::{Caller, Changes, LargeCopies, New, Permissions, SetBits, Source, Task, Writing};
 use crate::error::{Errno, Error, Result};
 use crate::tree::NodeId;
 use crate::tree::union::Onto;
@@ -89,24 +89,27 @@ impl Fs {
         from: (NodeId, &[u8]),
         to: (NodeId, &[u8]),
         onto: Onto,
-    ) -> Vec<NodeId> {
+    ) -> LargeCopies {
         match (self.media_of(from.0), self.media_of(to.0)) {
             (Some(media), Some(_)) => media.copies_to_rename(self.task(&self.epochs.load(), caller), from, to, onto),
-            _ => Vec::new(),
+            _ => LargeCopies::default(),
         }
     }
 
     /// The same for a link.
-    pub fn copies_to_link(&self, caller: Caller, node: NodeId, dir: NodeId, name: &[u8]) -> Vec<NodeId> {
+    pub fn copies_to_link(&self, caller: Caller, node: NodeId, dir: NodeId, name: &[u8]) -> LargeCopies {
         match (self.media_of(node), self.media_of(dir)) {
             (Some(media), Some(_)) => media.copies_to_link(self.task(&self.epochs.load(), caller), node, dir, name),
-            _ => Vec::new(),
+            _ => LargeCopies::default(),
         }
     }
 
     /// Copies a file of the release up.
     pub fn copy_up(&self, caller: Caller, node: NodeId) -> Result<()> {
-        self.media_of(node).map_or(Ok(()), |media| media.bring_up(self.task(&self.epochs.load(), caller), node, None))
+        let copied = self
+            .media_of(node)
+            .map_or(Ok(()), |media| media.bring_up(self.task(&self.epochs.load(), caller), node, None));
+        self.noted(&Asked::of(Operation::Rename, node), copied)
     }
 
     /// link(2).

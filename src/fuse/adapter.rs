@@ -2,6 +2,7 @@
 //! end.
 
 use super::convert::times;
+use super::copy_first::PATIENCE;
 use super::dispatch::{Adapter, caller, look_up, own};
 use super::lanes::Class;
 use super::requests::NewEntry;
@@ -56,7 +57,12 @@ impl Filesystem for Adapter {
             let (requests, lanes) = (self.requests.clone(), self.lanes.clone());
             // The number is the thread's (fuse_in_header.pid).
             let thread = req.pid();
-            self.requests.copy_first.after(thread, move || look_up(requests, lanes, thread, (dir, name), reply));
+            let look = (dir, name.clone());
+            let run = move || look_up(requests, lanes, thread, look, reply);
+            if self.requests.copy_first.after(thread, (dir, &name), run) {
+                let requests = self.requests.clone();
+                self.lanes.later(PATIENCE, move || requests.copy_first.give_up(thread));
+            }
         });
     }
 

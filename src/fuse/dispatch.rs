@@ -94,5 +94,5 @@ pub(super) fn own(name: &OsStr) -> Vec<u8> {
 }
 
 pub(super) fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), thread: req.pid() }
+    Caller { uid: req.uid(), gid: req.gid(), thread: req.pid(), notes: true }
 }

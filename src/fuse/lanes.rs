@@ -122,6 +122,11 @@ impl Lanes {
         }
     }
 
+    /// Runs something after a while.
+    pub(super) fn later(&self, delay: Duration, job: impl FnOnce() + Send + 'static) {
+        self.watch.later(Instant::now() + delay, Box::new(job));
+    }
+
     /// Queues a request that holds so many bytes. If too many bytes wait already, `job` gets the reply back as an error
     /// after a while: the caller may try again.
     pub(super) fn queue_bytes<R: Send + 'static>(
@@ -133,7 +138,7 @@ impl Lanes {
     ) {
         let take = |bytes: usize| (bytes + len <= MOST_BYTES).then_some(bytes + len);
         if self.bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take).is_err() {
-            return self.watch.later(Instant::now() + OVERFULL, Box::new(move || job(Err(reply))));
+            return self.later(OVERFULL, move || job(Err(reply)));
         }
         let waiting = Waiting(self.bytes.clone(), len);
         let counted = move || {
@@ -232,10 +237,10 @@ impl Watch {
         self.begin(&mut watched);
     }
 
-    /// Runs something at a time that is not before those of earlier calls.
     fn later(self: &Arc<Self>, at: Instant, job: Job) {
         let mut watched = self.0.lock();
-        watched.later.push_back((at, job));
+        let place = watched.later.partition_point(|(other, _)| *other <= at);
+        watched.later.insert(place, (at, job));
         self.begin(&mut watched);
     }
 

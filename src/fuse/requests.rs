@@ -1,7 +1,7 @@
 //! Requests of the kernel, answered: call, match, reply. Which thread runs one is the adapter's business.
 
 use super::convert::{file_attr, file_type, nothing, ttl};
-use super::copy_first::CopyFirst;
+use super::copy_first::{CopyFirst, Request};
 use super::notify::{AttrDropper, PageDropper};
 use crate::error::{Error, Result};
 use crate::fs::media::{Caller, Changes, New, Permissions, Reading, SetBits, Writing};
@@ -275,21 +275,23 @@ impl Requests {
         reply: ReplyEmpty,
     ) {
         match self.copy_first.begin(caller.thread, || self.fs.copies_to_rename(caller, from, to, onto)) {
-            None => self.done(reply, self.fs.rename(caller, from, to, onto)),
-            Some(copying) => {
+            Request::Answer => self.done(reply, self.fs.rename(caller, from, to, onto)),
+            Request::CopyFirst(copying) => {
                 reply.error(fuser::Errno::ESTALE);
                 copying.make(|node| self.fs.copy_up(caller, node));
             }
+            Request::Full(full) => reply.error(fuser::Errno::from_i32(full.raw_os_error())),
         }
     }
 
     pub(super) fn link(&self, caller: Caller, node: NodeId, dir: NodeId, name: &[u8], reply: ReplyEntry) {
         match self.copy_first.begin(caller.thread, || self.fs.copies_to_link(caller, node, dir, name)) {
-            None => self.entry(reply, self.fs.link(caller, node, dir, name)),
-            Some(copying) => {
+            Request::Answer => self.entry(reply, self.fs.link(caller, node, dir, name)),
+            Request::CopyFirst(copying) => {
                 reply.error(fuser::Errno::ESTALE);
                 copying.make(|node| self.fs.copy_up(caller, node));
             }
+            Request::Full(full) => reply.error(fuser::Errno::from_i32(full.raw_os_error())),
         }
     }
 

@@ -217,15 +217,12 @@ impl Switcher {
 
     /// The switch has happened, and no visitor waits for this.
     fn tidy_store(&self, turn: &Turn, stamps: Option<&Stamps>) {
-        let mut served = None;
-        let is_served = |node| {
-            let served =
-                served.get_or_insert_with(|| self.served.as_ref().map_or(Vec::new(), |served| served.fs.releases()));
-            // A manifest that cannot be read may have any node.
-            served.iter().any(|release| !matches!(release.manifest.find_node(node), Ok(None)))
+        let served = |each: &mut dyn FnMut(Option<&Manifest>)| {
+            let releases = self.served.as_ref().map_or(Vec::new(), |served| served.fs.releases());
+            releases.iter().for_each(|release| each(Some(&release.manifest)));
         };
         if let (Some(active), Some(stamps)) = (&turn.active, stamps)
-            && let Err(error) = self.store.tidy_active(active, stamps, is_served)
+            && let Err(error) = self.store.tidy_active(active, stamps, served)
         {
             log::warn!("{error}; the next switch tries again");
         }

@@ -89,7 +89,7 @@ fn a_lost_active_is_written_anew_and_no_mtime_goes_back() {
                 before.stamps_len = store.append_stamps(before.stamps_len, &batch(switch, 1_000..2_000)).unwrap();
             }
             store.set_active(&before).unwrap();
-            store.tidy_active(&before, &store.read_stamps(before.stamps_len).unwrap(), |_| true).unwrap();
+            store.tidy_active(&before, &store.read_stamps(before.stamps_len).unwrap(), |each| each(None)).unwrap();
             assert!(fs::metadata(rig.store.join("stamps")).unwrap().len() < 30_000);
         }
         let before = store.active().unwrap().unwrap();
@@ -279,7 +279,7 @@ fn stamps_are_compacted_when_most_are_replaced_and_say_the_same() {
         let stamps_len = store.append_stamps(active.stamps_len, &batch).unwrap();
         active = Active { switch, stamps_len, ..active };
         store.set_active(&active).unwrap();
-        store.tidy_active(&active, &memory, |_| true).unwrap();
+        store.tidy_active(&active, &memory, |each| each(None)).unwrap();
         longest = longest.max(fs::metadata(&file).unwrap().len());
         written += batch.len() as u64 * 20;
         if switch % 10 == 0 {
@@ -318,7 +318,7 @@ fn compacted_stamps_of_a_later_switch_than_active_are_found() {
         active = Active { switch, stamps_len, ..active };
     }
     store.set_active(&active).unwrap();
-    store.tidy_active(&active, &memory, |_| true).unwrap();
+    store.tidy_active(&active, &memory, |each| each(None)).unwrap();
     rig.ok(&["verify"]);
     store.set_active(&old).unwrap();
     verify_names(&rig, &[path(&rig.store.join("stamps")), "later switch"]);

@@ -51,7 +51,7 @@ fn owner() -> Owner {
 
 fn caller() -> Caller {
     let Owner { uid, gid } = owner();
-    Caller { uid, gid, thread: rustix::thread::gettid().as_raw_nonzero().get() as u32 }
+    Caller { uid, gid, thread: rustix::thread::gettid().as_raw_nonzero().get() as u32, notes: true }
 }
 
 fn name(release: usize) -> ReleaseName {

@@ -15,7 +15,7 @@ use crate::fs::epoch::Epoch;
 use crate::store::active::stamps::Stamp;
 use crate::tree::union::{Onto, Step};
 use crate::tree::{LayerId, LayerPath, Node, NodeId};
-use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use std::os::fd::AsFd;
 
 /// Whether a path lies in a release's own layer.
@@ -91,6 +91,11 @@ impl Changing<'_> {
     fn keep_mtime_at(&self, path: &LayerPath) -> Result<()> {
         let Some(arrival) = self.epoch.arrival.filter(|_| is_own(path)) else { return Ok(()) };
         let Some(file) = self.media.home.open_any_path(path)? else { return Ok(()) };
+        // A change ends what waits for the end of truncations, which may take a while: nobody should for nothing.
+        let stat = rustix::fs::statat(&file, "", AtFlags::EMPTY_PATH);
+        if !is_earlier(&stat.on_disk("looking at", || self.media.home.show(path))?, arrival) {
+            return Ok(());
+        }
         let known = self.media.nodes.lock().at(path);
         let change = known.map(|node| self.media.begin_change(node));
         let written = write_mtime(arrival, &file).and_then(|written| match &change {
@@ -115,12 +120,15 @@ impl OwnChange<'_> {
 
 /// Writes the mtime that is shown, if that is another; says whether.
 fn write_mtime(arrival: Stamp, file: impl AsFd) -> rustix::io::Result<bool> {
-    let stat = rustix::fs::statat(&file, "", AtFlags::EMPTY_PATH)?;
-    let mtime = Stamp { second: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 };
-    if stat.st_ctime >= arrival.second || mtime >= arrival {
+    if !is_earlier(&rustix::fs::statat(&file, "", AtFlags::EMPTY_PATH)?, arrival) {
         return Ok(false);
     }
     set_mtime(Timespec { tv_sec: arrival.second, tv_nsec: arrival.nanos.into() }, file).map(|()| true)
+}
+
+/// Whether a file shows the moment of arrival, which is not its own mtime.
+fn is_earlier(stat: &Stat, arrival: Stamp) -> bool {
+    stat.st_ctime < arrival.second && Stamp { second: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 } < arrival
 }
 
 fn set_mtime(mtime: Timespec, file: impl AsFd) -> rustix::io::Result<()> {

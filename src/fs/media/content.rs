@@ -114,11 +114,11 @@ impl Media {
     /// Says that a change of ours begins; it is over when what this gives is dropped.
     pub(super) fn begin_change(&self, node: NodeId) -> OwnChange<'_> {
         self.truncations.end(node);
-        let mut began = 0;
+        let mut began = None;
         if let Some(held) = self.nodes.lock().get_mut(node) {
-            held.changing += 1;
             held.changes += 1;
-            began = held.changes;
+            began = (held.changing == 0).then_some(held.changes);
+            held.changing += 1;
         }
         OwnChange { media: self, node, began, look: None }
     }
@@ -216,8 +216,8 @@ impl Media {
 pub(super) struct OwnChange<'a> {
     media: &'a Media,
     node: NodeId,
-    /// How many had begun by then.
-    began: u64,
+    /// How many had begun by then, if no other was under way.
+    began: Option<u64>,
     look: Option<Look>,
 }
 
@@ -225,7 +225,7 @@ impl OwnChange<'_> {
     /// Whether no other was under way since it began.
     pub(super) fn is_alone(&self) -> bool {
         let nodes = self.media.nodes.lock();
-        nodes.get(self.node).is_none_or(|held| (held.changing, held.changes) == (1, self.began))
+        nodes.get(self.node).is_none_or(|held| held.changing == 1 && Some(held.changes) == self.began)
     }
 
     /// It was done, and the file looks so now.

@@ -6,15 +6,31 @@ use super::mutate::Materials;
 use super::node::{Backing, Held};
 use super::nodes::Nodes;
 use super::scopes::ScopeId;
-use super::{Lower, Media, Task};
+use super::{Caller, Lower, Media, Task};
 use crate::error::{Errno, Error, Result};
 use crate::fs::epoch::Release;
 use crate::store::media::home::{COPYING, Copy, Leaf};
 use crate::tree::union::{self, Plan, Step};
 use crate::tree::{Kind, LayerPath, NodeId, Tree};
+use std::sync::Arc;
 
 /// A file of so many bytes is large: its copy takes a disk about a millisecond or more.
 const LARGE: u64 = 1 << 20;
+
+/// Large files of the release that a change would copy up.
+#[derive(Debug, Default)]
+pub struct LargeCopies {
+    /// Which.
+    pub nodes: Vec<NodeId>,
+    /// The names on the way to what is changed, and the directories that they are in, as the kernel knows them.
+    pub names: Vec<(NodeId, Vec<u8>)>,
+}
+
+/// The release's files that a plan wants to copy up, and what it was made for.
+struct Wanted<const N: usize> {
+    files: Vec<(LayerPath, Lower)>,
+    paths: [LayerPath; N],
+}
 
 /// Copies that were made for a plan.
 #[derive(Debug, Default)]
@@ -44,38 +60,45 @@ impl<'a> Copies<'a> {
 }
 
 impl Media {
-    /// The release's files that a plan will want to copy up, if it comes out as it does now.
+    /// The release's files that a plan will want to copy up if it comes out as it does now, if one of them has so many
+    /// bytes; and the paths.
     fn to_copy<const N: usize>(
         &self,
         task: Task<'_>,
+        at_least: u64,
         paths: &impl Fn(&Nodes) -> Result<[LayerPath; N]>,
-        plan: impl Fn(&Visible<'_>, &[LayerPath; N]) -> Result<Plan>,
-    ) -> Result<Vec<(LayerPath, Lower)>> {
-        let paths = {
+        plan: impl Fn(&Visible<'_>, Task<'_>, &[LayerPath; N]) -> Result<Plan>,
+    ) -> Result<Option<Wanted<N>>> {
+        let (paths, lower) = {
             let nodes = self.nodes.lock();
             let paths = paths(&nodes)?;
-            let is_lower = |path: &LayerPath| {
-                let node = nodes.at(path).and_then(|node| nodes.get(node));
-                node.is_some_and(|held| matches!(held.backing, Backing::Lower { .. }))
+            let lower = |path: &LayerPath| match &nodes.get(nodes.at(path)?)?.backing {
+                Backing::Lower { release, index, .. } => Some((release.clone(), *index)),
+                _ => None,
             };
-            if !paths.iter().any(is_lower) {
-                return Ok(Vec::new());
-            }
-            paths
+            let lower: Vec<_> = paths.iter().filter_map(lower).collect();
+            (paths, lower)
         };
+        let is_wanted = |(release, index): &(Arc<Release>, u32)| {
+            release.manifest.node(*index).is_ok_and(|node| node.size >= at_least)
+        };
+        if !lower.iter().any(is_wanted) {
+            return Ok(None);
+        }
         let visible = Visible { media: self, epoch: task.epoch };
-        // What is refused is refused under the claim.
-        let Ok(plan) = plan(&visible, &paths) else { return Ok(Vec::new()) };
-        let mut wanted = Vec::new();
+        // What is refused is refused, and noted, under the claim.
+        let task = Task { caller: Caller { notes: false, ..task.caller }, ..task };
+        let Ok(plan) = plan(&visible, task, &paths) else { return Ok(None) };
+        let mut files = Vec::new();
         for step in plan {
             let Step::CopyUp(path) = step else { continue };
             if let Some(lower) = visible.look(&path)?.lower
                 && lower.node.kind == Kind::File
             {
-                wanted.push((path, lower));
+                files.push((path, lower));
             }
         }
-        Ok(wanted)
+        Ok(Some(Wanted { files, paths }))
     }
 
     /// Makes the copies that a plan will want if it comes out as it does now. That takes no claim: it may take long.
@@ -83,10 +106,10 @@ impl Media {
         &self,
         task: Task<'_>,
         paths: &impl Fn(&Nodes) -> Result<[LayerPath; N]>,
-        plan: impl Fn(&Visible<'_>, &[LayerPath; N]) -> Result<Plan>,
+        plan: impl Fn(&Visible<'_>, Task<'_>, &[LayerPath; N]) -> Result<Plan>,
     ) -> Result<Copies<'_>> {
         let mut copies = Copies::default();
-        for (path, lower) in self.to_copy(task, paths, plan)? {
+        for (path, lower) in self.to_copy(task, 0, paths, plan)?.map_or(Vec::new(), |wanted| wanted.files) {
             let scope = self.scopes.of(path.in_docroot())?;
             let made = self.copy(task, (scope, Some(&path)), &lower.release, lower.index, None)?;
             copies.0.push(CopyOf { path: Some(path), node: lower.node.nodeid, made });
@@ -94,18 +117,27 @@ impl Media {
         Ok(copies)
     }
 
-    /// The nodes of those that are so large that nobody should hold a directory meanwhile.
+    /// Those that are so large that nobody should hold a directory meanwhile.
     pub(super) fn large_copies<const N: usize>(
         &self,
         task: Task<'_>,
         paths: &impl Fn(&Nodes) -> Result<[LayerPath; N]>,
-        plan: impl Fn(&Visible<'_>, &[LayerPath; N]) -> Result<Plan>,
-    ) -> Vec<NodeId> {
+        plan: impl Fn(&Visible<'_>, Task<'_>, &[LayerPath; N]) -> Result<Plan>,
+    ) -> LargeCopies {
         // What cannot be found out is told when it is done.
-        let wanted = self.to_copy(task, paths, plan).unwrap_or_default();
+        let Ok(Some(wanted)) = self.to_copy(task, LARGE, paths, plan) else { return LargeCopies::default() };
         let nodes = self.nodes.lock();
-        let large = wanted.iter().filter(|(_, lower)| lower.node.size >= LARGE);
-        large.filter_map(|(path, _)| nodes.at(path)).collect()
+        let large = wanted.files.iter().filter(|(_, lower)| lower.node.size >= LARGE);
+        let name_at = |path: LayerPath| {
+            let dir = path.parent();
+            let in_a_scope = !dir.is_root() && self.scopes.of(dir.in_docroot()).is_ok();
+            let known_as = if in_a_scope { nodes.number_of_dir(&dir) } else { NodeId::of_dir(dir.in_docroot()) };
+            (known_as, path.name().to_vec())
+        };
+        LargeCopies {
+            nodes: large.filter_map(|(path, _)| nodes.at(path)).collect(),
+            names: wanted.paths.iter().flat_map(LayerPath::from_the_top).map(name_at).collect(),
+        }
     }
 
     /// Brings what is behind a node into the upper layer, so that it can be changed; of a file only `keep` bytes.

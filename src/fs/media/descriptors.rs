@@ -3,6 +3,7 @@
 use super::Media;
 use super::node::{Backing, Held, MediaNode};
 use crate::error::{Errno, Error, Result};
+use crate::fs::attr::{Entry, Type};
 use crate::store::media::home::Leaf;
 use crate::tree::NodeId;
 use lru::LruCache;
@@ -33,7 +34,7 @@ struct Open {
     file: Arc<File>,
     used: Instant,
     kept: Kept,
-    /// The file has no name on its disk any more, and [`Descriptors::removed`] told so.
+    /// The file has no name on its disk any more, and the kernel was told.
     removed: bool,
 }
 
@@ -95,22 +96,22 @@ impl Descriptors {
         idle.into_iter().filter_map(|key| all.pop(&key).map(|open| (key, open.file))).collect()
     }
 
-    /// The nodes whose file has no name on its disk since this was asked last.
+    /// The nodes whose file has no name on its disk any more, and that are not told as such yet.
     pub(super) fn removed(&self) -> Vec<NodeId> {
         let long: Vec<_> = {
             let all = self.0.lock();
             let long = all.iter().filter(|(_, open)| open.kept == Kept::Long && !open.removed);
-            long.map(|(key, open)| (*key, open.file.clone())).collect()
+            long.map(|((node, _), open)| (*node, open.file.clone())).collect()
         };
         let is_removed = |file: &File| rustix::fs::fstat(file).is_ok_and(|stat| stat.st_nlink == 0);
-        let removed: Vec<_> = long.into_iter().filter(|(_, file)| is_removed(file)).map(|(key, _)| key).collect();
-        let mut all = self.0.lock();
-        for key in &removed {
-            if let Some(open) = all.peek_mut(key) {
-                open.removed = true;
-            }
+        long.into_iter().filter(|(_, file)| is_removed(file)).map(|(node, _)| node).collect()
+    }
+
+    /// The kernel was told of a removed file.
+    pub(super) fn told_removed(&self, node: NodeId) {
+        if let Some(open) = self.0.lock().peek_mut(&(node, Access::Read)) {
+            open.removed = true;
         }
-        removed.into_iter().map(|(node, _)| node).collect()
     }
 }
 
@@ -125,8 +126,15 @@ impl Media {
         self.descriptors.get(node, access)
     }
 
-    /// Opens the file of a node that is looked up: it may be opened now, which nobody is told, and replaced behind the
+    /// Opens a file that is looked up or made: it may be opened now, which nobody is told, and replaced behind the
     /// mount before it is read.
+    pub(super) fn hold_file(&self, entry: &Entry) {
+        if let Some(attr) = entry.attr.filter(|attr| attr.kind == Type::File) {
+            self.hold(attr.node);
+        }
+    }
+
+    /// The same for the file of a node.
     pub(super) fn hold(&self, node: NodeId) {
         let is_upper = |held: &MediaNode| matches!(held.backing, Backing::Upper(_));
         if self.home.tells_late() {

@@ -124,16 +124,16 @@ impl Visible<'_> {
     }
 
     /// The number of what is seen for the first time.
-    fn number_of_new(&self, path: &LayerPath, layered: &Layered, backing: &Backing) -> NodeId {
-        match (backing, &layered.stat) {
+    fn number_of_new(&self, path: &LayerPath, layered: &Layered, backing: &Backing) -> Result<NodeId> {
+        Ok(match (backing, &layered.stat) {
             (Backing::Lower { node, .. }, _) => node.scoped(),
-            (_, Some(stat)) if !self.media.scopes.is_top(path.in_docroot()) => match self.media.home.marked(path) {
+            (_, Some(stat)) if !self.media.scopes.is_top(path.in_docroot()) => match self.media.home.marked(path)? {
                 Mark::Number(number) => number,
                 Mark::Unknown if layered.layers.shown() == Shown::Merged => path.dir_node(),
                 Mark::Unknown | Mark::None => self.media.home.number_of_inode(Inode::of(stat), upper_kind(stat)),
             },
             _ => path.dir_node(),
-        }
+        })
     }
 
     /// The path that `path_of` gives, and what it stands for.
@@ -184,7 +184,7 @@ impl Visible<'_> {
                 break (nodes, node, lookup);
             }
             drop(nodes);
-            number = Some(self.number_of_new(path, &layered, &backing));
+            number = Some(self.number_of_new(path, &layered, &backing)?);
         };
         let moving = nodes.get(node).is_some_and(|held| held.moving > 0);
         let orphan = nodes.found_again(node);

@@ -28,13 +28,14 @@ mod writeback;
 
 pub use attrs::Changes;
 pub use content::{Reading, SetBits, Source, Writing};
+pub use copies::LargeCopies;
 pub(crate) use entries::Window;
 pub use mutate::{New, Permissions};
 pub use nodes::Unused;
 pub use scopes::{ScopeId, Scopes};
 pub use shadow::{How, Restoration, Restored, shown_at};
 
-use super::attr::{Attr, Entry, Ttl, Type};
+use super::attr::{Attr, Entry, Ttl};
 use super::contents::Contents;
 use super::epoch::{Epoch, Release};
 use super::mount::Mount;
@@ -68,11 +69,13 @@ pub struct Caller {
     pub gid: u32,
     /// The thread, as the kernel numbers it.
     pub thread: u32,
+    /// Whether what is refused to it is noted: not while a change is only planned.
+    pub notes: bool,
 }
 
 impl Caller {
     /// The daemon, or a command, by itself.
-    pub const ROOT: Self = Self { uid: 0, gid: 0, thread: 0 };
+    pub const ROOT: Self = Self { uid: 0, gid: 0, thread: 0, notes: true };
 }
 
 /// A change that is asked for: what it is seen against, and in whose name it is done.
@@ -216,7 +219,9 @@ impl Media {
 
     /// A write that is refused at a path of the docroot, noted.
     fn refuse<T>(&self, path: &[u8], caller: Caller, why: Why) -> Result<T> {
-        self.refused.note(path, caller.uid, why);
+        if caller.notes {
+            self.refused.note(path, caller.uid, why);
+        }
         Err(match why {
             Why::Outside => Error::Refused,
             Why::Denied => Error::answer(Errno::ACCESS),
@@ -333,9 +338,7 @@ impl Media {
     /// What a name in a directory of a scope stands for.
     pub fn lookup(&self, epoch: &Epoch, dir: NodeId, name: &[u8]) -> Result<Entry> {
         let entry = Visible { media: self, epoch }.entry_in(dir, name)?;
-        if let Some(attr) = entry.attr.filter(|attr| attr.kind == Type::File) {
-            self.hold(attr.node);
-        }
+        self.hold_file(&entry);
         Ok(entry)
     }
 

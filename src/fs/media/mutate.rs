@@ -1,11 +1,11 @@
 //! Changes of names: each asks `tree::union` for a plan and carries it out, on disk and in the table of nodes.
 
-use super::copies::Copies;
+use super::copies::{Copies, LargeCopies};
 use super::limits::disk_bytes;
 use super::lookup::Visible;
 use super::namespace::{Claim, NamespaceGuard};
 use super::nodes::{Nodes, StepOutcome};
-use super::{Media, Rights, Task};
+use super::{Caller, Media, Rights, Task};
 use crate::error::{Errno, Error, OnDisk, Result};
 use crate::fault;
 use crate::fs::attr::Entry;
@@ -125,15 +125,16 @@ impl Media {
                 nodes.lose_file(node);
             }
         }
-        let entry = changing.made(&path)?;
+        let mut entry = changing.made(&path)?;
         // The number of its inode may be that of something removed which the kernel still holds.
         if let (Some(attr), Upper::Dir(stat) | Upper::Leaf(Leaf { stat, .. })) = (&entry.attr, made)
             && attr.node != self.home.number_of_inode(Inode::of(&stat), upper_kind(&stat))
         {
             self.home.mark(&path, attr.node);
             // That moved the ctime.
-            return changing.made(&path);
+            entry = changing.made(&path)?;
         }
+        self.hold_file(&entry);
         Ok(entry)
     }
 
@@ -161,21 +162,21 @@ impl Media {
         from: (NodeId, &[u8]),
         to: (NodeId, &[u8]),
         onto: Onto,
-    ) -> Vec<NodeId> {
+    ) -> LargeCopies {
         let paths = |nodes: &Nodes| Ok([nodes.below(from.0, from.1)?, nodes.below(to.0, to.1)?]);
-        self.large_copies(task, &paths, |visible, [from, to]| visible.plan_rename(task, from, to, onto))
+        self.large_copies(task, &paths, |visible, task, [from, to]| visible.plan_rename(task, from, to, onto))
     }
 
     /// The same for [`Self::link`].
-    pub fn copies_to_link(&self, task: Task<'_>, node: NodeId, dir: NodeId, name: &[u8]) -> Vec<NodeId> {
-        if self.may_change(node, task.caller).is_err() {
-            return Vec::new();
+    pub fn copies_to_link(&self, task: Task<'_>, node: NodeId, dir: NodeId, name: &[u8]) -> LargeCopies {
+        if self.may_change(node, Caller { notes: false, ..task.caller }).is_err() {
+            return LargeCopies::default();
         }
         let paths = |nodes: &Nodes| {
             let from = nodes.path(node)?.ok_or(Error::answer(Errno::NOENT))?;
             Ok([from, nodes.below(dir, name)?])
         };
-        self.large_copies(task, &paths, |visible, [from, to]| visible.plan_link(task, from, to))
+        self.large_copies(task, &paths, |visible, task, [from, to]| visible.plan_link(task, from, to))
     }
 
     /// rename(2).
@@ -187,7 +188,8 @@ impl Media {
         }
         let paths = |nodes: &Nodes| Ok([nodes.below(from.0, from.1)?, nodes.below(to.0, to.1)?]);
         // A copy may take long: it is made before anybody has to wait for this change.
-        let copies = self.copies(task, &paths, |visible, [from, to]| visible.plan_rename(task, from, to, onto))?;
+        let copies =
+            self.copies(task, &paths, |visible, task, [from, to]| visible.plan_rename(task, from, to, onto))?;
         let (changing, [from, to]) =
             self.change(task, paths, |[from, to]| vec![names_beside(from), names_beside(to), tree(from), tree(to)])?;
         let plan = changing.plan_rename(task, &from, &to, onto)?;
@@ -203,7 +205,7 @@ impl Media {
         };
         // A second name would outlive what is known of the first, and through it the file could be changed.
         self.may_change(node, task.caller)?;
-        let copies = self.copies(task, &paths, |visible, [from, to]| visible.plan_link(task, from, to))?;
+        let copies = self.copies(task, &paths, |visible, task, [from, to]| visible.plan_link(task, from, to))?;
         let (changing, [from, to]) =
             self.change(task, paths, |[from, to]| vec![names_beside(from), names_beside(to)])?;
         let plan = changing.plan_link(task, &from, &to)?;

@@ -18,9 +18,13 @@ use std::os::fd::OwnedFd;
 impl Visible<'_> {
     /// When what a directory shows of the release changed last.
     fn lower_changed(&self, path: &LayerPath, lower: &Lower) -> Result<LowerChanged> {
-        let scope = self.media.scopes.of(path.in_docroot())?;
         let whiteouts = self.media.home.whiteouts_changed(path)?;
-        Ok(LowerChanged { release: self.media.mtime_in(scope, self.epoch, &lower.node), whiteouts })
+        // A directory above a scope is nobody's.
+        let release = match self.media.scopes.of(path.in_docroot()) {
+            Ok(scope) => self.media.mtime_in(scope, self.epoch, &lower.node),
+            Err(_) => self.epoch.mtime(&lower.node),
+        };
+        Ok(LowerChanged { release, whiteouts })
     }
 
     /// A directory that the release has too, of which these are the attributes that one layer has, changed when the
@@ -43,7 +47,8 @@ impl Changing<'_> {
         self.media.namespace.claim(dirs.into_iter().map(Claim::Times).collect())
     }
 
-    /// The times of the directories in which a step changes names.
+    /// The times of the directories in which a step changes names. [`Step::Unhide`] touches the directory at its path
+    /// itself: only a restore does that, and it has claimed the whole tree.
     pub(super) fn times_of(&self, step: &Step) -> NamespaceGuard<'_> {
         self.times(paths_of(step).map(LayerPath::parent))
     }

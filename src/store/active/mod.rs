@@ -10,9 +10,10 @@ use crate::error::{Error, Result};
 use crate::protocol::{EncodedPath, Faults, Refused, StoreStatus, Tidy, Time};
 use crate::store::Store;
 use crate::store::durable::with_reserve;
+use crate::store::release::manifest::Manifest;
 use crate::store::sealed;
 use crate::store::settings;
-use crate::tree::{NodeId, ReleaseName};
+use crate::tree::ReleaseName;
 use serde::{Deserialize, Serialize};
 use stamps::Stamps;
 use std::collections::BTreeMap;
@@ -134,11 +135,27 @@ impl Store {
         with_reserve(self.dir(), || self.dir().replace("active", &bytes, 0o644))
     }
 
+    /// Keeps older versions away before anything is written that they would read wrongly. That it fails is no reason to
+    /// refuse a switch, which tries again in the end and says so.
+    pub(super) fn keep_older_away(&self) {
+        if self.settings().format() < settings::SEALED
+            && let Ok(Some(active)) = self.active()
+            && self.set_active(&active).is_ok()
+        {
+            let _ = self.raise_format();
+        }
+    }
+
     /// What a switch leaves for when it has happened and nobody waits: the format of an older store, and the room of
-    /// stamps that nobody needs. `stamps` are those of `active`, `is_served` says whether a mount has a node. Whoever
-    /// calls keeps other switches out.
-    pub fn tidy_active(&self, active: &Active, stamps: &Stamps, is_served: impl FnMut(NodeId) -> bool) -> Result<()> {
+    /// stamps that nobody needs. `stamps` are those of `active`, `served` gives the manifests that a mount serves,
+    /// `None` for one that cannot be read. Whoever calls keeps other switches out.
+    pub fn tidy_active(
+        &self,
+        active: &Active,
+        stamps: &Stamps,
+        served: impl FnOnce(&mut dyn FnMut(Option<&Manifest>)),
+    ) -> Result<()> {
         self.raise_format()?;
-        self.compact_stamps(active.stamps_len, stamps, is_served)
+        self.compact_stamps(active.stamps_len, stamps, served)
     }
 }

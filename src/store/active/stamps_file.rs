@@ -230,6 +230,9 @@ impl Store {
     /// it.
     pub fn append_stamps(&self, position: u64, batch: &[(NodeId, Stamp)]) -> Result<u64> {
         let bytes = encode(batch);
+        if !bytes.is_empty() {
+            self.keep_older_away();
+        }
         with_reserve(self.dir(), || {
             let what = || format!("writing {}", self.stamps_path().display());
             let file = self.stamps_file(OFlags::RDWR | OFlags::CREATE)?;
@@ -254,14 +257,15 @@ impl Store {
     }
 
     /// Writes the file anew if it has grown to twice what the last compaction left: without what later switches
-    /// replaced, and without nodes that neither `is_served` nor a release of the store has. A switch that brings such a
-    /// node back stamps it anew, so nobody sees an older mtime. `stamps` are those up to the position; once such nodes
-    /// are gone from the disk they go from there too. A mount goes on serving from memory meanwhile.
+    /// replaced, and without nodes that no release of the store has and none that is served, whose manifests `served`
+    /// gives, `None` for one that cannot be read. A switch that brings such a node back stamps it anew, so nobody sees
+    /// an older mtime. `stamps` are those up to the position; once such nodes are gone from the disk they go from there
+    /// too. A mount goes on serving from memory meanwhile.
     pub(super) fn compact_stamps(
         &self,
         position: u64,
         stamps: &Stamps,
-        mut is_served: impl FnMut(NodeId) -> bool,
+        served: impl FnOnce(&mut dyn FnMut(Option<&Manifest>)),
     ) -> Result<()> {
         if position == 0 {
             return Ok(());
@@ -272,23 +276,52 @@ impl Store {
         if end < FLOOR.max(head.takes.saturating_mul(2)) {
             return Ok(());
         }
-        // A manifest that cannot be read may have any node.
-        let releases: Vec<_> = self.releases()?.iter().map(|name| self.manifest(name).ok()).collect();
-        let has = |manifest: &Option<Manifest>, node| {
-            manifest.as_ref().is_none_or(|manifest| !matches!(manifest.find_node(node), Ok(None)))
-        };
-        let (needed, unneeded): (Vec<_>, Vec<_>) = stamps
-            .last()
-            .partition(|(node, _)| is_served(*node) || releases.iter().any(|manifest| has(manifest, *node)));
+        let mut needed = Needed::new(stamps.last().collect());
+        served(&mut |manifest| needed.note(manifest));
+        self.releases()?.iter().for_each(|name| needed.note(self.manifest(name).ok().as_ref()));
+        let (needed, unneeded) = needed.split();
         let mut bytes = vec![0; HEAD];
         needed.chunks(TOGETHER).for_each(|batch| bytes.extend(encode(batch)));
         let head = Head { position, takes: bytes.len() as u64 };
         bytes[..HEAD].copy_from_slice(&head.encode());
         self.dir().replace(NAME, &bytes, 0o644)?;
         fault::point("stamps.compacted");
-        stamps.drop_nodes(unneeded.into_iter().map(|(node, _)| node));
+        stamps.drop_nodes(unneeded.into_iter());
         log::info!("compacted {}: {end} bytes became {}", self.stamps_path().display(), bytes.len());
         Ok(())
+    }
+}
+
+/// Stamps, and which of them manifests need. Both are walked once, in the order of their numbers.
+struct Needed {
+    stamps: Vec<(NodeId, Stamp)>,
+    is_needed: Vec<bool>,
+}
+
+impl Needed {
+    fn new(mut stamps: Vec<(NodeId, Stamp)>) -> Self {
+        stamps.sort_unstable_by_key(|(node, _)| *node);
+        Self { is_needed: vec![false; stamps.len()], stamps }
+    }
+
+    /// A manifest that cannot be read may have any node.
+    fn note(&mut self, manifest: Option<&Manifest>) {
+        let Some(manifest) = manifest else { return self.is_needed.fill(true) };
+        let mut nodes = manifest.nodeids().peekable();
+        for (at, (node, _)) in self.stamps.iter().enumerate() {
+            while nodes.next_if(|other| matches!(other, Ok(other) if other < node)).is_some() {}
+            match nodes.peek() {
+                Some(Ok(other)) => self.is_needed[at] |= other == node,
+                Some(Err(_)) => return self.is_needed.fill(true),
+                None => return,
+            }
+        }
+    }
+
+    /// Those that are needed, and the nodes of the others.
+    fn split(self) -> (Vec<(NodeId, Stamp)>, Vec<NodeId>) {
+        let (needed, others): (Vec<_>, Vec<_>) = self.stamps.into_iter().zip(self.is_needed).partition(|(_, is)| *is);
+        (needed.into_iter().map(|(stamp, _)| stamp).collect(), others.into_iter().map(|((node, _), _)| node).collect())
     }
 }
 

@@ -92,16 +92,21 @@ impl Media {
     /// Drops names at the kernel if too many are known, and those of files that were removed behind the mount: their
     /// room on the disk is free once the kernel forgets them. `drop` leaves those that it dropped; it may take time.
     pub fn drop_unused(&self, drop: impl Fn(&mut Vec<Unused>) -> Result<()>) -> Result<()> {
-        let dropped = |mut names: Vec<Unused>| -> Result<()> {
+        let dropped = |mut names: Vec<Unused>| -> Result<Vec<Unused>> {
             drop(&mut names)?;
-            for name in names {
-                self.nodes.lock().dropped(&name);
+            for name in &names {
+                self.nodes.lock().dropped(name);
             }
-            Ok(())
+            Ok(names)
         };
+        let mut removed: Vec<Unused> = Vec::new();
         for node in self.descriptors.removed() {
-            let names = self.nodes.lock().last_names(node, AT_A_TIME);
-            dropped(names)?;
+            removed.extend(self.nodes.lock().last_names(node, AT_A_TIME - removed.len()));
+        }
+        if !removed.is_empty() {
+            for name in dropped(removed)? {
+                self.descriptors.told_removed(name.node);
+            }
         }
         let mut left = self.nodes.lock().names();
         if left <= MOST {

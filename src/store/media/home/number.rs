@@ -9,7 +9,7 @@
 //! behind the mount, nor for what came from a backup. Only root can set such an attribute (xattr(7)).
 
 use super::{Home, In, Inode, proc_link};
-use crate::error::Errno;
+use crate::error::{Errno, OnDisk, Result};
 use crate::sys::Handle;
 use crate::tree::union::UpperKind;
 use crate::tree::{LayerPath, NodeId};
@@ -78,7 +78,7 @@ impl Home {
     }
 
     /// What the mark of an upper entry says.
-    pub fn marked(&self, path: &LayerPath) -> Mark {
+    pub fn marked(&self, path: &LayerPath) -> Result<Mark> {
         let read = || -> rustix::io::Result<Mark> {
             let file = self.open_at(In::Media, path, OFlags::PATH)?;
             let handle = Handle::of(file.as_fd(), b"")?;
@@ -91,9 +91,12 @@ impl Home {
             Ok(number.map_or(Mark::None, Mark::Number))
         };
         match read() {
-            Ok(mark) => mark,
-            Err(Errno::OPNOTSUPP) => Mark::Unknown,
-            Err(_) => Mark::None,
+            Err(Errno::OPNOTSUPP) => Ok(Mark::Unknown),
+            Err(error @ (Errno::IO | Errno::NOMEM | Errno::MFILE | Errno::NFILE)) => {
+                Err(error).on_disk("reading the attributes of", || self.show(path))
+            }
+            // It has none, has a longer one that is not ours, or something else has its place by now.
+            mark => Ok(mark.unwrap_or(Mark::None)),
         }
     }
 

@@ -13,7 +13,7 @@
 //! seconds since 1970, i64 | nanoseconds, u32 | the same of its whiteouts      little-endian
 //! ```
 
-use super::xattrs::{set_xattr, xattr};
+use super::xattrs::{proc_link, set_xattr};
 use super::{Home, In, Inode, absent, upper_kind};
 use crate::error::{Errno, OnDisk, Result};
 use crate::fault;
@@ -21,7 +21,7 @@ use crate::store::active::stamps::Stamp;
 use crate::tree::LayerPath;
 use crate::tree::union::UpperKind;
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, OFlags, Stat, Timespec, Timestamps, getxattr};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -152,19 +152,24 @@ impl Home {
     /// Up to when the changes of the release's directory, and of its whiteouts, are over: the mtime of the upper
     /// directory was set since, to an earlier one.
     pub fn over_until(&self, path: &LayerPath) -> Result<LowerChanged> {
-        let found = absent(self.dir(In::Media, path).and_then(|dir| xattr(&dir, OVER)));
-        let value = found.on_disk("reading the attributes of", || self.show(path))?.flatten();
-        Ok(value.and_then(|value| decode(&value)).unwrap_or(LowerChanged { release: NEVER, whiteouts: NEVER }))
+        let mut value = [0; 24];
+        let read = self.dir(In::Media, path).and_then(|dir| getxattr(proc_link(&dir), OVER, &mut value[..]));
+        let len = match read {
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => None,
+            read => absent(read).on_disk("reading the attributes of", || self.show(path))?,
+        };
+        let found = len.and_then(|len| decode(value.get(..len)?));
+        Ok(found.unwrap_or(LowerChanged { release: NEVER, whiteouts: NEVER }))
     }
 
-    /// Notes that in an upper directory. Where the disk keeps no such attributes, or the daemon is not root, the later
-    /// time goes on to show.
+    /// Notes that in an upper directory. Where the disk keeps no such attributes or has no room, or the daemon is not
+    /// root, the later time goes on to show.
     pub fn set_over(&self, path: &LayerPath, dir: &OwnedFd, until: LowerChanged) -> Result<()> {
         let value = [until.release, until.whiteouts]
             .map(|stamp| [&stamp.second.to_le_bytes()[..], &stamp.nanos.to_le_bytes()].concat())
             .concat();
         match set_xattr(dir, OVER, Some((&value, 0))) {
-            Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::PERM | Errno::NOSPC | Errno::DQUOT) => Ok(()),
             set => set.on_disk("changing the times of", || self.show(path)),
         }
     }

@@ -189,15 +189,22 @@ impl Manifest {
 
     /// The number of the node with this nodeid.
     pub fn find_node(&self, nodeid: NodeId) -> Result<Option<u32>> {
-        let index = self.section(Section::Index);
-        let entry = |at: usize| -> Result<(u32, NodeId)> {
-            let bytes: [u8; 4] = index[at * 4..at * 4 + 4].try_into().unwrap_or_default();
-            let number = u32::from_le_bytes(bytes);
-            Ok((number, self.record(number)?.stored_id().served()))
-        };
         // Nodeids have 62 bits.
+        let entry = |at| self.index_entry(at);
         let found = among_hashes(self.header.count as usize, nodeid.0 << 2, |at| Ok(entry(at)?.1.cmp(&nodeid)))?;
         found.map(|at| Ok(entry(at)?.0)).transpose()
+    }
+
+    /// The nodeids of all nodes, ascending.
+    pub fn nodeids(&self) -> impl Iterator<Item = Result<NodeId>> {
+        (0..self.header.count as usize).map(|at| Ok(self.index_entry(at)?.1))
+    }
+
+    /// An entry of the index: the number of a node, and its nodeid.
+    fn index_entry(&self, at: usize) -> Result<(u32, NodeId)> {
+        let bytes: [u8; 4] = self.section(Section::Index)[at * 4..at * 4 + 4].try_into().unwrap_or_default();
+        let number = u32::from_le_bytes(bytes);
+        Ok((number, self.record(number)?.stored_id().served()))
     }
 
     /// The number of the node at this path (no leading slash).
