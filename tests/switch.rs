@@ -6,7 +6,9 @@ mod stuck;
 mod support;
 
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -309,4 +311,79 @@ fn a_removed_release_is_let_go_when_no_listing_shows_it() {
     // What the listing told the kernel beside the names keeps nothing.
     drop(listing);
     comes_to(&rig, 0);
+}
+
+#[test]
+fn a_file_of_a_removed_release_that_stays_open_costs_its_name_one_lookup() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.init();
+    rig.setting("switch", "share_second", "true");
+    for n in 1..8 {
+        rig.add(&n.to_string(), &Tree::new().file("index.html", format!("page {n}")));
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let page = rig.mnt.join("index.html");
+    let mut open = File::open(&page).unwrap();
+    for n in 2..8 {
+        rig.ok(&["switch", &n.to_string()]);
+    }
+    // While it is open, the kernel drops its name only if it is told to, and then calls it deleted.
+    let mut now = File::open(&page).unwrap();
+    let mut dropped = 0;
+    rig.ok(&["remove", "1"]);
+    for n in 2..6 {
+        // Before it is let go, all that were removed earlier are searched.
+        rig.ok(&["remove", &n.to_string()]);
+        comes_to(&rig, 1);
+        if fs::read_link(format!("/proc/self/fd/{}", now.as_raw_fd())).unwrap() != page {
+            dropped += 1;
+            now = File::open(&page).unwrap();
+        }
+    }
+    assert!(dropped <= 1, "the name was dropped {dropped} times");
+    for (file, release) in [(&mut open, 1), (&mut now, 7)] {
+        let mut content = String::new();
+        file.read_to_string(&mut content).unwrap();
+        assert_eq!(content, format!("page {release}"));
+    }
+    drop(open);
+    comes_to(&rig, 0);
+}
+
+#[test]
+fn a_removed_release_is_served_to_who_stands_in_a_scope_of_its_own() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--per-release", "cache"]);
+    rig.setting("switch", "share_second", "true");
+    for n in 1..6 {
+        rig.add(&n.to_string(), &Tree::new().file("cache/lower", format!("lower of {n}")));
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    let inside = Inside::of(&rig.mnt.join("cache"));
+    for n in 2..6 {
+        rig.ok(&["switch", &n.to_string()]);
+    }
+    for n in 1..4 {
+        // Before another is let go, all that were removed earlier are searched.
+        rig.ok(&["remove", &n.to_string()]);
+        comes_to(&rig, 1);
+    }
+    let lower = PathBuf::from(format!("/proc/{}/cwd/lower", inside.0.id()));
+    assert_eq!(fs::read_to_string(lower).unwrap(), "lower of 1");
+    drop(inside);
+    let begun = Instant::now();
+    while removed_and_mapped(&rig) > 0 {
+        assert!(begun.elapsed() < PATIENCE, "it is mapped when nobody is in it");
+        // What was looked up there holds it until the kernel drops it.
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        thread::sleep(Duration::from_millis(100));
+    }
 }

@@ -17,7 +17,7 @@ pub enum Use {
 
 /// What the kernel can be told and asked.
 pub trait Kernel: std::fmt::Debug + Send + Sync {
-    /// Drops a directory entry, and what is cached below it.
+    /// Drops a directory entry, and what is cached below it. One that the kernel does not hold is as good as dropped.
     fn drop_entry(&self, dir: NodeId, name: &[u8]) -> Result<()>;
     /// Drops the attributes of a node.
     fn drop_attributes(&self, node: NodeId) -> Result<()>;

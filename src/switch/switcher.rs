@@ -232,6 +232,7 @@ impl Switcher {
     /// and waits for a directory's lock without it: so only from a thread of its own.
     pub fn let_go(&self) -> Result<()> {
         let Some(Mounting { fs, kernel, mountpoint, .. }) = &self.served else { return Ok(()) };
+        let mut mounted = None;
         loop {
             let next = self.turn.lock().letting_go.some(fs, &**kernel, &self.store)?;
             match next {
@@ -240,13 +241,12 @@ impl Switcher {
                 Next::Drop(held) => {
                     // What is mounted there would be unmounted.
                     let shown = mountpoint.join(OsStr::from_bytes(&held.path));
-                    if mounts::below(mountpoint)?.iter().any(|mounted| mounted.starts_with(&shown)) {
-                        continue;
-                    }
-                    if let Err(error) = kernel.drop_entry(held.dir, &held.name)
-                        && !error.is_not_found()
-                    {
-                        return Err(error);
+                    let mounted = match &mounted {
+                        Some(mounted) => mounted,
+                        None => mounted.insert(mounts::below(mountpoint)?),
+                    };
+                    if !mounted.iter().any(|mounted| mounted.starts_with(&shown)) {
+                        kernel.drop_entry(held.dir, &held.name)?;
                     }
                 }
             }
