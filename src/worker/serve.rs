@@ -269,11 +269,8 @@ fn drop_unused(fs: &Arc<Fs>, kernel: &Arc<dyn Kernel>, mountpoint: &Path) -> Res
                 let dir = mountpoint.join(OsStr::from_bytes(dir));
                 mounted.iter().any(|mounted| mounted.starts_with(&dir))
             };
-            // One that the kernel does not hold any more is as good as dropped.
-            let is_dropped = |done: Result<()>| done.map_or_else(|error| error.is_not_found(), |()| true);
             unused.retain(|name| {
-                !name.dir_at.as_ref().is_some_and(leads_to_a_mount)
-                    && is_dropped(kernel.drop_entry(name.dir, &name.name))
+                !name.dir_at.as_ref().is_some_and(leads_to_a_mount) && kernel.drop_entry(name.dir, &name.name).is_ok()
             });
             Ok(())
         })
