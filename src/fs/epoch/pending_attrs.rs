@@ -33,8 +33,13 @@ impl PendingAttrs {
     /// A node is known by another number.
     pub(super) fn rename(&self, node: NodeId, known_as: NodeId) {
         // Both are there for an instant, so that nobody finds neither.
-        if node != known_as && self.contains(node) && self.nodes.insert(known_as) {
-            self.nodes.remove(&node);
+        if node == known_as || !self.contains(node) || !self.nodes.insert(known_as) {
+            return;
+        }
+        // Somebody else did the same meanwhile, and it was sent: it is taken back, or what was sent of it now counts
+        // for nothing.
+        if self.nodes.remove(&node).is_none() && self.nodes.remove(&known_as).is_none() {
+            self.left.fetch_add(1, Ordering::Relaxed);
         }
     }
 
