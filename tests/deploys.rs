@@ -1,10 +1,11 @@
-//! Deploys: a mount that lives for weeks keeps nothing of the releases that came and went.
+//! Deploys: a mount that lives for weeks keeps nothing of the releases that came and went,
+//! but for what is in use.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -107,4 +108,49 @@ fn a_site_that_is_deployed_again_and_again_takes_no_more_than_one_that_is_not() 
     let (memory, objects) = (rig.rss_anon(), bytes(&rig.store.join("objects")));
     assert!(memory < half.0 + 4 * 1024, "the daemon grew from {} to {memory} KiB", half.0);
     assert!(objects < half.1 + MIB / 16, "the objects grew from {} to {objects} bytes", half.1);
+}
+
+#[test]
+fn a_symlink_of_a_removed_release_that_is_held_in_a_scope_keeps_its_mtime() {
+    /// So many stamps that a few switches fill the file.
+    const FILES: usize = 6000;
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = Rig::with_limit(Duration::from_secs(240));
+    rig.ok(&["init", rig.store.to_str().unwrap(), "--writable", "media"]);
+    rig.setting("switch", "share_second", "true");
+    for n in 1..7 {
+        let tree = Tree::new().symlink("media/link", format!("{n}"));
+        let files = if n > 4 { FILES } else { 0 };
+        let tree = (0..files).fold(tree, |tree, file| tree.file(format!("many/{file}"), format!("{n}")));
+        rig.add(&n.to_string(), &tree);
+    }
+    rig.ok(&["switch", "1"]);
+    rig.mount();
+    rig.ok(&["switch", "2"]);
+    let link =
+        File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(rig.mnt.join("media/link"));
+    let link = link.unwrap();
+    let stamped = link.metadata().unwrap().mtime();
+    for n in 3..7 {
+        rig.ok(&["switch", &n.to_string()]);
+    }
+    for n in [2, 1, 3, 4] {
+        // Before it is let go, all that were removed earlier are searched. What is held keeps its manifest.
+        rig.ok(&["remove", &n.to_string()]);
+        let begun = Instant::now();
+        while removed_and_mapped(&rig) != 1 {
+            assert!(begun.elapsed() < PATIENCE, "{} removed releases are mapped", removed_and_mapped(&rig));
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    let stamps = || fs::metadata(rig.store.join("stamps")).unwrap().len();
+    let (mut len, mut switches) = (stamps(), 5..100);
+    while stamps() >= len {
+        len = stamps();
+        let switch = switches.next().expect("the stamps are written anew");
+        rig.ok(&["switch", if switch % 2 == 0 { "6" } else { "5" }]);
+    }
+    assert_eq!(link.metadata().unwrap().mtime(), stamped, "its release came later than its source was made");
 }

@@ -205,8 +205,13 @@ impl Service {
         }
         // In scopes the kernel knows them by other numbers.
         for (release, index) in self.fs.media.as_ref().map_or(Vec::new(), Media::held_of_releases) {
-            if !release.manifest.is_bad() && !self.switcher.is_there(&release)? {
-                held.insert(release.manifest.digest(index)?);
+            let manifest = &release.manifest;
+            if manifest.is_bad() || self.switcher.is_there(&release)? {
+                continue;
+            }
+            // A symlink has no content.
+            if manifest.node(index)?.kind == Kind::File {
+                held.insert(manifest.digest(index)?);
             }
         }
         Ok(held.into_iter().collect())

@@ -268,12 +268,9 @@ impl Media {
         self.home.try_change()
     }
 
-    /// Files of releases that the kernel holds in scopes: the release, and their number there.
+    /// Files and symlinks of releases that the kernel holds in scopes: the release, and their number there.
     pub fn held_of_releases(&self) -> Vec<(Arc<Release>, u32)> {
-        let mut held = self.nodes.lock().held_of_releases();
-        // A symlink has no content. The manifest may have to be read, so the lock is gone by now.
-        held.retain(|(release, index)| release.manifest.node(*index).is_ok_and(|node| node.kind == Kind::File));
-        held
+        self.nodes.lock().held_of_releases()
     }
 
     /// What is known of a node.
