@@ -4,8 +4,8 @@
 //!           nobody is served: ──────────────┐
 //!                                           ▼
 //!   begin ─Open─▶ opened ─Forget─▶ dropped ─Record─▶ recorded ─Settle─▶ ─Swap─▶ ─Leave─▶ swapped ─Forget─▶ tidied
-//!                                     │        │                   │ ▲
-//!                                     │        │       too late:   └─┘ Record, with a later arrival
+//!                                     │        │                                       │ ▲
+//!                                     │        │       the swap took a later arrival:  └─┘ Record
 //!                                     │        │
 //!                 too long, or failed └────────┴─Close─▶ ─Leave─▶ ─Restore─▶ taken back
 //! ```
@@ -124,6 +124,8 @@ pub struct Commit {
     served: Option<ServedSwitch>,
     /// What a stuck client keeps the kernel from forgetting.
     leftover: Invalidations,
+    /// Whether the swap came too late for the arrival that was recorded, and took a later one.
+    late: bool,
     state: State,
     end: End,
 }
@@ -146,7 +148,7 @@ impl Commit {
     }
 
     fn new(stamped: Stamped, served: Option<ServedSwitch>, leftover: Invalidations) -> Self {
-        Self { stamped, served, leftover, state: State::Begin, end: End::Switched(Tidy::Done) }
+        Self { stamped, served, leftover, late: false, state: State::Begin, end: End::Switched(Tidy::Done) }
     }
 
     /// Runs it to its end; gives what is left for the next switch.
@@ -184,22 +186,17 @@ impl Commit {
                 }
                 refused => self.take_back(refused),
             },
-            State::Settling if self.stamped.is_late(now) => {
-                self.stamped.arrive(now);
-                self.state = State::RecordingLater;
-                Some(Effect::Record(self.stamped.active().clone()))
+            State::Settling => self.swap(now),
+            // Before any disk and the tidying: a lookup that waits keeps its directory's lock.
+            State::Swapping => self.leave(State::Leaving),
+            State::Leaving => {
+                fault::point("switch.swapped");
+                if self.late { self.record_later() } else { self.tidy() }
             }
-            State::Settling => self.swap(),
             State::RecordingLater => {
                 if let Outcome::Failed(error) = outcome {
                     log::error!("{error}: the next mount shows files of the release's own layers a second earlier");
                 }
-                self.swap()
-            }
-            // Before the tidying: a lookup that waits keeps its directory's lock.
-            State::Swapping => self.leave(State::Leaving),
-            State::Leaving => {
-                fault::point("switch.swapped");
                 self.tidy()
             }
             State::Tidying => {
@@ -238,8 +235,17 @@ impl Commit {
         Some(Effect::Settle(served.transition.clone()))
     }
 
-    fn swap(&mut self) -> Option<Effect> {
+    fn record_later(&mut self) -> Option<Effect> {
+        self.state = State::RecordingLater;
+        Some(Effect::Record(self.stamped.active().clone()))
+    }
+
+    fn swap(&mut self, now: Duration) -> Option<Effect> {
         self.state = State::Swapping;
+        self.late = self.stamped.is_late(now);
+        if self.late {
+            self.stamped.arrive(now);
+        }
         let ServedSwitch { epoch, pair, .. } = self.served.as_ref()?;
         let active = self.stamped.active();
         let epoch = epoch.after(active.switch, pair.new.clone(), &pair.changes);
@@ -302,5 +308,83 @@ impl Commit {
     fn over(&mut self) -> Option<Effect> {
         self.state = State::Over;
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Moment, Plan};
+    use super::*;
+    use crate::fs::Release;
+    use crate::fs::media::Scopes;
+    use crate::store::media::scope::Scope;
+    use crate::store::release::manifest::{BuildNode, Builder, Manifest};
+    use crate::tree::Kind;
+    use std::path::Path;
+
+    /// Settles for as long as a test says, by a clock that stands still else, and notes each effect with its arrival.
+    struct Settling {
+        now: Duration,
+        settle: Duration,
+        seen: Vec<(&'static str, Option<i64>)>,
+    }
+
+    impl Runner for Settling {
+        fn perform(&mut self, effect: Effect) -> Outcome {
+            self.seen.push(match effect {
+                Effect::Record(active) => ("record", active.arrival),
+                Effect::Swap(epoch) => ("swap", epoch.arrival.map(|arrival| arrival.second)),
+                Effect::Leave(_) => ("leave", None),
+                Effect::Forget(_) => ("forget", None),
+                Effect::Settle(_) => {
+                    self.now += self.settle;
+                    ("settle", None)
+                }
+                _ => return Outcome::Done,
+            });
+            Outcome::Done
+        }
+
+        fn now(&self) -> Duration {
+            self.now
+        }
+    }
+
+    fn release(name: &str) -> Arc<Release> {
+        let bytes = Builder::new(BuildNode::new(b"", Kind::Dir, 0o755)).encode(0).expect("a manifest");
+        let manifest = Manifest::from_bytes(bytes, Path::new(name)).expect("whole");
+        Arc::new(Release { name: name.parse().expect("a name"), manifest })
+    }
+
+    /// What a switch at second 100 between two releases with own layers does, if it settles for so long.
+    fn switch(settle: Duration) -> Vec<(&'static str, Option<i64>)> {
+        let epoch = Arc::new(Epoch::new(1, release("a"), Arc::default()));
+        let active = Active {
+            release: "a".to_owned(),
+            previous: None,
+            rolled_back: false,
+            switch: 1,
+            second: 90,
+            since: 90,
+            stamps_len: 0,
+            arrival: None,
+        };
+        let scopes = Scopes::new(&[Scope::new("cache", true, "")]);
+        let plan = Plan::new(active, epoch, release("b"), false, Some(&scopes)).expect("a plan");
+        let stamped = plan.rehearse(Moment { second: 90, switch: 2, since: 100 }).expect("its stamps");
+        let mut runner = Settling { now: Duration::from_secs(100), settle, seen: Vec::new() };
+        let commit = stamped.commit_served(Invalidations::default()).expect("a commit");
+        assert!(matches!(commit.run(&mut runner).0, End::Switched(Tidy::Done)));
+        runner.seen
+    }
+
+    #[test]
+    fn whoever_waits_at_the_gate_waits_for_no_disk_and_an_arrival_is_never_late() {
+        let (forget, settle, leave) = (("forget", None), ("settle", None), ("leave", None));
+        let (record, swap) = (|second| ("record", Some(second)), |second| ("swap", Some(second)));
+        let in_time = [forget, record(101), settle, swap(101), leave, forget];
+        assert_eq!(switch(Duration::from_millis(40)), in_time);
+        let late = [forget, record(101), settle, swap(103), leave, record(103), forget];
+        assert_eq!(switch(Duration::from_millis(2_100)), late);
     }
 }
