@@ -84,7 +84,7 @@
 //!   inside   Switcher.settings, Published.0, MediaDisk.wanted, Lanes.lanes, Lane.queue, Watch.0, Epochs.current,
 //!            Epochs.past, Epochs.listings, Gate.0, Transition.noted, PendingAttrs.nodes, Faults.seen, Media.tops,
 //!            Media.nodes, Mount.lookups, Scopes.rules, Stamps.nodes, Objects.packs
-//!   waits    for the store's disk, the lock file `releases`, 2 s for the disk of media, 2 s for a second of its own,
+//!   waits    for the store's disk, the lock file `releases`, 2 s for the disk of media, 2.4 s for a second of its own,
 //!            limit_ms for the kernel, settle_ms for readers, 2.4 s until what it shows is of the past, and for what
 //!            the kernel says of 10,000 nodes
 //! Switcher.settings             switch/switcher.rs          the settings in use

@@ -602,6 +602,40 @@ fn a_switch_that_takes_longer_than_it_meant_to_shows_a_later_mtime() {
     assert_eq!(mtime(&mine), shown, "after a new mount");
 }
 
+#[test]
+fn what_a_switch_shows_shares_its_second_with_nothing_that_a_restore_has_just_shown() {
+    if skip_mounted() {
+        return;
+    }
+    let rig = own_seconds();
+    // The same release by another name: a switch to it takes no second of its own.
+    let same = Tree::new()
+        .file("cache/seed", "seed 1")
+        .file("cache/dir/deep", "deep 1")
+        .file("cache/only-1", "1")
+        .file("code", "1")
+        .dir("media");
+    add(&rig, "same", &same);
+    let seed = rig.mnt.join("cache/seed");
+    rig.ok(&["switch", "same"]);
+    fs::write(&seed, "of same").unwrap();
+    rig.ok(&["switch", "1"]);
+    for round in 0..3 {
+        fs::write(&seed, "of 1").unwrap();
+        thread::scope(|scope| {
+            let restore = scope.spawn(|| rig.ok(&["media", "restore", "cache/seed"]));
+            poll("the restore", || text(&seed) == "seed 1");
+            let restored = mtime(&seed).0;
+            rig.ok(&["switch", "same"]);
+            let (switched, answered) = (mtime(&seed).0, now());
+            assert_eq!(text(&seed), "of same");
+            assert!(restored < switched && switched < answered, "{round}: {restored}, {switched}, {answered}");
+            restore.join().unwrap();
+        });
+        rig.ok(&["switch", "1"]);
+    }
+}
+
 /// A change of the file at a path that leaves its content.
 type Change = &'static dyn Fn(&Path);
 

@@ -20,7 +20,7 @@
 //! - `publish` is what `status` shows. `busy` and `mounts` find who is in the way.
 //!
 //! **Locks.** The turn (one switch at a time) is taken first, the store's lock on its releases next, the epoch lock for
-//! an instant. Only switches, `restamp` and the letting go take the turn: what others want to know is published.
+//! an instant. Only switches, restores and the letting go take the turn: what others want to know is published.
 
 mod aside;
 mod busy;

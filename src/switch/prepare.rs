@@ -113,10 +113,9 @@ impl Stamped {
     /// write to that of the release before.
     pub(super) fn arrive(&mut self, now: Duration) {
         if self.has_own_layers() {
-            let last = self.before().and_then(|before| before.arrival);
             self.active.arrival = Some(match self.shares_second {
                 true => now.as_secs() as i64,
-                false => second_to_come(now, last),
+                false => second_to_come(now, self.active.taken()),
             });
         }
     }

@@ -1,7 +1,7 @@
 //! Stamps without a switch: the release's files show again where the writable layer gives up what hid them.
 
 use super::commit::{Effect, Outcome, Runner};
-use super::moment::{Clock, SystemClock, is_upon, outwait, second_to_come};
+use super::moment::{Clock, SystemClock, is_upon, outwait, second_of_restore};
 use super::runners::Disk;
 use super::switcher::Switcher;
 use crate::error::{Error, Result};
@@ -33,14 +33,28 @@ impl Restamped {
 
 impl Switcher {
     /// Gives nodes of releases an mtime that is later than any that their paths showed until now, durably. The next
-    /// switch that changes content takes a later second.
-    pub fn restamp(&self, nodes: &BTreeSet<NodeId>) -> Result<Restamped> {
-        let mut turn = self.turn.lock();
-        let active = turn.active.clone().ok_or_else(|| Error::failed("no release is active"))?;
-        let (now, shares_second) = (SystemClock.now(), self.settings().switch.share_second);
-        let second = match shares_second {
-            true => active.second.max(now.as_secs() as i64),
-            false => second_to_come(now, active.arrival).max(active.second + 1),
+    /// switch that changes content takes a later second. `before` is what the same restore did last: until its second
+    /// begins that does for more nodes.
+    pub fn restamp(&self, nodes: &BTreeSet<NodeId>, before: Option<Restamped>) -> Result<Restamped> {
+        let shares_second = self.settings().switch.share_second;
+        let (mut turn, active, second) = loop {
+            let turn = self.turn.lock();
+            let active = turn.active.clone().ok_or_else(|| Error::failed("no release is active"))?;
+            let now = SystemClock.now();
+            let same = before.filter(|before| before.second == active.second && !before.is_late());
+            let second = match same {
+                _ if shares_second => Ok(active.second.max(now.as_secs() as i64)),
+                Some(before) => Ok(before.second),
+                None => second_of_restore(now, &active),
+            };
+            match second {
+                Ok(second) => break (turn, active, second),
+                // Another restore waits for its second without the turn, and so does this one.
+                Err(left) => {
+                    drop(turn);
+                    SystemClock.sleep(left);
+                }
+            }
         };
         let stamp = Stamp { second, nanos: active.switch };
         let batch: Vec<(NodeId, Stamp)> = nodes.iter().map(|node| (*node, stamp)).collect();

@@ -32,14 +32,14 @@ pub(super) fn restore(
 ) -> Result<Shown> {
     let epoch = served();
     let planned = media.would_show(&epoch, path)?;
-    let mut stamped = if planned.is_empty() { None } else { Some(switcher.restamp(&planned)?) };
+    let mut stamped = if planned.is_empty() { None } else { Some(switcher.restamp(&planned, None)?) };
     let mut done = media.restore(Task { epoch: &epoch, contents, caller: Caller::ROOT }, path)?;
     // By now another release may be served, and more have been hidden; or it took so long that what was hidden may have
     // been written to in the very second of the stamps.
     let nodes = shown_at(&served(), done.restored.iter().map(|restored| &restored.path[..]));
     let nodes = nodes.and_then(|nodes| {
         if !nodes.is_subset(&planned) || !nodes.is_empty() && stamped.is_none_or(Restamped::is_late) {
-            stamped = Some(switcher.restamp(&nodes)?);
+            stamped = Some(switcher.restamp(&nodes, stamped)?);
         }
         Ok(nodes)
     });

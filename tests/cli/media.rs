@@ -275,6 +275,71 @@ fn a_restore_that_takes_longer_than_its_second_takes_a_later_one() {
     rig.umount();
 }
 
+/// Waits until it is late in a second: a second that is to come then is not the next one.
+fn late_in_a_second() {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !(720..780).contains(&SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_millis()) {
+        assert!(Instant::now() < end, "the clock stands still");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn restores_at_once_each_answer_when_the_second_of_what_they_show_is_over() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(&["media"]);
+    let names = ["logo", "theme/a", "theme/b", "other/c"];
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    for name in names {
+        fs::write(scope.join(name), "of the upload").unwrap();
+    }
+    late_in_a_second();
+    std::thread::scope(|threads| {
+        let restore = |name: &'static str| {
+            rig.ok(&["media", "restore", &format!("media/{name}")]);
+            let (shown, answered) = (second(scope.join(name)), now());
+            assert!(shown < answered, "{name} has second {shown}, and the answer is of {answered}");
+            shown
+        };
+        let restores = names.map(|name| threads.spawn(move || restore(name)));
+        let mut seconds = restores.map(|restore| restore.join().unwrap());
+        seconds.sort_unstable();
+        assert!(seconds.is_sorted_by(|one, next| one < next), "two share a second: {seconds:?}");
+    });
+    rig.umount();
+}
+
+#[test]
+fn a_switch_beside_a_restore_shows_nothing_of_a_time_to_come() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(&["media"]);
+    rig.mount();
+    rig.add("2", &Tree::new().file("page", "another").file("media/logo", "the release's"));
+    let (logo, page) = (rig.mnt.join("media/logo"), rig.mnt.join("page"));
+    fs::write(&logo, "of the upload").unwrap();
+    late_in_a_second();
+    std::thread::scope(|scope| {
+        let restore = scope.spawn(|| rig.ok(&["media", "restore", "media/logo"]));
+        let end = Instant::now() + Duration::from_secs(60);
+        while fs::read(&logo).unwrap() != b"the release's" {
+            assert!(Instant::now() < end, "the restore never shows anything");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        rig.ok(&["switch", "2"]);
+        let answered = now();
+        assert_eq!(fs::read_to_string(&page).unwrap(), "another");
+        assert!(second(&page) <= answered, "{} s in the future", second(&page) - answered);
+        assert!(second(&page) > second(&logo), "{} and {}", second(&page), second(&logo));
+        restore.join().unwrap();
+    });
+    rig.umount();
+}
+
 #[test]
 fn a_restore_that_is_stopped_anywhere_shows_no_older_mtime() {
     if skip_mounted() {

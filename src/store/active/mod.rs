@@ -32,7 +32,8 @@ pub struct Active {
     pub rolled_back: bool,
     /// The number of the last switch, from 1.
     pub switch: u32,
-    /// The second of the last switch that changed content: no two such switches share one.
+    /// The second of the last switch that changed content, or of a restore since: no two of them share one. That of a
+    /// restore was taken before it began.
     pub second: i64,
     /// When the last switch was, in seconds since 1970.
     pub since: i64,
@@ -40,7 +41,8 @@ pub struct Active {
     /// behind it belongs to a switch that was not finished.
     pub stamps_len: u64,
     /// The second after the one in which the active release was shown: no file of its own layer that was there before
-    /// shows an earlier mtime. None where no release has a layer of its own.
+    /// shows an earlier mtime. None until a switch shows a release that has a layer of its own; a later switch without
+    /// such layers leaves it as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrival: Option<i64>,
 }
@@ -51,6 +53,11 @@ impl Active {
         self.release
             .parse()
             .map_err(|_| Error::damaged(format!("the active release has an impossible name {:?}", self.release)))
+    }
+
+    /// The seconds that were taken last, in no order. They may be to come.
+    pub fn taken(&self) -> impl Iterator<Item = i64> {
+        [Some(self.second), self.arrival].into_iter().flatten()
     }
 }
 
