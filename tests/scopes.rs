@@ -1068,6 +1068,40 @@ fn df_in_a_scope_tells_of_the_disk_of_media() {
 }
 
 #[test]
+fn a_release_s_file_takes_the_blocks_that_it_takes_without_its_holes() {
+    if skip_mounted() {
+        return;
+    }
+    const MIB: u64 = 1 << 20;
+    let mut rig = store(OWN);
+    let source = rig.src.join("1");
+    Tree::new().dir("cache").dir("media").file("dense", vec![7; 2 << 20]).file("small", "small").write(&source);
+    for name in ["media/holes", "holes"] {
+        let file = File::create(source.join(name)).unwrap();
+        file.write_all_at(&vec![7; 3 << 20], 50 * MIB).unwrap();
+        file.set_len(100 * MIB).unwrap();
+    }
+    File::create(source.join("nothing")).unwrap().set_len(100 * MIB).unwrap();
+    rig.ok(&["add", "1", source.to_str().unwrap()]);
+    rig.ok(&["verify"]);
+    rig.mount();
+    let takes = |name: &str| fs::metadata(rig.mnt.join(name)).unwrap().blocks() * 512;
+    assert_eq!((takes("dense"), takes("small")), (2 * MIB, 512));
+    for name in ["media/holes", "holes"] {
+        assert!((3 * MIB..4 * MIB).contains(&takes(name)), "{name}: {}", takes(name));
+        assert_eq!(rustix::fs::listxattr(rig.mnt.join(name), &mut [0; 100][..]), Ok(0), "{name}");
+    }
+    // tar(1) takes a file without any for one without data.
+    assert!((1..MIB).contains(&takes("nothing")), "{}", takes("nothing"));
+    // The same content without the holes is no other file.
+    let dense = rig.src.join("2");
+    assert!(Command::new("cp").args(["-a", "--sparse=never"]).args([&source, &dense]).status().unwrap().success());
+    rig.ok(&["add", "2", dense.to_str().unwrap()]);
+    assert_eq!(rig.json(&["diff", "1", "2"]), serde_json::json!([]));
+    rig.umount();
+}
+
+#[test]
 fn a_file_with_holes_is_copied_up_with_its_holes() {
     if skip_mounted() {
         return;

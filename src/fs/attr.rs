@@ -92,14 +92,14 @@ impl Attr {
             Kind::Dir | Kind::Symlink => node.mode,
         };
         // A directory's size is of no use to anybody, but 0 looks broken in `ls`.
-        let size = if node.kind == Kind::Dir { 4096 } else { node.size };
+        let (size, on_disk) = if node.kind == Kind::Dir { (4096, 4096) } else { (node.size, node.on_disk) };
         Self {
             node: node.nodeid,
             kind: node.kind.into(),
             mode,
             owner: node.owner,
             size,
-            blocks: size.div_ceil(512),
+            blocks: on_disk.div_ceil(512),
             // 1 for directories too: it says that subdirectories are not counted (as btrfs and overlayfs say it).
             links: 1,
             atime: mtime,

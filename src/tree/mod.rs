@@ -43,6 +43,8 @@ pub struct Node {
     pub owner: Owner,
     /// Length of the content or target in bytes; 0 for a directory.
     pub size: u64,
+    /// Bytes of it that lie on a disk; the others are holes.
+    pub on_disk: u64,
     /// When its content first appeared at its path in the store: nanoseconds since 1970.
     pub mtime: i64,
     /// Number of its directory; 0 for the root.

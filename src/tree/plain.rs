@@ -84,7 +84,8 @@ fn flat(path: &[u8], item: &Item, parent: u32) -> Flat {
         Kind::Dir => NodeId::of_dir(path),
         _ => StoredId::of_leaf(path, kind, digest, mode, owner).served(),
     };
-    let node = Node { nodeid, kind, mode, owner, size: content.len() as u64, mtime: 0, parent };
+    let node =
+        Node { nodeid, kind, mode, owner, size: content.len() as u64, on_disk: content.len() as u64, mtime: 0, parent };
     Flat { path: path.to_vec(), node, children: 0..0, digest }
 }
 

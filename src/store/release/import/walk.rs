@@ -204,6 +204,7 @@ fn found(name: &[u8], parent: u32, kind: Kind, stat: &Stat) -> Found {
         node.size = stat.st_size as u64;
     }
     let blocks_bytes = (stat.st_blocks as u64).saturating_mul(512);
+    node.on_disk = blocks_bytes;
     Found { parent, node, look: Fingerprint::of(stat), blocks_bytes, known: false, trusted: false }
 }
 

@@ -25,6 +25,8 @@ pub struct BuildNode {
     pub mtime: i64,
     /// A file's size in bytes.
     pub size: u64,
+    /// How many of them lie on a disk: a file with holes has fewer.
+    pub on_disk: u64,
     /// Hash of a file's content; of no meaning for others.
     pub digest: Digest,
     /// A symlink's target.
@@ -45,6 +47,7 @@ impl BuildNode {
             owner: Owner::default(),
             mtime: 0,
             size: 0,
+            on_disk: u64::MAX,
             digest: Digest([0; 32]),
             target: Vec::new(),
             xattrs: Vec::new(),
@@ -194,7 +197,7 @@ impl Builder {
                 owner: U16::new(tables.owner(node.owner)?),
                 name_len: node.name.len() as u8,
                 kind: node.kind as u8,
-                xattr: U16::new(tables.xattrs(&node.xattrs)?),
+                xattr: U16::new(tables.xattrs(&format::with_holes(&node.xattrs, node.size, node.on_disk))?),
             });
         }
         Ok((records, tables))
@@ -230,8 +233,8 @@ impl Builder {
     /// From the last level to the root: a directory's entries stand on the level behind it.
     fn digests(&self, order: &[u32], levels: &[usize], records: &[NodeRecord], tables: &Tables) -> Vec<[u8; 32]> {
         let mut digests = vec![[0; 32]; records.len()];
-        let xattr_hashes: Vec<Digest> =
-            tables.xattr_list.iter().map(|set| Digest::of(&format::encode_xattr_set(set))).collect();
+        let xattr_hashes: Vec<Option<Digest>> =
+            tables.xattr_list.iter().map(|set| hash_of(&format::of_user(set.clone()))).collect();
         let mut end = order.len();
         for begin in levels.iter().rev() {
             let (before, behind) = digests.split_at_mut(end);
@@ -247,7 +250,7 @@ impl Builder {
                             let entry = &self.nodes[order[child] as usize];
                             let xattrs = match record.xattr.get() {
                                 0 => None,
-                                set => Some(xattr_hashes[set as usize - 1]),
+                                set => xattr_hashes[set as usize - 1],
                             };
                             hasher.entry(&DirEntry {
                                 name: &entry.name,
@@ -379,15 +382,17 @@ impl DirHasher {
     }
 }
 
+/// The hash of a set of extended attributes, if there are any.
+fn hash_of(xattrs: &Xattrs) -> Option<Digest> {
+    (!xattrs.is_empty()).then(|| Digest::of(&format::encode_xattr_set(xattrs)))
+}
+
 /// The digest of a directory with these entries, from what the manifest now says of them.
 pub(super) fn dir_digest(manifest: &Manifest, children: Range<u32>) -> Result<Digest> {
     let mut hasher = DirHasher::new();
     for child in children {
         let node = manifest.node(child)?;
-        let xattrs = match manifest.has_xattrs(child)? {
-            true => Some(Digest::of(&format::encode_xattr_set(&manifest.xattrs(child)?))),
-            false => None,
-        };
+        let xattrs = hash_of(&manifest.xattrs(child)?);
         hasher.entry(&DirEntry {
             name: manifest.name(child)?,
             kind: node.kind,

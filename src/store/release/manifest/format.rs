@@ -159,6 +159,37 @@ impl Header {
     }
 }
 
+/// Stands in a set beside the user's attributes and is none: the share of a large file that lies on a disk, in
+/// 65,536ths of its size (u16, little-endian, rounded up). The rest are holes. No digest covers it.
+const ON_DISK: &[u8] = b"verfs.on_disk";
+/// From this size on, holes are noted.
+const LARGE: u64 = 1 << 20;
+
+/// A file's set, with what of its size lies on a disk.
+pub(super) fn with_holes(user: &Xattrs, size: u64, on_disk: u64) -> Xattrs {
+    // Never nothing: tar(1) takes a file without blocks for one without data, and some file systems say so too early.
+    let share = (u128::from(on_disk.max(1)) << 16).div_ceil(u128::from(size.max(1)));
+    let noted = u16::try_from(share).ok().filter(|_| size >= LARGE);
+    let holes = noted.map(|share| (ON_DISK.to_vec(), share.to_le_bytes().to_vec()));
+    user.iter().cloned().chain(holes).collect()
+}
+
+/// The user's attributes in a set.
+pub(super) fn of_user(set: Xattrs) -> Xattrs {
+    set.into_iter().filter(|(name, _)| name != ON_DISK).collect()
+}
+
+/// How many bytes of a file of this size lie on a disk, as its set says; all of it, if that says nothing.
+pub(super) fn on_disk(set: &Xattrs, size: u64) -> u64 {
+    let share = set.iter().find(|(name, _)| name == ON_DISK).and_then(|(_, share)| share[..].try_into().ok());
+    share.map_or(size, |share| ((u128::from(size) * u128::from(u16::from_le_bytes(share))) >> 16) as u64)
+}
+
+/// Whether a file of this size may have holes that are noted.
+pub(super) fn may_have_holes(size: u64) -> bool {
+    size >= LARGE
+}
+
 /// The xattrs section for these sets.
 pub(super) fn encode_xattrs(sets: &[Xattrs]) -> Vec<u8> {
     let mut offsets = (sets.len() as u32).to_le_bytes().to_vec();

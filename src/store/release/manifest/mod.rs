@@ -250,16 +250,15 @@ impl Manifest {
 
     /// The extended attributes of a node.
     pub fn xattrs(&self, index: u32) -> Result<Xattrs> {
-        match self.record(index)?.xattr.get() {
+        self.xattr_set(&self.record(index)?).map(format::of_user)
+    }
+
+    fn xattr_set(&self, record: &NodeRecord) -> Result<Xattrs> {
+        match record.xattr.get() {
             0 => Ok(Vec::new()),
             set => format::decode_xattrs(self.section(Section::Xattrs), set - 1)
                 .ok_or_else(|| self.damaged("its extended attributes cannot be read")),
         }
-    }
-
-    /// Whether a node has extended attributes at all.
-    pub fn has_xattrs(&self, index: u32) -> Result<bool> {
-        Ok(self.record(index)?.xattr.get() != 0)
     }
 
     /// Reads the whole file and checks everything that a hash covers; in one thread, since a switch does it beside
@@ -330,6 +329,10 @@ impl Tree for Manifest {
             mode: record.mode.get(),
             owner: self.owner(record.owner.get())?,
             size,
+            on_disk: match kind == Kind::File && format::may_have_holes(size) {
+                true => format::on_disk(&self.xattr_set(&record)?, size),
+                false => size,
+            },
             mtime: record.mtime.get(),
             parent,
         })
