@@ -38,7 +38,10 @@ impl SmallDisk {
 
     /// A disk in this image, at a directory that is there.
     pub fn of_image(image: &Path, dir: &Path) -> SmallDisk {
-        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(dir));
+        // A copy of an xfs has the UUID of the first, which may not be gone yet.
+        let blkid = Command::new("blkid").args(["-o", "value", "-s", "TYPE"]).arg(image).output().unwrap();
+        let how = if blkid.stdout.starts_with(b"xfs") { "loop,nouuid" } else { "loop" };
+        run(Command::new("mount").args(["-o", how]).arg(image).arg(dir));
         SmallDisk(dir.to_owned())
     }
 

@@ -186,12 +186,17 @@ impl Visible<'_> {
             drop(nodes);
             number = Some(self.number_of_new(path, &layered, &backing)?);
         };
+        let links = layered.stat.as_ref().map_or(0, |stat| stat.st_nlink);
+        if nodes.miscounts(seen, links) {
+            return Ok(Attempt::Outran);
+        }
         let moving = nodes.get(node).is_some_and(|held| held.moving > 0);
         let orphan = nodes.found_again(node);
         drop(nodes);
         if let Some(orphan) = orphan {
             // Its name among the orphans would count as a link.
             self.media.home.drop_orphan(&orphan);
+            self.media.nodes.lock().dropped_orphan(node);
             layered = self.look(path)?;
         }
         let attr = self.attr(node, path, &layered)?;

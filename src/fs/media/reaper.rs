@@ -59,10 +59,13 @@ impl Media {
     pub fn reap(&self) {
         let mut later = Vec::new();
         for node in self.mount.take_forgotten() {
-            match self.let_go_of(node) {
-                (LetGo::Gone(Some((scope, orphan))), _closing) => self.let_go(scope, &orphan),
-                (LetGo::Later, _) => later.push(node),
-                (LetGo::Gone(None) | LetGo::Stays, _) => {}
+            let mut what = self.let_go_of(node, false);
+            if let LetGo::Drop(scope, orphan) = what {
+                self.let_go(scope, &orphan);
+                what = self.let_go_of(node, true);
+            }
+            if let LetGo::Later = what {
+                later.push(node);
             }
         }
         later.into_iter().for_each(|node| self.mount.lost_names(node));
@@ -70,16 +73,18 @@ impl Media {
     }
 
     /// Takes the lock anew for each node, so that no request waits for all of them.
-    fn let_go_of(&self, node: NodeId) -> (LetGo, Closing) {
+    fn let_go_of(&self, node: NodeId, dropped: bool) -> LetGo {
         let mut nodes = self.nodes.lock();
-        let gone = nodes.let_go(node);
+        let gone = nodes.let_go(node, dropped);
         let mut closing = Closing::default();
-        if let LetGo::Gone(_) = gone {
+        if let LetGo::Gone = gone {
             // Before its number can be given to another file.
             closing = self.close(node);
             self.truncations.cancel(node);
         }
-        (gone, closing)
+        drop(nodes);
+        drop(closing);
+        gone
     }
 
     /// Nobody can reach an unlinked file any more.

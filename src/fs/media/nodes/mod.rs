@@ -45,6 +45,7 @@ pub(in crate::fs::media) struct Seen {
     pub(in crate::fs::media) dir: LayerPath,
     ended: u64,
     moved: u64,
+    dropped: u64,
 }
 
 /// All nodes of a store.
@@ -65,6 +66,8 @@ pub(in crate::fs::media) struct Nodes {
     /// How many were moved, and the last of them: where each was and where it went.
     moved: u64,
     last_moved: VecDeque<[LayerPath; 2]>,
+    /// How many names among the orphans were dropped.
+    dropped: u64,
 }
 
 impl Nodes {
@@ -80,6 +83,7 @@ impl Nodes {
             moving: Vec::new(),
             moved: 0,
             last_moved: VecDeque::new(),
+            dropped: 0,
         }
     }
 
@@ -183,7 +187,7 @@ impl Nodes {
 
     /// A look at names of this directory begins.
     pub(in crate::fs::media) fn seen(&self, dir: LayerPath) -> Seen {
-        Seen { ended: self.ended[self.counter(&dir)], moved: self.moved, dir }
+        Seen { ended: self.ended[self.counter(&dir)], moved: self.moved, dropped: self.dropped, dir }
     }
 
     /// Whether what a look saw may not hold any more: a step ended meanwhile. At most one step at a time is under way
@@ -194,6 +198,11 @@ impl Nodes {
         self.ended[self.counter(&seen.dir)] != seen.ended
             || since > MOVES
             || moves.any(|moved| seen.dir.is_within(moved))
+    }
+
+    /// Whether a file's number of links may count a name among the orphans that was dropped meanwhile.
+    pub(in crate::fs::media) fn miscounts(&self, seen: &Seen, links: u64) -> bool {
+        links > 1 && self.dropped != seen.dropped
     }
 
     /// Whether a directory, or one above it, is being moved: what is in it may be found at neither place.
@@ -302,10 +311,21 @@ impl Nodes {
         }
     }
 
-    /// A file that lost the last name we knew of, and that has another: it is no orphan. Gives what it was kept as.
+    /// A file that lost the last name we knew of, and that has another: it is no orphan. Gives what it is kept as,
+    /// which is to be dropped.
     pub(in crate::fs::media) fn found_again(&mut self, node: NodeId) -> Option<Orphan> {
-        let held = self.nodes.peek_mut(&node).filter(|held| held.moving == 0)?;
-        held.orphan.take_if(|orphan| !matches!(orphan, Orphan::Gone))
+        let held = self.nodes.peek_mut(&node).filter(|held| held.moving == 0 && !held.names.is_empty())?;
+        held.orphan.take_if(|orphan| matches!(orphan, Orphan::Gone));
+        held.orphan.clone()
+    }
+
+    /// What a node was kept as is dropped.
+    pub(in crate::fs::media) fn dropped_orphan(&mut self, node: NodeId) {
+        self.dropped += 1;
+        if let Some(held) = self.nodes.peek_mut(&node) {
+            let has_names = !held.names.is_empty();
+            held.orphan = held.orphan.take().filter(|_| !has_names).map(|_| Orphan::Gone);
+        }
     }
 
     /// The name stands for this node no more. A node that nobody holds is let go with its last name.
@@ -353,12 +373,20 @@ impl Nodes {
         held.collect()
     }
 
-    /// Lets go of a node if the kernel does not know it and nothing is under way with it.
-    pub(in crate::fs::media) fn let_go(&mut self, node: NodeId) -> LetGo {
+    /// Lets go of a node if the kernel does not know it and nothing is under way with it. `dropped`: what it was kept
+    /// as is dropped already. Until then it is known: who looks at its file by another name must not count that as a
+    /// link.
+    pub(in crate::fs::media) fn let_go(&mut self, node: NodeId, dropped: bool) -> LetGo {
+        if dropped {
+            self.dropped_orphan(node);
+        }
         match self.nodes.peek(&node) {
             _ if self.mount.knows(node) => return LetGo::Stays,
             None => return LetGo::Stays,
             Some(held) if held.moving > 0 || held.changing > 0 => return LetGo::Later,
+            Some(MediaNode { orphan: Some(orphan), scope, .. }) if !dropped => {
+                return LetGo::Drop(*scope, orphan.clone());
+            }
             Some(_) => {}
         }
         for _ in 0..NAMES {
@@ -370,8 +398,10 @@ impl Nodes {
             return LetGo::Later;
         }
         self.set_backing(node, Backing::Gone);
-        let Some(gone) = self.nodes.pop(&node) else { return LetGo::Stays };
-        LetGo::Gone(gone.orphan.map(|orphan| (gone.scope, orphan)))
+        match self.nodes.pop(&node) {
+            Some(_) => LetGo::Gone,
+            None => LetGo::Stays,
+        }
     }
 }
 
@@ -382,6 +412,8 @@ pub(in crate::fs::media) enum LetGo {
     Stays,
     /// Something is under way with it.
     Later,
-    /// It is gone; what it was kept as is to be dropped.
-    Gone(Option<(ScopeId, Orphan)>),
+    /// What it is kept as is to be dropped first.
+    Drop(ScopeId, Orphan),
+    /// It is gone.
+    Gone,
 }
