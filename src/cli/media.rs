@@ -4,6 +4,7 @@ use super::output::{Output, show_path};
 use super::which;
 use crate::control::client::Client;
 use crate::error::{Error, Result};
+use crate::protocol::request::Own;
 use crate::protocol::{Adopted, EncodedPath, Restored, Way, request};
 use crate::store::Store;
 use crate::store::journal::{Asker, Line};
@@ -49,10 +50,29 @@ struct Adopt {
 /// Let the release's file show again: drop the upload, or the removal, that hides it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: verfs media restore media/logo.png\n\
-    Of a directory, all below it that is hidden; see `verfs status --shadowed`.")]
+    Of a directory, all below it that is hidden; see `verfs status --shadowed`. What is given up is gone for good.")]
 struct Restore {
     /// A path in the docroot
     path: PathBuf,
+    /// Whether files and directories stay that the release lacks there. With `no` all of them are removed, for good:
+    /// then the path shows what the release has, and nothing else
+    #[arg(long, value_enum, default_value_t = KeepOwn::Yes)]
+    keep_own: KeepOwn,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum KeepOwn {
+    Yes,
+    No,
+}
+
+impl From<KeepOwn> for Own {
+    fn from(keep: KeepOwn) -> Self {
+        match keep {
+            KeepOwn::Yes => Self::Keep,
+            KeepOwn::No => Self::GiveUp,
+        }
+    }
 }
 
 pub(super) fn media(verb: &Media, store: Option<&Path>, output: Output) -> Result<()> {
@@ -101,7 +121,7 @@ fn scope_for<'a>(verb: &Adopt, store: &'a Store) -> Result<&'a Scope> {
 fn restore(verb: &Restore, store: &Store, output: Output) -> Result<()> {
     let path = docroot_path(&verb.path, store)?;
     let mut line = Line::done("restore", Asker::this_process());
-    let restored = match restored(store, &path) {
+    let restored = match restored(store, &path, verb.keep_own.into()) {
         Ok(restored) => restored,
         Err(error) => {
             // Refused, it did nothing. Else some uploads may be given up.
@@ -117,8 +137,12 @@ fn restore(verb: &Restore, store: &Store, output: Output) -> Result<()> {
             return Err(error);
         }
     };
-    line.note = Some(format!("{} ({} names)", show_path(&path), restored.count));
-    if restored.count > 0 {
+    let given_up = match restored.given_up {
+        0 => String::new(),
+        count => format!(", {count} of the user's given up"),
+    };
+    line.note = Some(format!("{} ({} names{given_up})", show_path(&path), restored.count));
+    if restored.count + restored.given_up > 0 {
         store.write_journal(&line)?;
     }
     output.result(&restored, || restored_text(&path, &restored));
@@ -126,7 +150,7 @@ fn restore(verb: &Restore, store: &Store, output: Output) -> Result<()> {
 }
 
 fn restored_text(path: &[u8], restored: &Restored) -> String {
-    if restored.count == 0 {
+    if restored.count + restored.given_up == 0 {
         return format!("nothing hides {}; nothing to do\n", show_path(path));
     }
     let names = restored.restored.iter();
@@ -136,13 +160,16 @@ fn restored_text(path: &[u8], restored: &Restored) -> String {
     if listed < restored.count {
         text += &format!("and {} more: {} in all\n", restored.count - listed, restored.count);
     }
+    if restored.given_up > 0 {
+        text += &format!("{} names that the release lacks are gone\n", restored.given_up);
+    }
     text
 }
 
 /// By the daemon, which tells the kernel; without one on disk alone.
-fn restored(store: &Store, path: &[u8]) -> Result<Restored> {
+fn restored(store: &Store, path: &[u8], own: Own) -> Result<Restored> {
     if let Some(mut daemon) = which::daemon(store)? {
-        return restored_by(&mut daemon, &EncodedPath::from(path));
+        return restored_by(&mut daemon, &EncodedPath::from(path), own);
     }
     let Some(lock) = store.lock_active()? else {
         return Err(Error::busy(format!(
@@ -150,16 +177,17 @@ fn restored(store: &Store, path: &[u8]) -> Result<Restored> {
             store.root().display()
         )));
     };
+    let done = unmounted::restore(store, &lock, path, own)?;
     let restored: Vec<EncodedPath> =
-        unmounted::restore(store, &lock, path)?.iter().map(|path| EncodedPath::from(&path[..])).collect();
-    Ok(Restored { count: restored.len() as u64, restored, next: None })
+        done.restored.iter().map(|restored| EncodedPath::from(&restored.path[..])).collect();
+    Ok(Restored { count: restored.len() as u64, restored, given_up: done.given_up.len() as u64, next: None })
 }
 
 /// All pages of the answer. What was restored is restored, so a page that does not come only shortens the list.
-fn restored_by(daemon: &mut Client, path: &EncodedPath) -> Result<Restored> {
-    let mut all = daemon.call(request::Restore { path: path.clone(), after: 0 }, RESTORE_WAIT)?;
+fn restored_by(daemon: &mut Client, path: &EncodedPath, own: Own) -> Result<Restored> {
+    let mut all = daemon.call(request::Restore { path: path.clone(), after: 0, own }, RESTORE_WAIT)?;
     while let Some(after) = all.next.take() {
-        match daemon.call(request::Restore { path: path.clone(), after }, RESTORE_WAIT) {
+        match daemon.call(request::Restore { path: path.clone(), after, own }, RESTORE_WAIT) {
             Ok(page) => {
                 all.restored.extend(page.restored);
                 all.next = page.next;

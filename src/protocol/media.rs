@@ -36,6 +36,9 @@ pub struct Restored {
     pub restored: Vec<EncodedPath>,
     /// How many there are in all, listed here or not.
     pub count: u64,
+    /// How many names are gone that only the user had. 0 if an older daemon does not say.
+    #[serde(default)]
+    pub given_up: u64,
     /// Where the next page begins; none if this is the last one.
     pub next: Option<u64>,
 }

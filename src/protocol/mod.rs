@@ -12,6 +12,7 @@
 //!           {"protocol":1,"op":"pinned","after":0}                                      after: 0 when missing
 //!           {"protocol":1,"op":"repacked"}
 //!           {"protocol":1,"op":"restore","path":"media/logo.png","after":0}             after: 0 when missing
+//!           {"protocol":1,"op":"restore","path":"media/news","after":0,"own":"give_up"} own: "keep" when missing
 //! reply     {"protocol":1,"ok":VALUE}                                                   VALUE: a `Call::Reply`
 //!           {"error":TEXT,"code":1,"kind":"busy"}                                       a `Failure`
 //! ```

@@ -143,6 +143,28 @@ pub struct Restore {
     /// 0: restore. Else nothing is restored: it is a page of what the last `restore` of this path said, from there on.
     #[serde(default)]
     pub after: u64,
+    /// What becomes of what the release lacks there. Left out where it stays: an older daemon knows no other way, and
+    /// refuses what it does not know.
+    #[serde(default, skip_serializing_if = "Own::is_kept")]
+    pub own: Own,
+}
+
+/// What becomes of names that only the writable layer has, below a path that is restored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Own {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They go, with what they stand for.
+    GiveUp,
+}
+
+impl Own {
+    fn is_kept(&self) -> bool {
+        *self == Self::Keep
+    }
 }
 
 impl Request {

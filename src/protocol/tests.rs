@@ -1,7 +1,9 @@
 //! Requests and replies as lines.
 
 #![allow(clippy::unwrap_used)]
-use super::request::{Pinned as PinnedCall, Reload, Repacked, Restore, Rollback, Status as StatusCall, Switch, Umount};
+use super::request::{
+    Own, Pinned as PinnedCall, Reload, Repacked, Restore, Rollback, Status as StatusCall, Switch, Umount,
+};
 use super::*;
 use crate::error::{Error, ErrorKind};
 use crate::tree::Digest;
@@ -15,6 +17,10 @@ fn rollback(release: Option<&str>) -> Request {
     Rollback { release: release.map(|name| name.parse().unwrap()), ..Rollback::default() }.into()
 }
 
+fn restore(own: Own) -> Request {
+    Restore { path: EncodedPath::from(&b"a b"[..]), after: 0, own }.into()
+}
+
 fn every_request() -> Vec<Request> {
     vec![
         StatusCall {}.into(),
@@ -26,7 +32,8 @@ fn every_request() -> Vec<Request> {
         Umount { lazy: true }.into(),
         PinnedCall { after: u64::MAX }.into(),
         Repacked {}.into(),
-        Restore { path: EncodedPath::from(&b"a%/\xff\n"[..]), after: 7 }.into(),
+        Restore { path: EncodedPath::from(&b"a%/\xff\n"[..]), after: 7, own: Own::Keep }.into(),
+        Restore { path: EncodedPath::from(&b"a"[..]), after: 0, own: Own::GiveUp }.into(),
     ]
 }
 
@@ -59,7 +66,8 @@ fn requests_are_read() {
         (r#"{"op":"repacked"}"#, Repacked {}.into()),
         (r#"{"op":"umount"}"#, Umount { lazy: false }.into()),
         (r#"{"op":"umount","lazy":true}"#, Umount { lazy: true }.into()),
-        (r#"{"op":"restore","path":"a b"}"#, Restore { path: EncodedPath::from(&b"a b"[..]), after: 0 }.into()),
+        (r#"{"op":"restore","path":"a b"}"#, restore(Own::Keep)),
+        (r#"{"op":"restore","path":"a b","own":"give_up"}"#, restore(Own::GiveUp)),
         (r#"{"op":"pinned"}"#, PinnedCall { after: 0 }.into()),
         (r#"{"op":"pinned","after":18446744073709551615}"#, PinnedCall { after: u64::MAX }.into()),
     ];
@@ -191,9 +199,12 @@ fn replies_survive_the_wire() {
     let pinned = PinnedPage { objects: vec![Digest::of(b"a"), Digest::of(b"b")], next: Some(2) };
     let bytes = encode_reply(&Ok(Reply::Pinned(pinned.clone())));
     assert_eq!(decode_reply::<PinnedPage>(line_of(&bytes)).unwrap(), pinned);
-    let restored = Restored { restored: vec![EncodedPath::from(&b"a\nb\xff"[..])], count: 60, next: None };
+    let restored = Restored { restored: vec![EncodedPath::from(&b"a\nb\xff"[..])], count: 60, given_up: 3, next: None };
     let bytes = encode_reply(&Ok(Reply::Restored(restored.clone())));
     assert_eq!(decode_reply::<Restored>(line_of(&bytes)).unwrap(), restored);
+    // Of a daemon that knows only to keep what the user has.
+    let older = br#"{"protocol":1,"ok":{"restored":[],"count":1,"next":null}}"#;
+    assert_eq!(decode_reply::<Restored>(older).unwrap(), Restored { count: 1, ..Restored::default() });
     assert_eq!(encode_reply(&Ok(Reply::Done(Done {}))), b"{\"ok\":{}}\n");
 }
 

@@ -4,6 +4,7 @@
 use crate::error::Result;
 use crate::fs::media::{Caller, Restoration, Task, shown_at};
 use crate::fs::{Contents, Epoch, Media};
+use crate::protocol::request::Own;
 use crate::switch::{Restamped, Switcher};
 use crate::tree::NodeId;
 use std::collections::BTreeSet;
@@ -23,17 +24,18 @@ impl Shown {
     }
 }
 
-/// Lets what is hidden at a path of the docroot, and below it, show again.
+/// Lets what is hidden at a path of the docroot, and below it, show again. `own` is what becomes of what the release
+/// lacks there.
 pub(super) fn restore(
     (media, contents): (&Media, &Contents),
     switcher: &Switcher,
     served: impl Fn() -> Arc<Epoch>,
-    path: &[u8],
+    (path, own): (&[u8], Own),
 ) -> Result<Shown> {
     let epoch = served();
-    let planned = media.would_show(&epoch, path)?;
+    let planned = media.would_show(&epoch, path, own)?;
     let mut stamped = if planned.is_empty() { None } else { Some(switcher.restamp(&planned, None)?) };
-    let mut done = media.restore(Task { epoch: &epoch, contents, caller: Caller::ROOT }, path)?;
+    let mut done = media.restore(Task { epoch: &epoch, contents, caller: Caller::ROOT }, path, own)?;
     // By now another release may be served, and more have been hidden; or it took so long that what was hidden may have
     // been written to in the very second of the stamps.
     let nodes = shown_at(&served(), done.restored.iter().map(|restored| &restored.path[..]));

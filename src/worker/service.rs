@@ -3,11 +3,11 @@
 use super::restore;
 use crate::control::server::{Answer, Peer};
 use crate::error::{Error, Result};
-use crate::fs::media::Restored;
+use crate::fs::media::KnownName;
 use crate::fs::refused::Refusal;
 use crate::fs::{Fs, Media};
 use crate::fuse::Mountpoint;
-use crate::protocol::request::{Restore, Rollback, Switch};
+use crate::protocol::request::{Own, Restore, Rollback, Switch};
 use crate::protocol::{
     self, Descriptors, Done, EncodedPath, FaultKind, Faults, Limit, MAX_LINE, PinnedPage, Refused, Reloaded, Reply,
     Request, StoreStatus, Switching, Tidy, Time, fitting,
@@ -52,6 +52,7 @@ struct LastRestore {
     /// Without those, if any, that are too long for a line.
     names: Vec<EncodedPath>,
     count: u64,
+    given_up: u64,
 }
 
 impl Service {
@@ -148,23 +149,26 @@ impl Service {
     }
 
     /// Lets what is hidden at a path show again.
-    fn restore(&self, path: &EncodedPath) -> Result<protocol::Restored> {
+    fn restore(&self, path: &EncodedPath, own: Own) -> Result<protocol::Restored> {
         let media = self.fs.media.as_ref().ok_or_else(|| Error::request("the store has no scopes"))?;
         let (contents, served) = (&self.fs.descriptors, || self.fs.epochs.load());
-        let shown = restore::restore((media, contents), &self.switcher, served, &path.decode())?;
-        for Restored { dir, name, .. } in &shown.done.restored {
+        let shown = restore::restore((media, contents), &self.switcher, served, (&path.decode(), own))?;
+        let restored = shown.done.restored.iter().map(|restored| &restored.known);
+        for KnownName { dir, name, node } in shown.done.given_up.iter().chain(restored) {
             self.kernel.drop_entry(*dir, name)?;
             self.kernel.drop_attributes(*dir)?;
+            // Its count of links.
+            node.iter().try_for_each(|node| self.kernel.drop_attributes(*node))?;
         }
         for node in &shown.nodes {
             self.kernel.drop_attributes(node.scoped())?;
         }
         shown.outwait();
-        let restored = shown.done.whole()?;
-        let count = restored.len() as u64;
-        let names = restored.iter().map(|restored| EncodedPath::from(&restored.path[..]));
+        let done = shown.done.whole()?;
+        let (count, given_up) = (done.restored.len() as u64, done.given_up.len() as u64);
+        let names = done.restored.iter().map(|restored| EncodedPath::from(&restored.path[..]));
         let names = names.filter(|name| fitting(std::slice::from_ref(name), PAGE) == 1).collect();
-        let restore = LastRestore { path: path.clone(), names, count };
+        let restore = LastRestore { path: path.clone(), names, count, given_up };
         let first = restore.page(0);
         *self.last_restore.lock() = if first.next.is_some() { restore } else { LastRestore::default() };
         Ok(first)
@@ -238,8 +242,8 @@ impl Answer for Service {
                 self.fs.descriptors.objects().refresh()?;
                 Ok(Reply::Done(Done {}))
             }
-            Request::Restore(Restore { path, after: 0 }) => self.restore(&path).map(Reply::Restored),
-            Request::Restore(Restore { path, after }) => self.restored_page(&path, after).map(Reply::Restored),
+            Request::Restore(Restore { path, after: 0, own }) => self.restore(&path, own).map(Reply::Restored),
+            Request::Restore(Restore { path, after, .. }) => self.restored_page(&path, after).map(Reply::Restored),
         }
     }
 }
@@ -247,7 +251,7 @@ impl Answer for Service {
 impl LastRestore {
     fn page(&self, after: u64) -> protocol::Restored {
         let (restored, next) = page(&self.names, after);
-        protocol::Restored { restored, count: self.count, next }
+        protocol::Restored { restored, count: self.count, given_up: self.given_up, next }
     }
 }
 

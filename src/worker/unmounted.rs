@@ -2,8 +2,9 @@
 
 use super::restore;
 use crate::error::{Error, Result};
-use crate::fs::media::How;
+use crate::fs::media::{How, Restoration};
 use crate::fs::{Contents, Epoch, Media, Release};
+use crate::protocol::request::Own;
 use crate::store::Store;
 use crate::store::lock::Lock;
 use crate::store::release::objects::Objects;
@@ -41,13 +42,13 @@ pub(crate) fn hidden_in_switch(store: &Store, to: &ReleaseName) -> Result<usize>
 
 /// Lets what is hidden at a path of the docroot, and below it, show again. Nobody serves the store: the lock keeps it
 /// so.
-pub(crate) fn restore(store: &Store, lock: &Lock, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn restore(store: &Store, lock: &Lock, path: &[u8], own: Own) -> Result<Restoration> {
     store.make_layer()?;
     let (media, epoch) = opened(store)?;
     media.make_own_layer(&epoch.release.name, &store.settings().scopes)?;
     let contents = Contents::new(Objects::of(store.root())?, 16);
     let (switcher, epoch) = (Switcher::unmounted(store, lock)?, Arc::new(epoch));
-    let shown = restore::restore((&media, &contents), &switcher, || epoch.clone(), path)?;
+    let shown = restore::restore((&media, &contents), &switcher, || epoch.clone(), (path, own))?;
     shown.outwait();
-    Ok(shown.done.whole()?.into_iter().map(|restored| restored.path).collect())
+    shown.done.whole()
 }

@@ -1,13 +1,15 @@
 //! `media adopt`, `media restore`, `status --shadowed`.
 
 use super::support::disk::SmallDisk;
+use super::support::seen::{self, What};
 use super::support::tree::Tree;
-use super::support::{Rig, seen, skip_mounted};
+use super::support::{Rig, skip_mounted};
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -384,7 +386,7 @@ fn replaced() -> Rig {
     for name in ["main", "lib", "sub/deep/x", "sub/y", "gone/z", "leaf"] {
         tree = tree.file(format!("media/seo/{name}"), "release");
     }
-    rig.add("1", &tree);
+    rig.add("1", &tree.file("media/plain/x", "release").file("media/plain/y", "release"));
     rig.mount();
     let seo = rig.mnt.join("media/seo");
     fs::remove_dir_all(&seo).unwrap();
@@ -458,6 +460,244 @@ fn a_restore_that_something_is_in_the_way_of_changes_nothing() {
         rig.ok(&["media", "restore", "media"]);
         assert_eq!(fs::read_to_string(seo.join("leaf")).unwrap(), "release");
         assert_eq!(shadowed(&rig), []);
+    }
+}
+
+#[test]
+fn a_restore_of_a_scope_that_the_release_has_a_file_at_is_refused() {
+    if skip_mounted() {
+        return;
+    }
+    let mut rig = store(&["media"]);
+    rig.add("2", &Tree::new().file("media", "a file"));
+    rig.ok(&["switch", "2"]);
+    rig.mount();
+    let scope = rig.mnt.join("media");
+    for with_a_file in [false, true] {
+        if with_a_file {
+            fs::write(scope.join("own"), "own").unwrap();
+        }
+        for keep in ["yes", "no"] {
+            let outcome = rig.verfs(&["media", "restore", "media", "--keep-own", keep]);
+            assert_eq!(outcome.code, 2, "{keep}: {outcome:?}");
+            assert!(outcome.stderr.contains("media is a scope"), "{keep}: {outcome:?}");
+            assert_eq!(fs::read_dir(&scope).unwrap().count(), usize::from(with_a_file), "{keep}");
+        }
+    }
+}
+
+/// Names that the release of [`replaced`] lacks: these are in `media/seo` of [`own`], beside those directories.
+const OWN: [&str; 15] = [
+    "leaf/file",
+    "leaf/mine",
+    "leaf/mine/deeper",
+    "leaf/mine/deeper/file",
+    "mine",
+    "mine/a",
+    "mine/a/b",
+    "mine/a/b/c",
+    "mine/link",
+    "mine/main",
+    "own",
+    "sub/deep/own",
+    "sub/empty",
+    "sub/nowhere",
+    "sub/own too",
+];
+
+/// The same with a directory in place of a release's file, and nested directories, symlinks and hard links of the user's.
+/// Beside it are names of the user's and of the release's, some of which are hidden.
+fn own() -> Rig {
+    let rig = replaced();
+    let (scope, seo) = (rig.mnt.join("media"), rig.mnt.join("media/seo"));
+    for dir in ["leaf/mine/deeper", "mine/a/b", "sub/empty"] {
+        fs::create_dir_all(seo.join(dir)).unwrap();
+    }
+    for file in ["leaf/file", "leaf/mine/deeper/file", "mine/a/b/c"] {
+        fs::write(seo.join(file), "upload").unwrap();
+    }
+    symlink("../main", seo.join("mine/link")).unwrap();
+    symlink("nowhere", seo.join("sub/nowhere")).unwrap();
+    fs::hard_link(seo.join("main"), seo.join("mine/main")).unwrap();
+    fs::hard_link(seo.join("own"), seo.join("sub/own too")).unwrap();
+    fs::hard_link(seo.join("own"), scope.join("beside")).unwrap();
+    fs::remove_file(scope.join("plain/x")).unwrap();
+    fs::write(scope.join("plain/y"), "upload").unwrap();
+    fs::write(scope.join("plain/own"), "upload").unwrap();
+    rig
+}
+
+fn shown(top: &Path) -> BTreeMap<PathBuf, What> {
+    seen::tree(top).into_iter().map(|(path, seen)| (path, seen.what)).collect()
+}
+
+/// What the release of [`replaced`] has in `media/seo`.
+fn release_of_replaced() -> BTreeMap<PathBuf, What> {
+    let dirs = ["", "gone", "sub", "sub/deep"].map(|dir| (dir.into(), What::Dir));
+    let files = ["gone/z", "leaf", "lib", "main", "sub/deep/x", "sub/y"];
+    dirs.into_iter().chain(files.map(|file| (file.into(), What::File(b"release".to_vec())))).collect()
+}
+
+#[test]
+fn a_restore_that_keeps_nothing_shows_what_the_release_has_and_nothing_else() {
+    if skip_mounted() {
+        return;
+    }
+    for mounted in [true, false] {
+        let mut rig = own();
+        let (scope, seo) = (rig.mnt.join("media"), rig.mnt.join("media/seo"));
+        let before = shown(&seo);
+        assert!(OWN.iter().all(|name| before.contains_key(Path::new(name))), "{before:?}");
+        let beside = || {
+            let mut all = shown(&scope);
+            all.retain(|path, _| !path.starts_with("seo"));
+            all
+        };
+        let kept = beside();
+        let open = fs::File::open(seo.join("mine/a/b/c")).unwrap();
+        let links = || fs::metadata(scope.join("beside")).unwrap().nlink();
+        assert_eq!((links(), open.metadata().unwrap().nlink()), (3, 1));
+        if mounted {
+            let said = rig.json(&["media", "restore", "media/seo", "--keep-own", "no"]);
+            assert_eq!(said["given_up"], OWN.len(), "{said}");
+            let mut content = String::new();
+            (&open).read_to_string(&mut content).unwrap();
+            assert_eq!((&content[..], open.metadata().unwrap().nlink()), ("upload", 0), "what is open stays");
+            assert_eq!(links(), 1);
+            drop(open);
+        } else {
+            drop(open);
+            rig.umount();
+            let said = rig.json(&["media", "restore", "media/seo", "--keep-own", "no"]);
+            assert_eq!(said["given_up"], OWN.len(), "{said}");
+            rig.mount();
+        }
+        let log = rig.json(&["log"]);
+        let note = log.as_array().unwrap().last().unwrap()["note"].as_str().unwrap().to_owned();
+        assert!(note.starts_with("media/seo (") && note.contains(", 15 of the user's given up)"), "{note}");
+        for name in OWN {
+            assert!(fs::symlink_metadata(seo.join(name)).is_err(), "{name} is there, mounted: {mounted}");
+        }
+        assert_eq!(shown(&seo), release_of_replaced(), "mounted: {mounted}");
+        assert_eq!(beside(), kept, "mounted: {mounted}");
+        assert_eq!(links(), 1, "mounted: {mounted}");
+        assert!(rig.ok(&["media", "restore", "media/seo", "--keep-own", "no"]).contains("nothing to do"));
+        // Where nothing is hidden any more, and of the whole scope.
+        rig.ok(&["media", "restore", "media"]);
+        assert_eq!(rig.json(&["media", "restore", "media", "--keep-own", "no"])["given_up"], 2);
+        assert_eq!(shown(&scope.join("plain")).len(), 3);
+        assert!(!scope.join("beside").exists() && shadowed(&rig).is_empty());
+        // Nothing of it comes back.
+        rig.umount();
+        rig.mount();
+        assert_eq!(shown(&seo), release_of_replaced(), "mounted: {mounted}");
+        rig.ok(&["verify"]);
+    }
+}
+
+#[test]
+fn a_restore_keeps_what_is_its_own_unless_told_otherwise() {
+    if skip_mounted() {
+        return;
+    }
+    for keep in [&[][..], &["--keep-own", "yes"]] {
+        let rig = own();
+        let seo = rig.mnt.join("media/seo");
+        let restore = |path| rig.verfs(&[&["media", "restore", path], keep].concat());
+        assert_eq!(restore("media/seo").code, 2, "{keep:?}: a directory stands in place of a file");
+        for path in ["media/seo/sub", "media/seo/main"] {
+            let outcome = restore(path);
+            // They lie in a directory that was made anew.
+            assert_eq!(outcome.code, 2, "{keep:?}: {outcome:?}");
+        }
+        fs::remove_dir_all(seo.join("leaf")).unwrap();
+        let outcome = restore("media/seo");
+        assert_eq!(outcome.code, 0, "{keep:?}: {outcome:?}");
+        assert!(!outcome.stdout.contains("lacks"), "{keep:?}: {outcome:?}");
+        for name in OWN.iter().filter(|name| !name.starts_with("leaf")) {
+            assert!(fs::symlink_metadata(seo.join(name)).is_ok(), "{keep:?}: {name} is gone");
+        }
+        assert_eq!(fs::read_to_string(seo.join("leaf")).unwrap(), "release");
+    }
+}
+
+#[test]
+fn a_restore_that_would_give_up_too_long_a_path_changes_nothing() {
+    if skip_mounted() {
+        return;
+    }
+    for mounted in [true, false] {
+        let mut rig = own();
+        let (scope, seo) = (rig.mnt.join("media"), rig.mnt.join("media/seo"));
+        let chain = vec!["d".repeat(200); 14].join("/");
+        let (upper, lower) = (seo.join("mine").join(&chain), scope.join("chain").join(&chain));
+        fs::create_dir_all(&upper).unwrap();
+        fs::create_dir_all(&lower).unwrap();
+        fs::rename(scope.join("chain"), upper.join("chain")).unwrap();
+        let log = rig.json(&["log"]);
+        if !mounted {
+            rig.umount();
+        }
+        for path in ["media/seo", "media"] {
+            let outcome = rig.verfs(&["media", "restore", path, "--keep-own", "no"]);
+            assert_eq!(outcome.code, 2, "{outcome:?}");
+            for says in ["media/seo/mine/ddd", "ENAMETOOLONG", "4095 bytes", "nothing was changed"] {
+                assert!(outcome.stderr.contains(says), "{says:?} is not said: {outcome:?}");
+            }
+        }
+        assert_eq!(rig.json(&["log"]), log, "mounted: {mounted}");
+        if !mounted {
+            rig.mount();
+        }
+        assert!(OWN.iter().all(|name| fs::symlink_metadata(seo.join(name)).is_ok()), "mounted: {mounted}");
+        assert_eq!(fs::read_to_string(seo.join("main")).unwrap(), "upload");
+        // As the message says.
+        fs::rename(upper.join("chain"), scope.join("chain")).unwrap();
+        rig.ok(&["media", "restore", "media/seo", "--keep-own", "no"]);
+        assert_eq!(shown(&seo), release_of_replaced(), "mounted: {mounted}");
+    }
+}
+
+#[test]
+fn a_restore_that_keeps_nothing_stopped_anywhere_leaves_each_name_old_or_the_release_s() {
+    if skip_mounted() {
+        return;
+    }
+    let points = Rig::new().ok(&["debug-faults"]);
+    let points: Vec<&str> = points.lines().filter_map(|line| line.strip_prefix("restore ")).collect();
+    assert!(points.contains(&"media.step"), "{points:?}");
+    for point in points {
+        // In the middle of what is the user's alone, between that and what the release has, and in the middle of this.
+        let passes: &[usize] = if point == "media.step" { &[2, 8, OWN.len() + 1, OWN.len() + 3] } else { &[1] };
+        for (number, pass) in passes.iter().enumerate() {
+            let mut rig = own();
+            let seo = rig.mnt.join("media/seo");
+            let (old, new) = (shown(&seo), release_of_replaced());
+            rig.umount();
+            let restore = ["media", "restore", "media/seo", "--keep-own", "no"];
+            let fault = format!("crash:{point}:{pass}");
+            // The daemon, or the command without one.
+            if number % 2 == 1 {
+                rig.mount_with_env(&[("VERFS_FAULT", &fault)]);
+                let stopped = rig.verfs(&restore);
+                assert_eq!(stopped.code, 1, "{point} {pass}: {stopped:?}");
+            } else {
+                let stopped = rig.run(&restore, &[("VERFS_FAULT", &fault)]);
+                assert!(stopped.code != 0 && stopped.stderr.contains(point), "{point} {pass}: {stopped:?}");
+            }
+            rig.mount();
+            let now = shown(&seo);
+            for name in old.keys().chain(new.keys()).chain(now.keys()).collect::<BTreeSet<_>>() {
+                let (was, is, will) = (old.get(name), now.get(name), new.get(name));
+                assert!(is == was || is == will, "{point} {pass}: {} is {is:?}, was {was:?}", name.display());
+            }
+            if point == "media.step" {
+                assert!(now != old && now != new, "{point} {pass}: not in the middle");
+            }
+            rig.ok(&restore);
+            assert_eq!(shown(&seo), new, "{point} {pass}");
+            rig.ok(&["verify"]);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod mutate;
 mod namespace;
 mod node;
 mod nodes;
+mod own;
 mod reaper;
 mod removed;
 mod scopes;
@@ -33,7 +34,7 @@ pub(crate) use entries::Window;
 pub use mutate::{New, Permissions};
 pub use nodes::Unused;
 pub use scopes::{ScopeId, Scopes};
-pub use shadow::{How, Restoration, Restored, shown_at};
+pub use shadow::{How, KnownName, Restoration, Restored, shown_at};
 
 use super::attr::{Attr, Entry, Ttl};
 use super::contents::Contents;

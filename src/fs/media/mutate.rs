@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// The longest path in the docroot that a new name may have, in bytes: as in a release (PATH_MAX, 4,096, with its NUL).
 /// What lies in a directory that is moved may come to lie deeper.
-const LONGEST_PATH: usize = 4095;
+pub(super) const LONGEST_PATH: usize = 4095;
 
 /// What is to be made at a name.
 #[derive(Clone, Copy, Debug)]

@@ -2,9 +2,11 @@
 
 use super::lookup::Visible;
 use super::mutate::Materials;
+use super::own::OwnNames;
 use super::{Media, Task};
 use crate::error::{self, Error, Result};
 use crate::fs::epoch::Epoch;
+use crate::protocol::request::Own;
 use crate::store::media::home::{Whiteout, upper_kind};
 use crate::tree::union::{self, Layers, Name, Plan, Shown, UpperKind};
 use crate::tree::{Kind, LayerPath, NodeId, Tree, split};
@@ -24,10 +26,19 @@ pub enum How {
 pub struct Restored {
     /// Path in the docroot.
     pub path: Vec<u8>,
-    /// The directory as the kernel knows it.
+    /// What stood there.
+    pub known: KnownName,
+}
+
+/// A name that was given up, as the kernel knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownName {
+    /// The directory.
     pub dir: NodeId,
     /// The name in it.
     pub name: Vec<u8>,
+    /// What stood there, if the kernel knows it: it may be open, or have other names.
+    pub node: Option<NodeId>,
 }
 
 /// What a restore did.
@@ -35,6 +46,8 @@ pub struct Restored {
 pub struct Restoration {
     /// Names that show the release's entry again.
     pub restored: Vec<Restored>,
+    /// Names that only the writable layer had and that are gone.
+    pub given_up: Vec<KnownName>,
     /// Why it stopped before it had done all.
     stopped: Option<Error>,
 }
@@ -45,15 +58,17 @@ impl Restoration {
         self.stopped.get_or_insert(error);
     }
 
-    /// The names, if all was done.
-    pub fn whole(self) -> Result<Vec<Restored>> {
-        match self.stopped {
-            None => Ok(self.restored),
-            Some(error) => Err(Error::failed(format!(
-                "{} names show the release's again, then it failed: {error}; mend that and restore again",
-                self.restored.len()
-            ))),
-        }
+    /// Itself, if all was done.
+    pub fn whole(self) -> Result<Self> {
+        let Some(error) = &self.stopped else { return Ok(self) };
+        let given_up = match self.given_up.len() {
+            0 => String::new(),
+            count => format!("{count} names that only the user had are gone, "),
+        };
+        Err(Error::failed(format!(
+            "{given_up}{} names show the release's again, then it failed: {error}; mend that and restore again",
+            self.restored.len()
+        )))
     }
 }
 
@@ -76,32 +91,32 @@ impl Media {
     }
 
     /// The nodes of the release that [`Media::restore`] would show.
-    pub fn would_show(&self, epoch: &Epoch, path: &[u8]) -> Result<BTreeSet<NodeId>> {
+    pub fn would_show(&self, epoch: &Epoch, path: &[u8], own: Own) -> Result<BTreeSet<NodeId>> {
         let visible = Visible { media: self, epoch };
-        let plans = visible.plan_restore(visible.place_to_restore(path)?)?;
+        let (_, plans) = visible.plan_restore(visible.place_to_restore(path)?, own)?;
         shown_at(epoch, plans.iter().map(|(path, _)| path.in_docroot()))
     }
 
     /// Drops what hides the release's entry at a path of the docroot, and all that it has below. What only the writable
-    /// layer has stays. If something of it is in the way, nothing is done.
-    pub fn restore(&self, task: Task<'_>, path: &[u8]) -> Result<Restoration> {
+    /// layer has stays, and if something of it is in the way, nothing is done; or it goes first.
+    pub fn restore(&self, task: Task<'_>, path: &[u8], own: Own) -> Result<Restoration> {
         let whole = Visible { media: self, epoch: task.epoch }.place_to_restore(path)?;
         // Nobody changes a name below until all of it is done.
         let changing = self.change_at(task, &whole)?;
         changing.place_to_restore(path)?;
-        let mut done = Restoration { restored: Vec::new(), stopped: None };
-        for (path, plan) in changing.plan_restore(whole)? {
+        let (names, plans) = changing.plan_restore(whole, own)?;
+        let mut done = Restoration { restored: Vec::new(), given_up: Vec::new(), stopped: None };
+        if let Err(error) = changing.give_up(names, &mut done.given_up) {
+            done.stopped = Some(error);
+            return Ok(done);
+        }
+        for (path, plan) in plans {
+            let known = changing.known(&path);
             if let Err(error) = changing.carry_out(plan, Materials::default()) {
                 done.stopped = Some(error);
                 break;
             }
-            let dir = path.parent();
-            let known_as = self.nodes.lock().number_of_dir(&dir);
-            done.restored.push(Restored {
-                path: path.in_docroot().to_vec(),
-                dir: known_as,
-                name: path.name().to_vec(),
-            });
+            done.restored.push(Restored { path: path.in_docroot().to_vec(), known });
         }
         Ok(done)
     }
@@ -137,6 +152,11 @@ fn hides(at: Name<'_>) -> Option<How> {
 }
 
 impl Visible<'_> {
+    pub(super) fn known(&self, path: &LayerPath) -> KnownName {
+        let nodes = self.media.nodes.lock();
+        KnownName { dir: nodes.number_of_dir(&path.parent()), name: path.name().to_vec(), node: nodes.at(path) }
+    }
+
     /// Every hidden name below a directory, those above first. Only directories that the release has are gone into: the
     /// way is no deeper than a release.
     fn shadowed_below(&self, dir: LayerPath, found: &mut Vec<(Vec<u8>, How)>) -> Result<()> {
@@ -171,7 +191,7 @@ impl Visible<'_> {
         Ok(found)
     }
 
-    fn kind_in_release(&self, path: &LayerPath) -> Result<Option<Kind>> {
+    pub(super) fn kind_in_release(&self, path: &LayerPath) -> Result<Option<Kind>> {
         let Some(release) = self.release_of(path) else { return Ok(None) };
         match release.manifest.find_path(path.in_docroot())? {
             Some(index) => Ok(Some(release.manifest.node(index)?.kind)),
@@ -187,6 +207,9 @@ impl Visible<'_> {
         };
         let whole = LayerPath::new(scopes.layer(scope, release), path);
         match self.name(&whole)?.layers.lower {
+            Some(lower) if lower != Kind::Dir && scopes.is_top(path) => Err(Error::request(format!(
+                "{shown} is a scope, which stays a directory though release {release} has none there"
+            ))),
             Some(_) => Ok(whole),
             None => Err(Error::request(format!(
                 "release {release} has nothing at {shown}, or a directory above it was removed: then restore that"
@@ -194,11 +217,12 @@ impl Visible<'_> {
         }
     }
 
-    /// A plan for each name at and below a path that hides what the release has, those above first. So after each step
-    /// each name shows what it did or what the release has.
-    fn plan_restore(&self, whole: LayerPath) -> Result<Vec<(LayerPath, Plan)>> {
+    /// The names that go first, if what only the writable layer has is given up; and a plan for each name at and below
+    /// a path that hides what the release has, those above first. So after each step each name shows what it did, or
+    /// what the release has.
+    fn plan_restore(&self, whole: LayerPath, own: Own) -> Result<(OwnNames, Vec<(LayerPath, Plan)>)> {
         let home = &self.media.home;
-        let (mut plans, mut paths) = (Vec::new(), vec![whole]);
+        let (mut names, mut plans, mut paths) = (OwnNames::default(), Vec::new(), vec![whole]);
         while let Some(path) = paths.pop() {
             // What it has, and not what shows: a directory that hides it may be given up too.
             let Some(lower) = self.kind_in_release(&path)? else { continue };
@@ -208,11 +232,14 @@ impl Visible<'_> {
                 lower: Some(lower),
             };
             let in_the_way = layers.upper == Some(UpperKind::Dir) && lower != Kind::Dir;
-            let empty = !in_the_way || home.list(&path)?.is_empty();
+            if own == Own::GiveUp && layers.upper == Some(UpperKind::Dir) {
+                self.add_own(&path, &mut names)?;
+            }
+            let empty = !in_the_way || own == Own::GiveUp || home.list(&path)?.is_empty();
             let plan = union::restore(Name { path: &path, layers }, empty).map_err(|_| {
                 Error::request(format!(
-                    "{} is a directory with files of its own in place of the release's file: remove it first; nothing \
-                     was changed",
+                    "{} is a directory with files of its own in place of the release's file: remove it first, or give \
+                     it up with --keep-own no; nothing was changed",
                     error::Shown(path.in_docroot())
                 ))
             })?;
@@ -223,6 +250,6 @@ impl Visible<'_> {
                 plans.push((path, plan));
             }
         }
-        Ok(plans)
+        Ok((names, plans))
     }
 }
